@@ -31,7 +31,7 @@ from echodream.privacy.similarity import Similarity, normalize
 FRAMES_PER_BATCH = 4096
 """Number of frames per batch of the embedding network."""
 MAX_CONTROL_PATIENTS = 2000
-"""Maximum number of patients that take the place of samples in the control measurements."""
+"""Maximum number of patients that replace the samples in control measurements."""
 T = TypeVar("T")
 
 FramePlan = list[tuple[int, np.ndarray]]
@@ -209,7 +209,7 @@ class EmbeddingSetBuilder:
 
 @dataclass(frozen=True)
 class SampleDistances:
-    """Euclidean distances, float32, of n samples, or of n patients in place of samples, for the privacy measures."""
+    """Euclidean distances, float32, of n samples, or of n patients that replace them, for the privacy measures."""
 
     to_patients: np.ndarray
     """Smallest distance between frames of the sample and frames of each patient: (n, P), training patients first."""
@@ -261,7 +261,7 @@ class AuditSets:
 
     @property
     def is_member(self) -> np.ndarray:
-        """Whether each of the P patients is in training: bool, (P,)."""
+        """Whether each of the P patients is in training: bool (P,)."""
         return np.arange(len(self.train) + len(self.held_out)) < len(self.train)
 
     @cached_property
@@ -273,7 +273,7 @@ class AuditSets:
         return replace(self._compute_distances(self.samples.sample_frames), views=torch.stack(views, dim=1).float())
 
     def patient_distances(self) -> tuple[np.ndarray, SampleDistances]:
-        """Indices of Q of the P patients, and their distances to all patients; a distance to itself has no meaning.
+        """Indices of Q of the P patients, and their distances to all patients, including the patient itself.
 
         If P exceeds ``MAX_CONTROL_PATIENTS``, Q is this maximum, and the patients are chosen at random.
         """
@@ -287,7 +287,7 @@ class AuditSets:
         return rows, self._compute_distances(torch.cat([self.train.sample_frames, self.held_out.sample_frames])[rows])
 
     def held_out_distances(self) -> tuple[np.ndarray, SampleDistances]:
-        """Indices of held-out patients, among the held-out patients, and their distances to all patients."""
+        """Indices, within the held-out set, of held-out patients of ``patient_distances``, and their distances."""
         rows, distances = self.patient_distances()
         held_out = rows >= len(self.train)
         return rows[held_out] - len(self.train), distances.select(held_out)

@@ -28,7 +28,7 @@ class Measure:
     """Whether the value is significantly worse than expected."""
     details: dict[str, Any] = field(default_factory=dict)
     power: dict[str, float | None] | None = None
-    """Smallest tested share of planted copies that the measure finds, by kind of copy; None: no share is found."""
+    """Smallest tested share of planted copies that the measure detects, by kind of copy; None: no share is detected."""
 
 
 def exact_value(value: float) -> Interval:

@@ -23,9 +23,9 @@ from echodream.filtering.embedding import sampling_settings
 from echodream.filtering.positive_controls import Control, PixelTransform, SDEdit, generate_copies
 
 SHARES = (0.01, 0.05, 0.1)
-"""Tested shares of the samples that are replaced by copies; at least one sample is replaced."""
+"""Tested shares of the samples that copies replace; at least one sample is replaced."""
 DETECTION_RATE = 0.8
-"""A measure finds a share of copies if it stands out in at least this fraction of the random plantings."""
+"""A measure detects a share of copies if it is worse than expected in at least this fraction of the plantings."""
 PERMUTATIONS = 200
 """Number of permutations and bootstrap samples of each measure in a planting."""
 SDEDIT_STEPS = 20
@@ -89,8 +89,9 @@ def measure_power(
     """``measures`` with their power, and the fraction of ``plantings`` in which each stands out, by kind and share.
 
     ``spaces``: audit sets whose samples are followed by all copies. ``copies``: number of copies of each kind. Each
-    planting replaces random samples by random copies. Shares are tested in ascending order until the measure finds one.
-    Measures that stand out without copies, and measures that do not depend on the samples, get no power.
+    planting replaces random samples by random copies. A measure stands out if it is significantly worse than expected.
+    Shares are tested in ascending order until the measure detects one. Measures that stand out without copies, and
+    measures that do not depend on the samples, get no power.
     """
     total = len(spaces[0].samples) - sum(copies.values())
     testable = {measure.name for measure in measures if measure.about == PRIVACY and not measure.stands_out}

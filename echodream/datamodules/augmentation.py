@@ -115,6 +115,57 @@ def _from_intensity(intensity: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Transform:
+    """A transform of frames with fixed amounts.
+
+    ``gain``: factor of intensities. ``contrast``: exponent of intensities. ``speckle``: standard deviation of
+    multiplicative noise. ``shift``: (down, right), as fractions of height and width. ``rotate``: degrees. ``zoom``:
+    magnification. ``flip``: reversed axes of (C, F, H, W). ``blur``: standard deviation in pixels. ``elastic``: root
+    mean square displacement in pixels. ``jpeg``: quality, 0 for no compression. ``blend`` and ``interpolate``: weights
+    of the pixels and of the latents of another patient. ``invert``: whether black and white are exchanged.
+    """
+
+    gain: float = 1.0
+    contrast: float = 1.0
+    speckle: float = 0.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    rotate: float = 0.0
+    zoom: float = 1.0
+    flip: tuple[int, ...] = ()
+    blur: float = 0.0
+    elastic: float = 0.0
+    jpeg: int = 0
+    blend: float = 0.0
+    interpolate: float = 0.0
+    invert: bool = False
+
+    def change_pixels(self, x: Tensor, rng: np.random.Generator, other: Tensor | None = None) -> Tensor:
+        """Transformed pixels in [-1, 1], (C, F, H, W); ``other``: the same number of frames of another patient."""
+        if self.blend and other is not None:
+            x = torch.lerp(x, other, self.blend)
+        if any(self.shift) or self.rotate or self.zoom != 1:
+            x = affine(x, self.shift, self.rotate, self.zoom)
+        for axis in self.flip:
+            x = flip(x, axis)
+        if self.elastic:
+            x = elastic(x, self.elastic, rng)
+        x = blur(x, self.blur)
+        if self.gain != 1:
+            x = gain(x, self.gain)
+        if self.contrast != 1:
+            x = contrast(x, self.contrast)
+        if self.speckle:
+            x = speckle(x, self.speckle, rng)
+        if self.invert:
+            x = invert(x)
+        return jpeg(x, self.jpeg) if self.jpeg else x
+
+    def mix_latents(self, latents: Tensor, other: Tensor | None) -> Tensor:
+        """Latents, (f, C, H, W), interpolated with those of ``other``."""
+        return latents if other is None or not self.interpolate else torch.lerp(latents, other, self.interpolate)
+
+
+@dataclass(frozen=True)
 class Augment:
     """Strengths of augmentations, which are equal for all frames of a sample, except for noise; 0 disables one."""
 
@@ -147,15 +198,14 @@ class Augment:
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment one sample, (C, F, H, W), with random numbers from ``rng``."""
         amounts = rng.uniform(-1, 1, 6)
-        if self.shift or self.rotate or self.zoom:
-            down, right = self.shift * amounts[0], self.shift * amounts[1]
-            x = affine(x, (down, right), self.rotate * amounts[2], 1 + self.zoom * abs(amounts[3]))
-        if rng.random() < self.flip:
-            x = flip(x)
-        if self.gain:
-            x = gain(x, (1 + self.gain) ** amounts[4])
-        if self.contrast:
-            x = contrast(x, (1 + self.contrast) ** amounts[5])
-        if self.speckle:
-            x = speckle(x, self.speckle, rng)
+        transform = Transform(
+            gain=(1 + self.gain) ** amounts[4],
+            contrast=(1 + self.contrast) ** amounts[5],
+            speckle=self.speckle,
+            shift=(self.shift * amounts[0], self.shift * amounts[1]),
+            rotate=self.rotate * amounts[2],
+            zoom=1 + self.zoom * abs(amounts[3]),
+            flip=(-1,) if rng.random() < self.flip else (),
+        )
+        x = transform.change_pixels(x, rng)
         return add_noise(x, self.noise, rng) if self.noise else x

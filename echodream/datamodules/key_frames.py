@@ -28,7 +28,7 @@ def find_triples(rows: Recordings, row: int) -> list[Triple]:
 
 
 def recordings_with_triples(rows: Recordings) -> Recordings:
-    """Recordings with at least one triple; logs other names. Raises ``UserError`` if no recording has a triple."""
+    """Recordings with at least one triple; logs the names without. Raises ``UserError`` without such recordings."""
     usable = [row for row in range(len(rows)) if find_triples(rows, row)]
     where = f"{rows.store.root}: split {rows.split}"
     if not usable:

@@ -1,7 +1,7 @@
-"""Random transforms of frames, such as a shift by 0 to 10 %: one implementation for the filter's copies and for reid.
+"""Random transforms of frames, such as a shift by 0 to 10 %, for the filter's copies and for training of reid.
 
-To add a parameter, add a field and its value in ``RandomTransform``, its effect in ``Transform``, and its words in
-``PARAMETERS``.
+To add a parameter, add a field and its sampling to ``RandomTransform``, its effect to ``augmentation.Transform``, and
+its texts to ``PARAMETERS``.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from echodream import validation
 from echodream.datamodules import augmentation
+from echodream.datamodules.augmentation import Transform
 
 Amount = float | Sequence[float]
 """A fixed amount, or a range [lowest, highest] from which the value is sampled uniformly."""
@@ -23,9 +22,10 @@ FLIPS = ((-1,), (-2,), (-1, -2))
 
 @dataclass(frozen=True)
 class Parameter:
-    """Limits of a range of a parameter, and its words. A value times ``factor`` is written with ``unit``.
+    """Limits of a range of a parameter, and texts about its values.
 
-    ``of``: what it is a fraction of. ``effect``: what was done to a copy, and ``effect_unit`` there.
+    Texts show a value times ``factor`` with ``unit``, such as "4 %". ``relative_to`` follows a range, such as " of the
+    side". ``effect`` describes the effect on a copy; the value in this text has ``effect_unit``, by default ``unit``.
     """
 
     low: float
@@ -33,12 +33,8 @@ class Parameter:
     factor: float
     unit: str
     effect: str
-    of: str = ""
+    relative_to: str = ""
     effect_unit: str = ""
-
-    def ends(self, value: Sequence[float]) -> str:
-        """Both ends of a range, such as "0 to 10"."""
-        return " to ".join(f"{self.factor * end:g}" for end in value)
 
 
 PARAMETERS = {
@@ -54,58 +50,9 @@ PARAMETERS = {
     "blend": Parameter(0, 1, 100, " %", "blended with {} of another patient", " of another patient"),
     "interpolate": Parameter(0, 1, 100, " %", "latents mixed with {} of another patient", " of another patient"),
 }
-"""Parameters with an amount or a range, in the order of descriptions."""
+"""Parameters that have an amount or a range, in the order of ``RandomTransform.description``."""
 CROP = Parameter(0, 100, 100, " %", "cut and enlarged by {}")
-"""``zoom`` as an amount."""
-
-
-@dataclass(frozen=True)
-class Transform:
-    """A sampled transform. ``gain``: factor of intensities; ``contrast``: exponent of intensities; ``zoom``: factor.
-
-    ``shift``: down and right, as fractions of height and width; ``rotate``: degrees; ``speckle``: standard deviation;
-    ``blur`` and ``elastic``: pixels; ``jpeg``: quality, 0 for none; ``flip``: axes. ``blend`` and ``interpolate``:
-    weight of another patient's pixels and latents.
-    """
-
-    gain: float = 1.0
-    contrast: float = 1.0
-    speckle: float = 0.0
-    shift: tuple[float, float] = (0.0, 0.0)
-    rotate: float = 0.0
-    zoom: float = 1.0
-    flip: tuple[int, ...] = ()
-    blur: float = 0.0
-    elastic: float = 0.0
-    jpeg: int = 0
-    blend: float = 0.0
-    interpolate: float = 0.0
-    invert: bool = False
-
-    def change_pixels(self, x: Tensor, rng: np.random.Generator, other: Tensor | None = None) -> Tensor:
-        """Transformed pixels in [-1, 1], (C, F, H, W); ``other``: the same number of frames of another patient."""
-        if self.blend and other is not None:
-            x = torch.lerp(x, other, self.blend)
-        if any(self.shift) or self.rotate or self.zoom != 1:
-            x = augmentation.affine(x, self.shift, self.rotate, self.zoom)
-        for axis in self.flip:
-            x = augmentation.flip(x, axis)
-        if self.elastic:
-            x = augmentation.elastic(x, self.elastic, rng)
-        x = augmentation.blur(x, self.blur)
-        if self.gain != 1:
-            x = augmentation.gain(x, self.gain)
-        if self.contrast != 1:
-            x = augmentation.contrast(x, self.contrast)
-        if self.speckle:
-            x = augmentation.speckle(x, self.speckle, rng)
-        if self.invert:
-            x = augmentation.invert(x)
-        return augmentation.jpeg(x, self.jpeg) if self.jpeg else x
-
-    def mix_latents(self, latents: Tensor, other: Tensor | None) -> Tensor:
-        """Latents, (f, C, H, W), interpolated with those of ``other``."""
-        return latents if other is None or not self.interpolate else torch.lerp(latents, other, self.interpolate)
+"""Texts of a fixed amount of ``zoom``."""
 
 
 @dataclass(frozen=True)
@@ -166,19 +113,19 @@ class RandomTransform:
 
     @property
     def parameters(self) -> list[str]:
-        """Names of the parameters that are set."""
+        """Names of the parameters that are set, in the order of the fields."""
         return [field.name for field in fields(RandomTransform) if field.name != "count" and getattr(self, field.name)]
 
     @property
     def has_fixed_amounts(self) -> bool:
-        """Whether nothing but the directions is random."""
+        """Whether only the directions of the amounts are random."""
         ranges = any(isinstance(getattr(self, name), tuple) for name in PARAMETERS)
         random = self.count or self.flip == "any" or self.speckle or self.elastic or self.needs_other_patient
         return not ranges and not random
 
     @property
     def needs_other_patient(self) -> bool:
-        """Whether frames of another patient are mixed in."""
+        """Whether a copy is mixed with another patient."""
         return bool(self.blend or self.interpolate)
 
     def sample(self, rng: np.random.Generator) -> Transform:
@@ -186,7 +133,7 @@ class RandomTransform:
         return self.sample_in_direction(rng.choice([-1, 1], 5).tolist(), rng)
 
     def sample_in_direction(self, signs: Sequence[int], rng: np.random.Generator) -> Transform:
-        """A random transform; ``signs``: +1 or -1, the direction of gain, contrast, both shifts and rotation."""
+        """A random transform with ``signs``, +1 or -1: directions of gain, contrast, both shifts and rotation."""
         names = self.parameters
         if self.count is not None:
             number = int(rng.integers(self.count[0], self.count[1] + 1))
@@ -216,47 +163,50 @@ class RandomTransform:
 
     @property
     def amount(self) -> str:
-        """ "by 4 %" for one amount, "uniform from 0 to 10 % of the side" for one range, else each with its name."""
-        texts = {name: self._text(name) for name in self.parameters}
-        flips = {"vertical": "vertical", "any": "horizontal, vertical or both, at random"}
-        texts |= {"flip": flips.get(str(self.flip), "")} if self.flip else {}
-        texts |= {"invert": ""} if self.invert else {}
+        """Text of the amounts, such as "by 4 %" or "uniform from 0 to 10 % of the side"; several follow their names."""
+        texts = {name: self._amount_text(name) for name in self.parameters}
         if self.count is not None:
             listed = "; ".join(f"{name} {text}".strip() for name, text in texts.items())
-            return f"{' to '.join(map(str, dict.fromkeys(self.count)))} at random of: {listed}"
+            return f"{self._count_text()} at random of: {listed}"
         if len(texts) == 1:
             ((name, text),) = texts.items()
             return text if name in ("flip", "invert") or isinstance(getattr(self, name), tuple) else f"by {text}"
         shown = [f"{name} {text}".strip() for name, text in texts.items() if name != "flip" or text]
         return f"with {' and '.join(shown)}" if shown else ""
 
-    def _text(self, name: str) -> str:
-        """Amount or range of a parameter of ``PARAMETERS``, in words; empty for another parameter."""
-        value = getattr(self, name)
+    def _amount_text(self, name: str) -> str:
+        """Text of the amount or range of the parameter ``name``; empty for a horizontal flip and inversion."""
         if name not in PARAMETERS:
-            return ""
-        if isinstance(value, tuple):
-            parameter = PARAMETERS[name]
-            return f"uniform from {parameter.ends(value)}{parameter.unit}{parameter.of}"
-        parameter = CROP if name == "zoom" else PARAMETERS[name]
-        return f"{parameter.factor * value:g}{parameter.unit}"
+            flips = {"vertical": "vertical", "any": "horizontal, vertical or both, at random"}
+            return flips.get(str(getattr(self, name)), "")
+        parameter, number = self._parameter_and_number(name)
+        if isinstance(getattr(self, name), tuple):
+            return f"uniform from {number}{parameter.unit}{parameter.relative_to}"
+        return f"{number}{parameter.unit}"
+
+    def _parameter_and_number(self, name: str) -> tuple[Parameter, str]:
+        """The ``Parameter`` with the texts of ``name``, and the text of its number or range, such as "0 to 10"."""
+        value = getattr(self, name)
+        is_range = isinstance(value, tuple)
+        parameter = CROP if name == "zoom" and not is_range else PARAMETERS[name]
+        return parameter, " to ".join(f"{parameter.factor * end:g}" for end in (value if is_range else (value,)))
+
+    def _count_text(self) -> str:
+        """Text of the number of parameters, such as "2 to 4"."""
+        return " to ".join(map(str, dict.fromkeys(self.count or ())))
 
     @property
     def description(self) -> str:
-        """What was done to a copy, in words."""
+        """Description of the effect on a copy, such as "moved by 4 % of the side"."""
         texts = []
-        for name in PARAMETERS:
-            value = getattr(self, name)
-            parameter = CROP if name == "zoom" and not isinstance(value, tuple) else PARAMETERS[name]
-            unit = parameter.effect_unit or parameter.unit
-            if value:
-                number = parameter.ends(value) if isinstance(value, tuple) else f"{parameter.factor * value:g}"
-                texts.append(parameter.effect.format(f"{number}{unit}"))
+        for name in (name for name in PARAMETERS if getattr(self, name)):
+            parameter, number = self._parameter_and_number(name)
+            texts.append(parameter.effect.format(f"{number}{parameter.effect_unit or parameter.unit}"))
         flips = {"vertical": "upside down", "any": "mirrored, upside down or both"}
         texts += [flips.get(str(self.flip), "mirrored")] if self.flip else []
         texts += ["inverted"] if self.invert else []
         if self.count is not None:
-            return f"{' to '.join(map(str, dict.fromkeys(self.count)))} of these at random: {'; '.join(texts)}"
+            return f"{self._count_text()} of these at random: {'; '.join(texts)}"
         return ", ".join(texts) or "through the autoencoder and back"
 
 

@@ -37,7 +37,7 @@ class Sample:
     other_row: int | None = None
     """Row number of the recording of ``other``."""
     same: bool | None = None
-    """Whether both frames of a pair have one identity."""
+    """Whether both frames of a pair show one identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class View(ABC):
         return self
 
     def select_recordings(self, rows: Recordings) -> Recordings:
-        """Recordings that are suitable for the view, by default all. Raises ``UserError`` if no recording is."""
+        """Recordings that are suitable for the view, by default all. Raises ``UserError`` without such recordings."""
         return rows
 
     def number_of_samples(self, rows: Recordings) -> int:

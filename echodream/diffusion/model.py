@@ -113,7 +113,7 @@ class DiffusionModel(nn.Module):
         return residual * self._residual_std(residual) + self._residual_baseline(residual, values)
 
     def _residual_baseline(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Summand of the residuals: interpolated references of a clip, or the first key frame in ``x``."""
+        """Baseline of residuals: interpolated references of a clip, or the first key frame in ``x``."""
         if self.is_video:
             return interpolate_references(values["reference"].to(x), values["reference_time"], x.shape[2])
         first = x[:, : self.metadata.channels]

@@ -27,7 +27,7 @@ class Sampler:
     predicts_x0: bool = True
     """Whether the scheduler accepts predictions of x_0 (``process=ddpm``). If not, x_0 is converted to v."""
     subsampled: bool = False
-    """Whether the noise schedule has only the sampling timesteps (``process=ddpm``), which DDIM could skip."""
+    """Whether the noise schedule has the sampling timesteps only, as DDIM needs for uneven ones (``process=ddpm``)."""
     shift: str = "shift"
     """Keyword of the scheduler for the value of ``process.shift`` (``process=flow``)."""
 

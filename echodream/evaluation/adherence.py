@@ -65,7 +65,7 @@ def _score_regression(
 
 
 def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
-    """Metric and curves of identity along videos, from the ``audit`` of the latents of ``synthetic``; else empty."""
+    """Metric and curves of identity along videos from the ``audit`` of the latents of ``synthetic``; {} if absent."""
     record = read_record(Path(audit)) if audit is not None else None
     if record is None or record.get("source") != synthetic.store.dataset.settings.get("source"):
         return {}, {}

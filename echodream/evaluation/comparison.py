@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Compares synthetic recordings with the real ones, by the settings of a protocol."""
+    """Comparison of synthetic with real recordings, with the settings of a protocol."""
 
     extraction: FeatureExtraction
     extractors: Sequence[Extractor]
     classifier: ClassifierExtractor | None
-    """Predicts classes for the class agreement; may be one of ``extractors``."""
+    """Classifier for the class agreement, which may be one of ``extractors``."""
     test: RecordingSet
     train: RecordingSet
     autoencoder: "AutoencoderKL | None"
-    """If given, distances of reconstructed TEST recordings are measured too."""
+    """Autoencoder of which distances of reconstructed TEST recordings are measured; None: not measured."""
     protocol: Protocol
     protocol_path: str | None
     counts: Mapping[str, int] | None
-    """N of each kind of samples in the protocol at ``protocol_path``."""
+    """Number of samples of each kind in the protocol at ``protocol_path``."""
     least: int
-    """Minimum number of samples of a set."""
+    """Minimum number of samples in a set."""
     used_counts: dict[str, int] = field(default_factory=dict)
-    """Number of samples compared, by sample kind."""
+    """Number of compared samples, by kind of sample."""
 
     def check_recordings(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
-        """Raise ``UserError`` if the frame size or class of a recording is not one that the classifiers know."""
+        """Raise ``UserError`` if a classifier does not know the frame size or a class of the recordings."""
         check_frame_sizes((self.test, self.train, *recordings), self.extractors)
         for each in (self.test, self.train, *recordings):
             if self.classifier is not None:

@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecordingSet:
-    """The recordings of one set: all of a synthetic store, one split of a real store."""
+    """Recordings that are compared: all recordings of a synthetic store, or one split of a real store."""
 
     store: Store
     rows: pd.DataFrame
     argument: str
-    """The command line argument, as "videos=<path>", for messages."""
+    """Command-line argument of the store, such as "videos=<path>", for error messages."""
     study: Store | None = None
-    """Of further patients: the study, which they are not in; None: ``store`` is the study."""
+    """Store of the study, if ``store`` has further patients who are not in the study; else None."""
     key_frames: bool = False
     """Whether only key frames (columns ED and ES) are compared, because the synthetic images are key frames."""
     autoencoder: "AutoencoderKL | None" = None
-    """Encodes and decodes all frames when they are read, to measure the error of the autoencoder."""
+    """Autoencoder that encodes and decodes all frames, to measure its error; None for unchanged frames."""
 
     def comparable_frames(self, row: int) -> np.ndarray:
-        """Indices of the compared frames of recording ``row``: all, or its key frames if it has any."""
+        """Indices of the compared frames of recording ``row``: its key frames if required and marked, else all."""
         count = int(self.rows["NumberOfFrames"][row])
         if self.key_frames and {"ED", "ES"} <= set(self.rows):
             name = f"{self.argument}: {self.rows['FileName'][row]}"
@@ -87,13 +87,13 @@ class RecordingSet:
 
 
 def load_recordings(path: str, key: str) -> RecordingSet:
-    """All recordings of a synthetic video store, the TEST recordings of a real one; ``key`` names the argument."""
+    """All recordings of the video store ``path``, or the TEST recordings of a real store; ``key`` is the argument."""
     store = Store(path, kind="video")
     return select_recordings(store, f"{key}={path}", None if store.dataset.synthetic else "TEST")
 
 
 def select_recordings(store: Store, argument: str, split: str | None) -> RecordingSet:
-    """The rows of ``split`` (None: all). Raises ``UserError`` without rows."""
+    """Recordings of ``store`` in ``split`` (None: all). Raises ``UserError`` without recordings."""
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
         raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: nothing to evaluate")
@@ -114,7 +114,10 @@ def check_frame_size(
 
 
 def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extractor]) -> None:
-    """Raise ``UserError`` unless each set has one frame size, and all sets the same if spectra are compared."""
+    """Raise ``UserError`` if a set has several frame sizes.
+
+    If spectra are compared, all sets need the same frame size.
+    """
     sizes = {each.argument: sorted({(int(h), int(w)) for h, w in _frame_sizes(each)}) for each in sets}
     texts = {name: ", ".join(f"{w}x{h}" for h, w in found) for name, found in sizes.items()}
     for name, found in sizes.items():
@@ -137,7 +140,7 @@ class ExtractedFeatures:
     """Features of samples, frames or clips, in random order."""
 
     features: np.ndarray
-    """(N, D)."""
+    """Features, (N, D)."""
     scores: Tensor | None
     """Logits, (N, K); None if the extractor has no classes."""
     rows: np.ndarray
@@ -145,10 +148,13 @@ class ExtractedFeatures:
     units: SamplingUnits
     """Sampling units of the samples, (N,)."""
     short: int
-    """Number of clips that repeat their last frame, because the recording is too short."""
+    """Number of clips that are padded with their last frame, because the recording is too short."""
 
     def subset(self, count: int, number: int, spectra: bool = False, logits: bool = False) -> Features:
-        """Random subset ``number`` of ``count`` samples (0: the first samples), with scores if ``logits``."""
+        """Random subset of ``count`` samples, with class scores if ``logits``.
+
+        Subset ``number`` 0 has the first samples, other numbers are random seeds.
+        """
         rows = np.random.default_rng(number).permutation(len(self.features)) if number else np.arange(count)
         rows = rows[:count]
         scores = np.asarray(self.scores)[rows] if logits else None
@@ -161,12 +167,12 @@ class FeatureSets:
 
     extractor: Extractor
     frames: int
-    """Frames of a clip; 1: single frames."""
+    """Number of frames of a clip; 1 for single frames."""
     synthetic: ExtractedFeatures
     test: ExtractedFeatures
     train: ExtractedFeatures
     reconstructed: ExtractedFeatures | None = None
-    """The first TEST samples, encoded and decoded by the autoencoder: as many as the smallest set has."""
+    """The first TEST samples after encoding and decoding, as many as the smallest set has."""
 
     def smallest_set_size(self) -> int:
         """Number of samples of the smallest set."""
@@ -175,14 +181,14 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class SampleKind:
-    """The frames or clips of one evaluation section that an extractor takes."""
+    """Frames or clips of an evaluation section that are inputs of an extractor."""
 
     name: str
-    """"images", "videos" or "frames of videos": the key of the sample count in the protocol."""
+    """Key of the sample count in the protocol: "images", "videos" or "frames of videos"."""
     frames: int
-    """Frames of a clip; 1: single frames."""
+    """Number of frames of a clip; 1 for single frames."""
     extract: Callable[..., ExtractedFeatures]
-    """Function of a ``RecordingSet``; ``most`` limits the number of samples."""
+    """Function that extracts features of a ``RecordingSet``; ``most`` limits the number of samples."""
 
 
 class FeatureExtraction:
@@ -193,7 +199,7 @@ class FeatureExtraction:
         self.max_samples, self.batch, self.seed = max_samples, batch, seed
 
     def sample_kinds(self, section: str, extractor: Extractor) -> Iterator[SampleKind]:
-        """Inputs of ``extractor`` in ``section`` ("images" or "videos"): clips of videos, else frames."""
+        """Inputs of ``extractor`` in ``section`` ("images" or "videos"): clips of videos, or else frames."""
         if section == "videos" and CLIPS in extractor.inputs:
             for frames, stride in extractor.clips:
                 extract = partial(self.clips, extractor=extractor, frames=frames, stride=stride)
@@ -203,9 +209,9 @@ class FeatureExtraction:
             yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
 
     def frames(self, recordings: RecordingSet, extractor: Extractor, most: int | None = None) -> ExtractedFeatures:
-        """Features of single frames: about equally many of each recording, evenly spaced over its compared frames.
+        """Features of single frames, about equally many of each recording, evenly spaced over its compared frames.
 
-        ``most``: only the first ``most`` samples of the random order are computed.
+        With ``most``, only the first ``most`` samples in random order are computed.
         """
         order = np.sort(self.sample_order(len(recordings.rows)))
         frames = [recordings.comparable_frames(int(row)) for row in order]
@@ -226,7 +232,7 @@ class FeatureExtraction:
         return self._extract(read(), recordings, rows, chosen, extractor, 0)
 
     def _frame_counts(self, available: np.ndarray) -> np.ndarray:
-        """Frames to take of each recording, (N,): equally many, up to those available, ``max_samples`` in total."""
+        """Number of frames of each recording, (N,): equal numbers up to ``available``, ``max_samples`` in total."""
         total = min(self.max_samples, int(available.sum()))
         level = next(n for n in range(int(available.max()), -1, -1) if np.minimum(available, n).sum() <= total)
         counts = np.minimum(available, level)
@@ -237,9 +243,9 @@ class FeatureExtraction:
     def clips(
         self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int, most: int | None = None
     ) -> ExtractedFeatures:
-        """Features of a clip of each recording, at ``extractor.start``; short recordings repeat the last frame.
+        """Features of one clip of each recording, at ``extractor.start``; short clips are padded with the last frame.
 
-        ``most``: only the first ``most`` samples of the random order are computed.
+        With ``most``, only the first ``most`` samples in random order are computed.
         """
         rows, rng = self.sample_order(len(recordings.rows)), np.random.default_rng(0)
         view = Clips(frames=frames, stride=stride, start=extractor.start)
@@ -254,11 +260,11 @@ class FeatureExtraction:
         return self._extract(read(), recordings, rows, chosen, extractor, sum(len(clip) < frames for clip in clips))
 
     def sample_order(self, count: int) -> np.ndarray:
-        """Random indices of at most ``max_samples`` of ``count``."""
+        """Random indices below ``count``, at most ``max_samples``."""
         return np.random.default_rng([self.seed, count]).permutation(count)[: self.max_samples]
 
     def _output_order(self, count: int, most: int | None) -> np.ndarray:
-        """The first ``most`` (None: all) of ``count`` samples in random order, as indices."""
+        """Indices of the first ``most`` (None: all) of ``count`` samples in random order."""
         return np.random.default_rng(self.seed).permutation(count)[:most]
 
     @torch.inference_mode()
@@ -271,7 +277,11 @@ class FeatureExtraction:
         extractor: Extractor,
         short: int,
     ) -> ExtractedFeatures:
-        """Features of the ``chosen`` of the samples of ``rows``; ``samples`` has them by index, (C, F, H, W) each."""
+        """Features of the samples with the indices ``chosen``, in this order.
+
+        ``samples`` yields these samples, (C, F, H, W) each, in ascending order of their indices. ``rows`` are the
+        recordings of all samples.
+        """
         extractor.network.to(self.device)
         feature_batches, score_batches = [], []
         title = f"{extractor.name}, {recordings.argument}"

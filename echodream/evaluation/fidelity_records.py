@@ -9,15 +9,16 @@ from echodream.metrics.fidelity import METRICS, MetricWithFloor, average_subsets
 from echodream.networks.extractors.inception import Inception
 
 SUBSETS = 8
-"""Random subsets over which metrics are averaged, if a set has more samples than are compared."""
+"""Number of random subsets over which metrics are averaged, if a set has more samples than are compared."""
 
 
 def fidelity_metrics(
     sets: FeatureSets, count: int, neighbors: int, seed: int, warnings: Sequence[str] = ()
 ) -> Iterator[tuple[str, MetricRecord]]:
-    """Name and entry of every metric of ``metrics.fidelity.METRICS`` that applies, on ``count`` samples of each set.
+    """Name and entry of each applicable metric of ``metrics.fidelity.METRICS``, on ``count`` samples of each set.
 
-    With reconstructed TEST samples, distances have an entry "autoencoder": their distance from the same TEST samples.
+    With reconstructed TEST samples, the entry "autoencoder" of a distance is the distance between reconstructed and
+    original TEST samples.
     """
     spectra, logits = sets.extractor.measures == "spectrum", isinstance(sets.extractor, Inception)
     largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))

@@ -1,4 +1,4 @@
-"""Further test patients: recordings that are in no split of the study, in a store of their own."""
+"""Further test patients: recordings in a separate store, of patients who are in no split of the study."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from echodream.store import Store
 def open_test_store(real: Store, further: str | None) -> Store:
     """The store whose split TEST is the reference: ``real``, or the patients of ``further`` who are not in ``real``.
 
-    A patient is known by the PatientID. A path ``further`` that does not exist is ignored. Raises ``UserError`` if it
-    has no further patient.
+    Patients are identified by their PatientID. If the path ``further`` does not exist, it is ignored. Raises
+    ``UserError`` if ``further`` has no further patient.
     """
     if further is None or not Path(further).is_dir():
         return real

@@ -22,13 +22,13 @@ class Protocol:
     most: int
     """Maximum number of samples of a set."""
     neighbours: int
-    """k of precision, recall, density and coverage."""
+    """Number of neighbors of precision, recall, density and coverage."""
     extractors: Mapping[str, Any]
-    """By name: SHA-256 of the weights, resizing and clips (``Extractor.as_json``)."""
+    """Description of each extractor by name: SHA-256 of the weights, resizing, clips (``Extractor.as_json``)."""
     real: Mapping[str, Any]
-    """The real recordings (``RecordingSet.as_json``)."""
+    """Description of the real recordings (``RecordingSet.as_json``)."""
     count: Mapping[str, int]
-    """N, the samples of each set, by kind: "images", "videos", "frames of videos". Empty before the evaluation."""
+    """Number of samples of each set by kind: "images", "videos", "frames of videos"; empty before the evaluation."""
 
     def as_json(self) -> dict[str, Any]:
         """The content of protocol.json."""
@@ -48,7 +48,7 @@ def read_protocol(path: str) -> dict[str, Any]:
 
 
 def _is_valid(record: Mapping[str, Any]) -> bool:
-    """Whether the keys, the version and the types of entries are as expected."""
+    """Whether ``record`` has the keys, the version and the types of entries of a protocol."""
     return (
         set(record) == _KEYS
         and record["version"] == VERSION
@@ -59,7 +59,10 @@ def _is_valid(record: Mapping[str, Any]) -> bool:
 
 
 def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
-    """N of each kind of samples in the protocol ``path``. Raises ``UserError`` if settings differ from ``current``."""
+    """Number of samples of each kind in the protocol ``path``.
+
+    Raises ``UserError`` if the protocol and ``current`` have different settings.
+    """
     recorded, record = read_protocol(path), current.as_json()
     for name in sorted(recorded["extractors"].keys() | current.extractors.keys()):
         _require_same_extractor(path, name, recorded["extractors"].get(name), current.extractors.get(name))
@@ -85,7 +88,7 @@ def _require_same_extractor(path: str, name: str, recorded: Any, current: Any) -
 
 
 def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, available: int, least: int) -> int:
-    """Number of samples of the kind ``key``: from the protocol's ``counts``, or without a protocol ``available``."""
+    """Number of samples of the kind ``key``: from the ``counts`` of the protocol, else ``available``."""
     if available < least:
         raise UserError(
             f"{key}: the smallest of synthetic, TEST and TRAIN has {available} samples, and a distance needs {least}: "

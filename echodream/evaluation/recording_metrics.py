@@ -22,14 +22,17 @@ FRAMES = 4
 
 @dataclass
 class RecordingMetrics:
-    """A row of ``table`` for each recording, a column for each metric."""
+    """Metrics of single recordings; ``table`` has a row per recording and a column per metric."""
 
     table: pd.DataFrame
     units: SamplingUnits
     seed: int
 
     def summary(self, name: str) -> tuple[Interval, dict[str, float], int]:
-        """Mean with interval; mean, std and count; number of units: of recordings with a finite metric ``name``."""
+        """Mean of the metric ``name`` with its interval; its mean, std and count; number of sampling units.
+
+        Recordings with a value that is not finite are left out.
+        """
         values = self.table[name].to_numpy(float)
         known = np.isfinite(values)
         values, units = values[known], self.units.select(known)
@@ -40,7 +43,7 @@ class RecordingMetrics:
 
 
 def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterator[tuple[str, MetricRecord]]:
-    """Name and entry of each metric: mean over synthetic recordings, and over real ones as the floor."""
+    """Yield name and entry of each metric: the mean over synthetic recordings, with that over real ones as floor."""
     for name in map(str, synthetic.table):
         value, statistics, recordings = synthetic.summary(name)
         floor, real_statistics, patients = real.summary(name)
@@ -54,7 +57,7 @@ def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterat
 def measure_recordings(
     measure: Callable[[RecordingSet, int], _T], recordings: RecordingSet, extraction: FeatureExtraction, title: str
 ) -> tuple[np.ndarray, list[_T]]:
-    """At most ``extraction.max_samples`` random rows, ascending, and the result of ``measure`` for each."""
+    """At most ``extraction.max_samples`` random rows in ascending order, and the result of ``measure`` for each."""
     rows = np.sort(extraction.sample_order(len(recordings.rows)))
     progress = tqdm(rows.tolist(), f"{title}, {recordings.argument}", disable=None, leave=False)
     return rows, [measure(recordings, row) for row in progress]

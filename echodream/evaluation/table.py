@@ -10,7 +10,7 @@ from echodream.metrics.bootstrap import Interval
 FEW_UNITS = 20
 """Number of patients or recordings below which an interval is not reliable."""
 _PAIRED = {"precision": "recall", "density": "coverage"}
-"""Metrics printed on one line of the summary."""
+"""Pairs of metrics that one line of the summary shows."""
 
 MetricRecord = dict[str, Any]
 
@@ -25,7 +25,7 @@ def metric_record(
     warnings: Iterable[str] = (),
     spread: tuple[float, float] | None = None,
 ) -> MetricRecord:
-    """Entry of evaluation.json. ``floor`` is of real recordings; ``better`` is LOWER, HIGHER or SAME.
+    """Entry of evaluation.json. ``floor`` is the value for real recordings; ``better`` is LOWER, HIGHER or SAME.
 
     ``spread`` is the lowest and highest value over random subsets of the samples.
     """

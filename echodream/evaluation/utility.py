@@ -15,20 +15,20 @@ from echodream.metrics.classification import binary_metrics, binary_patients
 from echodream.metrics.regression import regression_metrics
 
 ROLES = ("real", "synthetic", "both")
-"""What a classifier was trained on."""
+"""Training sets of classifiers: real recordings, synthetic recordings, or both."""
 RATIO_METRICS = ("auc", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "f1", "r2")
-"""Metrics that have a ratio to the real-trained classifier: those for which higher is better."""
+"""Metrics with a ratio to the classifier trained on real recordings; for each, higher is better."""
 TABLE_METRICS = ("auc", "average_precision", "balanced_accuracy", "r2", "mae")
-"""Metrics of the summary."""
+"""Metrics in the summary of the stage."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """The class ``positive`` against ``negative`` (None: all other classes), or regression of the column ``name``."""
+    """Class ``positive`` against ``negative`` (None: all other classes), or regression of the column ``name``."""
 
     name: str
     positive: str | None = None
-    """None: regression."""
+    """Name of the positive class; None for regression."""
     negative: str | None = None
 
 
@@ -38,12 +38,12 @@ class Predictions:
 
     classifier: LoadedClassifier
     table: pd.DataFrame
-    """Rows of the store, N."""
+    """Rows of the N TEST recordings in FileList.csv."""
     outputs: np.ndarray
     """Logits, (N, K), or predicted values, (N, 1)."""
 
     def supports(self, task: Task) -> bool:
-        """Whether the classifier has the classes or the column of ``task``."""
+        """Whether the classifier predicts the classes or the column of ``task``."""
         metadata = self.classifier.metadata
         if task.positive is None:
             return metadata.get("column") == task.name and task.name in self.table
@@ -53,7 +53,7 @@ class Predictions:
         return task.positive in metadata["class_names"] and set(metadata["class_ids"]) >= present
 
     def truth(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of ``task``, bool (N,), and their truth, (N,): the value, or whether the class is ``positive``."""
+        """Mask of the rows of ``task``, bool (N,), and truth, (N,): the value, or whether the class is ``positive``."""
         if task.positive is None:
             values = self.table[task.name].to_numpy(np.float64)
             return np.isfinite(values), values
@@ -66,7 +66,7 @@ class Predictions:
         return positive | (class_id == ids[task.negative]), positive
 
     def predictions(self, task: Task) -> np.ndarray:
-        """Predicted value, or probability of ``positive`` (for a pair: renormalized over both classes), (N,)."""
+        """Predicted values, or probabilities of ``positive``, (N,); renormalized for a pair of classes."""
         if task.positive is None:
             return self.outputs[:, 0]
         names = self.classifier.metadata["class_names"]
@@ -77,9 +77,9 @@ class Predictions:
 
 
 def select_tasks(tasks: Sequence[Any] | None, predictions: Sequence[Predictions]) -> list[Task]:
-    """Tasks from ``tasks``, names or pairs of names. Raises ``UserError`` for an unknown name.
+    """Tasks for ``tasks``, names or pairs of names. Raises ``UserError`` for an unknown name.
 
-    None: each class X against Non-X if there are such pairs, else each class; and each regression.
+    By default: each class X against Non-X if there are such pairs, else each class; and each regression.
     """
     every = [each.classifier.metadata for each in predictions]
     columns = list(dict.fromkeys(metadata["column"] for metadata in every if metadata["task"] == "regression"))
@@ -104,7 +104,7 @@ def _parse_task(task: Any, names: Sequence[str], columns: Sequence[str]) -> Task
 
 
 def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: int, seed: int) -> dict[str, Any]:
-    """Metrics of each role and their ratios to role "real", with intervals from the same bootstrap samples."""
+    """Metrics of each role and their ratios to the role "real", with intervals from the same bootstrap samples."""
     first = next(iter(predictions.values()))
     rows, truth = first.truth(task)
     patients = first.table["PatientID"].astype(str).to_numpy()[rows]

@@ -23,7 +23,7 @@ from echodream.store import Store
 from echodream.weights import fingerprint
 
 BATCH_FRAMES = 64
-"""Frames, or images, per batch. A constant, so that a copy does not depend on the number of copies."""
+"""Number of frames per batch, a constant, so that a copy does not depend on the number of copies."""
 BATCH_CLIPS = 6
 
 
@@ -36,16 +36,16 @@ class FrameSelection:
 
 
 CopyRequest = tuple[FrameSelection, np.random.Generator]
-"""Frames to copy, and the generator of the random numbers of this copy."""
+"""Frames to copy, and the random generator of this copy."""
 
 
 class CopyGenerator:
     """Decodes, encodes and regenerates frames of ``recordings``.
 
-    ``vae``: folder of the autoencoder of the latents. For SDEdit only, ``generator`` and ``guidance``: the diffusion
-    model and guidance of the synthetic samples; ``steps``: sampler steps from pure noise. ``videos``: the videos
-    that were encoded. All random numbers depend on ``seed`` and the recordings' names only. Raises ``UserError`` if a
-    network belongs to another latent space, or ``videos`` to other latents.
+    ``vae``: folder of the autoencoder of the latents. ``generator`` and ``guidance``: diffusion model and guidance of
+    the synthetic samples, for SDEdit only. ``steps``: sampler steps from pure noise. ``videos``: store that the latents
+    were encoded from. All random numbers are functions of ``seed`` and the names of the recordings. Raises
+    ``UserError`` if a network belongs to another latent space, or ``videos`` to other latents.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CopyGenerator:
         return self.generator
 
     def pixels(self, requests: Sequence[CopyRequest]) -> list[Tensor]:
-        """Frames of each request, (f, C, H, W) in [-1, 1]: those of ``videos``, or decoded from the latents."""
+        """Frames of each request, from ``videos`` or decoded from the latents: (f, C, H, W) in [-1, 1]."""
         names = [self.recordings.names[selection.row] for selection, _ in requests]
         if self.videos is None:
             return self.reconstruct(requests)
@@ -92,9 +92,9 @@ class CopyGenerator:
         return [from_uint8(torch.from_numpy(each)).permute(0, 3, 1, 2).expand(-1, channels, -1, -1) for each in frames]
 
     def reconstruct(self, requests: Sequence[CopyRequest]) -> list[Tensor]:
-        """Frames of each request, decoded from the latents' mean: (f, C, H, W) in [-1, 1].
+        """Frames of each request, decoded from the mean of the latents: (f, C, H, W) in [-1, 1].
 
-        Decoder noise depends on the recording's name, and is the same in all its frames.
+        Decoder noise is a function of the recording's name, and equal in all frames of a recording.
         """
         latents = [self.recordings.posterior(selection.row, selection.frames)[0] for selection, _ in requests]
         names = [self.recordings.names[selection.row] for selection, _ in requests for _ in selection.frames]
@@ -102,9 +102,9 @@ class CopyGenerator:
         return list(pixels.split([len(each) for each in latents]))
 
     def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        """Unscaled latents to pixels in [-1, 1], (n, C, H, W) each, on the CPU.
+        """Decode unscaled latents to pixels in [-1, 1], (n, C, H, W) each, on the CPU.
 
-        ``seeds``: seed of the decoder noise of each frame, (n,); none: 0 for all frames.
+        ``seeds``: seed of the decoder noise of each frame, (n,); by default 0 for all frames.
         """
         parts, done = [], 0
         for part in split_into_chunks(latents.to(self.device), BATCH_FRAMES):
@@ -114,12 +114,12 @@ class CopyGenerator:
         return torch.cat(parts).clamp(-1, 1).cpu()
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels to mean and standard deviation of their posterior, (n, C, H, W) each, on the CPU."""
+        """Encode pixels as mean and standard deviation of their posterior, (n, C, H, W) each, on the CPU."""
         parts = [self.vae.encode(part).latent_dist for part in split_into_chunks(pixels.to(self.device), BATCH_FRAMES)]
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
     def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
-        """As many random frames as ``selection`` has, of a random recording of another patient.
+        """Random frames of a random recording of another patient, as many as ``selection`` has.
 
         Raises ``UserError`` if there is no other patient.
         """
@@ -135,11 +135,11 @@ class CopyGenerator:
         return _chunks(requests, BATCH_FRAMES // max((len(selection.frames) for selection, _ in requests), default=1))
 
     def sdedit(self, requests: Sequence[CopyRequest], strength: float) -> Iterator[Tensor]:
-        """For each request, frames noised to the time ``strength`` and sampled from there (SDEdit, 2108.01073).
+        """Copies of each request by SDEdit (2108.01073): noise to the time ``strength``, then sampling from this time.
 
-        ``strength``: fraction of the process's time. The model is conditioned on the patient's own values and reference
-        frames. A video model samples a clip of its training length; the selected number of frames is returned.
-        Unscaled latents, (f, C, H, W).
+        ``strength`` is a fraction of the diffusion time. The model is conditioned on the values and reference frames of
+        the patient. A video model samples a clip of its training length, from which the selected number of frames is
+        returned. Yields unscaled latents, (f, C, H, W).
         """
         model = self.model
         size = BATCH_CLIPS if model.is_video else BATCH_FRAMES // model.metadata.frames
@@ -203,7 +203,7 @@ class CopyGenerator:
     def regenerate(
         self, x: Tensor, conditions: Mapping[str, Tensor], strength: float, rngs: Sequence[np.random.Generator]
     ) -> Tensor:
-        """Whitened ``x``, noised to the time ``strength`` and sampled from there: unscaled latents, (B, F, C, H, W)."""
+        """Add noise to whitened ``x`` up to the time ``strength``, and sample: unscaled latents, (B, F, C, H, W)."""
         model, metadata = self.model, self.model.metadata
         generators = [torch.Generator().manual_seed(int(rng.integers(2**63))) for rng in rngs]
         shared = metadata.shared_noise if model.is_video else 0.0
@@ -229,10 +229,11 @@ def _chunks(requests: Sequence[CopyRequest], size: int) -> Iterator[Sequence[Cop
 def select_frames_by_patient(
     recordings: Recordings, count: int, seed: int, stride: int = 1
 ) -> dict[str, FrameSelection]:
-    """``count`` frames of one random recording of each patient, by patient, sorted by name.
+    """``count`` frames of one random recording of each patient, by patient in the order of names.
 
-    Three frames are the key frames ED-ES-ED of a random beat, if key frames are marked. With ``stride`` above 1 frames
-    are ``stride`` apart; otherwise, and in shorter recordings, evenly spaced. The order of rows has no influence.
+    Three frames are the key frames ED-ES-ED of a random beat, if key frames are marked. With a ``stride`` above 1,
+    frames have this distance. In shorter recordings, and with stride 1, frames are evenly spaced. The order of rows has
+    no influence.
     """
     patients, selections = recordings.table["PatientID"].astype(str).to_numpy(), {}
     for patient in sorted(set(patients.tolist())):

@@ -25,11 +25,11 @@ BATCH_FRAMES = 256
 """Frames per batch. The last batch is padded, so that an embedding does not depend on the number of frames."""
 
 View = Callable[[Tensor], list[Tensor]]
-"""Function from latents, (n, C, H, W), to transformed versions of them."""
+"""Function from latents, (n, C, H, W), to transformed versions of these latents."""
 
 
 def sampling_settings(store: Store) -> Mapping[str, Any]:
-    """The settings that the samples of ``store`` were generated with, also if ``store`` was written by a filter."""
+    """Settings with which the samples of ``store`` were generated, also of a store that the filter wrote."""
     settings: Mapping[str, Any] = store.dataset.settings
     while isinstance(settings.get("samples"), Mapping):
         settings = settings["samples"]
@@ -37,10 +37,10 @@ def sampling_settings(store: Store) -> Mapping[str, Any]:
 
 
 def check_training_store(folder: str, name: str, real: Store, key: str, decoded: bool = False) -> None:
-    """Raise ``UserError`` unless the model ``name`` at ``folder``, set by ``key``, was trained on the store ``real``.
+    """Raise ``UserError`` unless the model ``name`` in ``folder``, set by ``key``, was trained on the store ``real``.
 
-    Otherwise the splits of ``real`` would not tell training patients from new patients. ``decoded``: the model was
-    trained on videos that ``real`` was encoded from, or that were decoded from ``real``.
+    The splits of another store do not tell which patients the model was trained on. ``decoded``: the model was trained
+    on videos that ``real`` was encoded from, or that were decoded from ``real``.
     """
     artifact = read_artifact(folder, name)
     sources = {artifact.source}
@@ -57,8 +57,11 @@ def check_training_store(folder: str, name: str, real: Store, key: str, decoded:
 
 
 def check_unused_for_model_selection(folder: str | None, key: str, splits: Sequence[str]) -> None:
-    """Raise ``UserError`` if VAL is among ``splits``, and decided when to stop training the model at ``folder``, or
-    which model to choose. Its patients would be no new patients to the model, which was set by ``key``."""
+    """Raise ``UserError`` if ``splits`` contain VAL, and VAL patients selected the model in ``folder``.
+
+    The VAL patients of early stopping and of a hyperparameter search are not new to the model. ``key`` is the setting
+    of ``folder``.
+    """
     path = Path(str(folder)) / TRAINING_FILE
     if folder is None or "VAL" not in splits or not path.is_file():
         return
@@ -88,10 +91,10 @@ def group_parts(parts: Iterable[Tensor], frames: int) -> Iterator[list[Tensor]]:
 
 
 class FrameEmbedder:
-    """The identity network at ``reid``, for frames of latent stores, or of video stores with ``kind`` "video".
+    """The identity network in ``reid``, for frames of latent stores, or of video stores with ``kind`` "video".
 
-    For a network on pixels, the autoencoder at ``vae`` decodes latents. Raises ``UserError`` if the autoencoder is not
-    that of the network's training images.
+    For a network on pixels, the autoencoder in ``vae`` decodes latents. Raises ``UserError`` if the training images of
+    the network belong to another autoencoder.
     """
 
     def __init__(self, reid: str, vae: str, device: str = "cpu", kind: str = "latent") -> None:
@@ -111,7 +114,7 @@ class FrameEmbedder:
                 )
 
     def check(self, store: Store) -> None:
-        """Raise ``UserError`` unless ``store`` has latents of the encoder that the network was trained with."""
+        """Raise ``UserError`` unless ``store`` has latents of the encoder of the training data of the network."""
         dataset = store.dataset
         if self.kind == "video":
             return
@@ -124,11 +127,11 @@ class FrameEmbedder:
             )
 
     def embed(self, latents: Tensor) -> Tensor:
-        """Unscaled latents, or pixels, (n, C, H, W), to embeddings, (n, D), float32 on the CPU. They must be finite."""
+        """Embeddings of unscaled latents or pixels, (n, C, H, W): finite, float32 (n, D), on the CPU."""
         return self._embed_batches(latents, self.encoder.embed)
 
     def embed_references(self, latents: Tensor) -> Tensor:
-        """Embeddings of reference frames, (n, D): the linear code if the network has a linear code, else ``embed``."""
+        """Embeddings of reference frames, (n, D): the linear code if the network has one, else ``embed``."""
         encoder = self.encoder
         return self._embed_batches(latents, encoder.embed_linearly if encoder.has_linear_embedding else encoder.embed)
 
@@ -140,7 +143,7 @@ class FrameEmbedder:
         return self.embed_versions(latents, [version for view in views for version in view(latents)])
 
     def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
-        """Same as ``embed_views``, of the transformed ``versions`` of ``latents``."""
+        """``embed_views`` with given ``versions`` of ``latents`` instead of views."""
         unchanged = [latents] if self.encoder.has_linear_embedding else []
         return [self.embed(latents), *(self.embed_references(version) for version in (*unchanged, *versions))]
 
@@ -162,7 +165,7 @@ class FrameEmbedder:
     def embed_recordings(
         self, recordings: Recordings, every: int = 1, first: bool = False
     ) -> Iterator[tuple[Tensor, list[str]]]:
-        """For each recording the embeddings of its ``reference_frames``, (f, D), and its patient, f times."""
+        """Yield embeddings of the ``reference_frames`` of each recording, (f, D), with its patient f times."""
         indices = (reference_frames(recordings, row, every, first) for row in range(len(recordings)))
         parts = (recordings.posterior(row, frames)[0] for row, frames in enumerate(indices))
         patients = iter(recordings.table["PatientID"].astype(str))
@@ -172,5 +175,5 @@ class FrameEmbedder:
 
 
 def reference_frames(recordings: Recordings, row: int, every: int = 1, first: bool = False) -> np.ndarray:
-    """Indices of the reference frames of a recording: every ``every``-th, or only the ``first``; int64."""
+    """Indices of the reference frames of a recording, int64: every ``every``-th frame, or only the ``first`` frame."""
     return np.arange(0, 1 if first else recordings.frames[row], every)

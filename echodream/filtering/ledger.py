@@ -1,8 +1,9 @@
-"""The ledger of decisions of the privacy filter: how often patients were used to decide, in whichever folder.
+"""The ledger of decisions of the privacy filter: the number of decisions on the same patients, in any folder.
 
-One file per decision, in a folder next to the study, so that it outlives the output of the filter. Its name consists of
-two digests: of the evidence (study and networks) and of the decision (rule, controls and comparison). The samples are
-not part of a decision, so further samples under the same decision are no new attempt.
+The ledger has one file per decision, in a folder next to the study, so that the ledger outlives the output of the
+filter. The name of a file consists of two digests: of the evidence (study and networks) and of the decision (rule,
+controls and comparison). The samples are not part of a decision, so further samples under the same decision are no new
+attempt.
 """
 
 import hashlib
@@ -21,8 +22,11 @@ DIGITS = 16
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A decision. ``evidence``: fingerprints of ``real``, the study, and of the networks. ``decision``: all settings
-    that decide about threshold and statement. ``on``: kind of samples."""
+    """A decision in the ledger.
+
+    ``evidence``: fingerprints of the study ``real`` and of the networks. ``decision``: all settings that determine
+    threshold and statement. ``on``: kind of samples.
+    """
 
     evidence: Mapping[str, Any]
     decision: Mapping[str, Any]
@@ -50,7 +54,8 @@ class AttemptCounts:
 def find_ledger(folder: str | None, real: Path, outputs: Iterable[Path]) -> Path:
     """The ``folder`` of the ledger, by default next to the store ``real``.
 
-    Raises ``UserError`` if it lies in that store, or in one of the ``outputs`` of the filter, which may be removed.
+    Raises ``UserError`` if the folder lies in this store, or in one of the ``outputs`` of the filter, which may be
+    removed.
     """
     if folder is None:
         store = real.resolve()
@@ -63,7 +68,7 @@ def find_ledger(folder: str | None, real: Path, outputs: Iterable[Path]) -> Path
 
 
 def check_ledger(folder: Path) -> None:
-    """Create the ``folder`` of the ledger. Raises ``UserError`` if it cannot be written."""
+    """Create the ``folder`` of the ledger. Raises ``UserError`` if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -74,7 +79,7 @@ def check_ledger(folder: Path) -> None:
 
 
 def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_version: str) -> AttemptCounts:
-    """Enter a decision, unless it is known, and count all decisions on its patients."""
+    """Add a decision to the ledger unless it is recorded, and count all decisions on its patients."""
     if not (folder / entry.file).is_file():
         facts = {"evidence": entry.evidence, "decision": entry.decision, "on": entry.on}
         write_record(folder / entry.file, {**facts, "passed": passed, "code_version": code_version})

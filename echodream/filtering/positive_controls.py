@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.datamodules.random_transforms import FLIPS, RandomTransform, Transform
+from echodream.datamodules.augmentation import Transform
+from echodream.datamodules.random_transforms import FLIPS, RandomTransform
 from echodream.datamodules.recordings import gaussian_sample, named_rng
 from echodream.errors import UserError
 from echodream.privacy.certification import WEAKEST
@@ -32,14 +33,15 @@ GRID_FLIPS: dict[str, tuple[int, ...]] = dict(
 )
 """Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that they reverse."""
 NEWER_PARAMETERS = ("blur", "elastic", "jpeg", "blend", "interpolate", "invert", "count")
-"""Parameters of ``PixelTransform`` that records of before do not have."""
+"""Parameters of ``PixelTransform`` that records of earlier versions lack."""
 
 
 class Control(ABC):
-    """A kind of copy. Subclasses are frozen dataclasses; their fields are recorded.
+    """Base class of kinds of copies. Subclasses are frozen dataclasses; their fields are recorded.
 
-    ``kind``: name of the class in records. ``leave_out``: references to exclude when a copy is scored: none, the copied
-    frames and their neighbors, or their recording. ``needs_generator``: whether copies need the generator of ``src``.
+    ``kind``: name of the class in records. ``leave_out``: references that are excluded when a copy is scored: none, the
+    copied frames and their neighbors, or their recording. ``needs_generator``: whether copies need the generator of
+    ``src``.
     """
 
     kind: ClassVar[str]
@@ -53,16 +55,16 @@ class Control(ABC):
 
     @abstractmethod
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
-        """A copy of each request's selection, unscaled latents (f, C, H, W), with the request's random generator."""
+        """Yield a copy of the selection of each request, unscaled latents (f, C, H, W), with its random generator."""
 
     @property
     def amount(self) -> str:
-        """Strength of the transform, which follows the control's name in the filter's statement; may be empty."""
+        """Text of the strength of the transform, which follows the control's name in the statement; may be empty."""
         return ""
 
     @property
     def description(self) -> str:
-        """Words for the report."""
+        """Description of the copy for the report."""
         return ""
 
     def pixel_views(self, pixels: Tensor) -> list[Tensor]:
@@ -108,17 +110,17 @@ class PosteriorSample(Control):
 
 @dataclass(frozen=True)
 class PixelTransform(RandomTransform, Control):
-    """The frames transformed and encoded: a sample of the posterior of the transformed pixels.
+    """Copies with transformed frames: samples of the posterior of the transformed pixels.
 
-    The frames are those of the video store, or decoded from the latents if there is none. Without any transform the
-    copy is decoded and encoded. Amounts and ranges are those of ``RandomTransform``, of which each copy has one sample.
-    ``interpolate`` mixes the encoded latents with those of another patient.
+    Frames come from the video store, or are decoded from the latents without it. A copy without any transform is
+    decoded and encoded. Each copy has one sample of the amounts and ranges of ``RandomTransform``. ``interpolate``
+    mixes the encoded latents with those of another patient.
     """
 
     kind: ClassVar[str] = "pixels"
 
     def settings(self) -> dict[str, Any]:
-        """The settings; of parameters that did not always exist, only those that are set."""
+        """All settings; parameters in ``NEWER_PARAMETERS`` only if they are set."""
         record = super().settings()
         return {name: value for name, value in record.items() if name not in NEWER_PARAMETERS or value}
 
@@ -162,7 +164,7 @@ def _transform_frames(
 
 @dataclass(frozen=True)
 class SDEdit(Control):
-    """The frames noised to ``strength``, a fraction of the process's time, and denoised: ``CopyGenerator.sdedit``."""
+    """Copies by ``CopyGenerator.sdedit``: noise up to ``strength``, a fraction of diffusion time, then denoising."""
 
     strength: float
     kind: ClassVar[str] = "regenerated"
@@ -228,9 +230,9 @@ def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], l
 
 @dataclass(frozen=True)
 class ViewGrid:
-    """Versions of a frame that are compared as well: every combination of a flip, a shift and a zoom.
+    """Versions of a frame that are compared, too: each combination of a flip, a shift and a zoom.
 
-    ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, in both directions each.
+    ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, for both directions.
     ``zoom``: factors. Raises ``UserError`` for a value out of range.
     """
 
@@ -249,7 +251,7 @@ class ViewGrid:
             validation.number("view_grid.zoom", zoom, 0.1, 10)
 
     def transforms(self) -> list[Transform]:
-        """All combinations but the one that changes nothing."""
+        """All combinations except the identity."""
         shifts = itertools.product(self.shift, self.shift)
         combinations = itertools.product((GRID_FLIPS[flip] for flip in self.flip), shifts, self.zoom)
         transforms = [Transform(flip=flip, shift=shift, zoom=zoom) for flip, shift, zoom in combinations]
@@ -262,7 +264,7 @@ class ViewGrid:
 
 
 def describe_control(name: str, record: Mapping[str, Any]) -> str:
-    """The copy in words; ``record``: the settings that the filter recorded for the control ``name``."""
+    """Description of the control ``name`` from its recorded settings ``record``."""
     if name == WEAKEST:
         return "whichever of these hides the patient best"
     settings = dict(record)

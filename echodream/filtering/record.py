@@ -21,11 +21,14 @@ from echodream.store.table import write_table
 RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
 """Files of the private folder."""
 EARLIER = "earlier"
-"""Folder, in the private folder, of the files of earlier batches of samples."""
+"""Folder in the private folder with the files of earlier batches of samples."""
 
 
 def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
-    """Number of decisions that the record ``previous`` counts, and this one, if there was no ledger; else 0."""
+    """Number of decisions of a study without a ledger: those counted in the record ``previous``, and this decision.
+
+    The number is 0 if ``previous`` is of other patients or networks, or of a version with a ledger.
+    """
     same_patients = previous is not None and all(previous.get(key) == settings[key] for key in ("real", "reid"))
     if previous is None or not same_patients or "evidence" in previous:
         return 0
@@ -33,7 +36,7 @@ def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Ma
 
 
 def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether both folders are complete. Raises ``UserError`` if one of them has other settings.
+    """Whether both folders are complete. Raises ``UserError`` if one of them was made with other settings.
 
     ``private`` may have a decision about other samples with the same settings.
     """
@@ -54,7 +57,7 @@ def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _differences(record: Mapping[str, Any], settings: Mapping[str, Any], *more: str) -> list[str]:
-    """Names of ``settings`` that differ in ``record``: those of the decision, not of the samples, and ``more``."""
+    """Names of ``settings`` with other values in ``record``; the samples ("source") count only if in ``more``."""
     expected = json.loads(json.dumps(settings))
     return [name for name in expected if (name != "source" or name in more) and record.get(name) != expected[name]]
 
@@ -72,8 +75,11 @@ def _batch_folder(private: Path, source: str) -> Path:
 def public_decision(
     decision: Decision, scores: FilterScores, rule: Rule, tries: AttemptCounts, generator_known: bool
 ) -> dict[str, Any]:
-    """The part of the decision that may be shared: no names, no paths. Thresholds are left out,
-    because each is the score of one patient. ``generator_known``: its training patients were checked."""
+    """The part of the decision that may be shared, without names, paths and thresholds.
+
+    A threshold is left out because it is the score of one patient. ``generator_known``: whether the training patients
+    of the generator were checked.
+    """
     record = decision.as_dict()
     rejected = int(decision.rejected(scores.samples.score).sum())
     kept, copies = len(scores.names) - rejected, None
@@ -103,9 +109,9 @@ def public_decision(
 
 
 def write_private_folder(folder: Path, scores: FilterScores, decision: Decision, record: Mapping[str, Any]) -> None:
-    """Write the scores of samples, calibration patients and copies; each file atomically, the ``record`` last.
+    """Write the scores of samples, calibration patients and copies atomically, and the ``record`` last.
 
-    The files of an earlier batch of samples are kept in a folder of their own.
+    The files of an earlier batch of samples are moved to a separate folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _passed_record(folder)
@@ -160,7 +166,7 @@ def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: De
 
 
 def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
-    """The decision, for the summary."""
+    """Lines of the summary about the decision in ``record``."""
     decision, tau = record["decision"], record["decision"]["tau"]
     scale = " on the scale of ranks" if decision.get("networks", 1) > 1 else ""
     lines: dict[str, object] = {

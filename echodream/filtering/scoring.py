@@ -23,7 +23,7 @@ from echodream.privacy.similarity import Similarity, normalize, similarity_matri
 from echodream.store import Store
 
 BATCH_FRAMES = 1024
-"""Frames of queries that are embedded at a time."""
+"""Number of query frames that are embedded together."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class ScoringConfig:
     """Settings of the comparison, the same for samples, calibration patients and copies. Raises ``UserError``.
 
     ``on``: "image" or "video". ``check_every``: stride of the compared frames of a sample. ``reference``, ``all`` or
-    ``first``, and ``reference_every``: frames of each training recording. ``calibration``: splits. ``views``: names of
-    controls. ``patients``: number of training patients that are copied; None: all. ``steps``: sampler steps.
-    ``view_grid``: settings of ``ViewGrid``; None: no grid.
+    ``first``, and ``reference_every``: selection of the reference frames of each training recording. ``calibration``:
+    splits of the calibration patients. ``views``: names of controls. ``patients``: number of training patients that are
+    copied; None: all. ``steps``: sampler steps. ``view_grid``: grid of views; None: no grid.
     """
 
     on: str
@@ -65,7 +65,7 @@ class ScoringConfig:
         object.__setattr__(self, "views", list(self.views))
 
     def checked_frames(self, frames: int) -> np.ndarray:
-        """Indices of the frames of a sample of ``frames`` frames that are compared."""
+        """Indices of the compared frames of a sample of ``frames`` frames."""
         return np.arange(0, frames, self.check_every)
 
 
@@ -80,10 +80,10 @@ class Query:
 
 @dataclass(frozen=True)
 class QueryScores:
-    """For each of n queries, (n,): ``score``, and the patient, recording and frame of the nearest reference.
+    """Scores of n queries, and patient, recording and frame of the nearest reference of each query: (n,) each.
 
-    The score of a copy ignores the references that its control excludes; it is NaN if no reference of its patient
-    remains. The nearest reference is among all references.
+    The score of a copy ignores the references that its control excludes. The score is NaN if no reference of the copied
+    patient remains. The nearest reference is the nearest of all references.
     """
 
     score: np.ndarray
@@ -102,8 +102,9 @@ class QueryScores:
 class FilterScores:
     """Scores of samples in the order of ``names``, and the evidence for the rule.
 
-    ``frames``: number of compared frames of a sample, calibration patient or copy, of the ``frames_per_sample``.
-    ``by_network``: scores of the samples by each network, if there are several, whose ranks ``samples`` combines.
+    ``frames``: number of compared frames of each sample, calibration patient and copy. ``frames_per_sample``: number of
+    all frames of a sample. ``by_network``: scores of the samples by each network, if there are several; ``samples``
+    then has the combined scores.
     """
 
     names: list[str]
@@ -172,10 +173,10 @@ def score_samples(
 
 
 def combine_networks(scores: Sequence[QueryScores], calibration: slice, similarity: Similarity) -> QueryScores:
-    """The highest of the scores of several networks, each by ``rank_scores``; of one network, its scores.
+    """Highest of the ``rank_scores`` of several networks; the unchanged scores of a single network.
 
-    ``calibration``: which scores are those of calibration patients. The nearest reference is that of the network with
-    the highest score.
+    ``calibration``: slice of the scores of calibration patients. The nearest reference is that of the network with the
+    highest score.
     """
     if len(scores) == 1:
         return scores[0]
@@ -201,7 +202,7 @@ def frames_per_sample(store: Store) -> int:
 
 
 def _read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
-    """The compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN or infinite numbers."""
+    """Yield the compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN and infinity."""
     frames = config.checked_frames(frames_per_sample(store))
     for name in tqdm(names, "samples", unit="sample", disable=None):
         latents = store.latents(name, 0, int(frames[-1]) + 1)[0][frames].float()
@@ -224,7 +225,7 @@ def _new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> 
 def _select_copied(
     recordings: Recordings, control: Control, count: int, config: ScoringConfig
 ) -> dict[str, FrameSelection]:
-    """``count`` frames to copy, by patient; the same ``config.patients`` random patients under each control."""
+    """``count`` frames to copy, by patient; all controls have the same ``config.patients`` random patients."""
     selections = select_frames_by_patient(recordings, count, config.seed, config.check_every)
     if config.patients is not None:
         order = named_rng(config.seed, "patients").permutation(len(selections))[: config.patients]
@@ -238,7 +239,7 @@ def _select_copied(
 def _by_control(
     controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, optional: Sequence[str]
 ) -> dict[str, PatientScores]:
-    """``scores`` of copies, (n,), by control; ``copied``: control and patient of each copy. NaN scores are left out.
+    """``scores`` of copies, (n,), by control, without NaN; ``copied``: control and patient of each copy.
 
     Raises ``UserError`` for a control without scores, unless it is ``optional``.
     """
@@ -259,10 +260,7 @@ def _by_control(
 def embed_queries(
     embedders: Sequence[FrameEmbedder], latents: Iterable[Tensor], views: Sequence[View] = ()
 ) -> Iterator[list[Tensor]]:
-    """Embeddings of each of ``latents``, unscaled (f, C, H, W), and of its ``views``, by each network.
-
-    Each result is (f versions, D).
-    """
+    """Yield embeddings, (f versions, D) per network, of each of ``latents``, (f, C, H, W), and of its ``views``."""
     for group in group_parts(latents, BATCH_FRAMES):
         sizes, frames = [len(part) for part in group], torch.cat(group)
         versions = [version for view in views for version in view(frames)]
@@ -297,7 +295,7 @@ class Queries:
 
 
 class ReferenceFrames:
-    """The frames of the training ``recordings`` as references: every ``every``-th, or only the ``first`` of each."""
+    """Frames of the training ``recordings`` as references: every ``every``-th frame, or only the ``first`` frame."""
 
     def __init__(self, embedder: FrameEmbedder, recordings: Recordings, every: int = 1, first: bool = False) -> None:
         self.embedder, self.recordings, self.every, self.first = embedder, recordings, every, first
@@ -347,7 +345,7 @@ class ReferenceFrames:
         return float(similarity_matrix(x, normalize(embeddings[kept], similarity, "references"), similarity).max())
 
     def _locate_references(self, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row and frame of references by their index in the stream; int64 (n,) each."""
+        """Row and frame of references, from their indices in the stream; int64 (n,) each."""
         rows = range(len(self.recordings))
         sizes = [len(reference_frames(self.recordings, row, self.every, self.first)) for row in rows]
         ends = np.cumsum(sizes)
@@ -356,7 +354,7 @@ class ReferenceFrames:
 
 
 def train_to_test_similarity(references: ReferenceFrames, held_out: Recordings, similarity: Similarity) -> np.ndarray:
-    """For each training reference the highest similarity to a test reference, (n_train,), for the published rule."""
+    """Highest similarity of each training reference to a test reference, (n_train,), for the published rule."""
     embedder, every, first = references.embedder, references.every, references.first
     training = torch.cat([part for part, _ in embedder.embed_recordings(references.recordings, every, first)])
     return nearest_patients(training, embedder.embed_recordings(held_out, every, first), similarity).score

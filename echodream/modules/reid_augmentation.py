@@ -28,7 +28,7 @@ from echodream.store import Statistics
 from echodream.weights import fingerprint
 
 PIXEL_CHANGES = ("gain", "contrast", "speckle", "noise", "shift", "rotate", "zoom")
-"""Settings of ``Augment`` that are switched off at random, each with probability 0.5."""
+"""Settings of ``Augment`` that a copy disables at random, each with probability 0.5."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,26 @@ class Copies:
     """Copies of training frames for one batch, in the scale of the store."""
 
     frames: Tensor
-    """With ``originals``: (P, C, H, W). Else P pairs, (2 P, C, H, W): the P first members, then the second ones."""
+    """P copies, (P, C, H, W), if ``originals`` is set; else P pairs, (2 P, C, H, W), first all first members."""
     rows: Tensor
     """Training recording of each original frame: int64 (P,)."""
     originals: Tensor | None = None
-    """(P, C, H, W)."""
+    """Original frame of each copy, (P, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class FrameBank:
-    """Training frames with copies of them."""
+    """Training frames and their copies."""
 
     frames: Tensor
-    """In the scale of the store: (N, V + 1, C, H, W), the original frame, then its V copies."""
+    """Original frame and its V copies, in the scale of the store: (N, V + 1, C, H, W)."""
     rows: Tensor
     """Training recording of each original frame: int64 (N,)."""
 
     def sample_pairs(self, count: int, distinct: bool = False) -> Copies:
         """Two different versions (original or copy) of each of ``count`` random frames.
 
-        ``distinct``: no frame is selected twice; at most all frames are.
+        With ``distinct``, no frame is selected twice, so there are at most N pairs.
         """
         picked = torch.randperm(len(self.rows))[:count] if distinct else torch.randint(len(self.rows), (count,))
         count = len(picked)
@@ -71,15 +71,15 @@ class FrameBank:
 
 
 class CopyAugmentation:
-    """Make ``variants`` copies of each of ``frames`` random training frames at the start of each epoch.
+    """Makes ``variants`` copies of each of ``frames`` random training frames at the start of each epoch.
 
-    Copies go through the frozen autoencoder at the folder ``vae``. For latents: decode, change the pixels by
+    Copies pass through the frozen autoencoder in the folder ``vae``. For latents: decode, change the pixels by
     ``augment``, encode. For pixels: change, encode, decode. If the decoder has noise, each copy is decoded with new
-    noise, so that the model learns to ignore the generated speckle. Each kind of change of ``Augment`` is switched off
-    with probability 0.5, so that copies with a single change occur too; a ``RandomTransform`` is sampled as for the
-    filter's copies, and mixes in frames of other patients. For a batch of B pairs, ``share`` * B pairs of copies are
-    sampled.
-    All randomness comes from torch's global generator.
+    noise, so that the model learns to ignore the generated speckle.
+
+    An ``Augment`` is used with a random half of its changes, so that copies with a single change occur, too. A
+    ``RandomTransform`` is sampled as for the copies of the filter, and mixes in frames of other patients. For a batch
+    of B pairs, ``share`` * B pairs of copies are sampled. All randomness comes from torch's global generator.
     """
 
     def __init__(self, vae: str, augment: Augment | RandomTransform, frames: int, variants: int, share: float) -> None:
@@ -92,7 +92,7 @@ class CopyAugmentation:
         """Fingerprint of the autoencoder; None before it is loaded."""
 
     def load_autoencoder(self, expected: str | None) -> None:
-        """Load the autoencoder if copies are enabled. ``expected`` is the fingerprint that it must have, if any."""
+        """Load the autoencoder if copies are enabled; ``expected`` is its required fingerprint, if any."""
         if not self.frames or not self.share:
             return
         if not Path(self.folder).is_dir():
@@ -125,7 +125,7 @@ class CopyAugmentation:
     ) -> Tensor:
         """Frames (K, C, H, W), latents if ``statistics``, to originals and V copies as stored: (K, V + 1, C, H, W).
 
-        ``patients``: number of the patient of each frame, (K,), without which no frames of two patients are mixed.
+        ``patients``: number of the patient of each frame, (K,); None disables the mixing of patients.
         """
         others = self._sample_others(len(x), patients, rng)
         if statistics is not None:
@@ -141,7 +141,7 @@ class CopyAugmentation:
         return torch.cat([x[:, None], copies.unflatten(0, (len(x), self.variants))], dim=1)
 
     def _sample_others(self, frames: int, patients: np.ndarray | None, rng: np.random.Generator) -> list[int]:
-        """For each copy, K * V, a random one of the K frames that is of another patient; its own frame if none is."""
+        """For each of K * V copies, a random frame of another patient among the K frames; else its own frame."""
         own = [frame for frame in range(frames) for _ in range(self.variants)]
         if patients is None or isinstance(self.augment, Augment) or not self.augment.needs_other_patient:
             return own
@@ -149,9 +149,9 @@ class CopyAugmentation:
         return [int(rng.choice(choices[frame])) if len(choices[frame]) else frame for frame in own]
 
     def _change_pixels(self, pixels: Tensor, rng: np.random.Generator, others: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Frames with random changes, (K * V, C, H, W), and the weights of the latents of ``others``, (K * V, 1, 1, 1).
+        """Frames with random changes, (K * V, C, H, W), and mixing weights of latents, (K * V, 1, 1, 1).
 
-        ``others``: which of the K frames is mixed into each copy.
+        ``others``: index, below K, of the frame that is mixed into each copy.
         """
         frames, changed, weights = pixels.cpu()[:, :, None], [], []
         for frame, other in zip(frames, others, strict=True):
@@ -166,7 +166,7 @@ class CopyAugmentation:
 
     @staticmethod
     def _random_changes(augment: Augment, rng: np.random.Generator) -> Augment:
-        """``augment`` with a random selection of its changes; a flip has its own probability."""
+        """``augment`` with a random selection of its changes; a flip keeps its own probability."""
         return replace(augment, **{name: 0.0 for name in PIXEL_CHANGES if rng.random() < 0.5})
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ class GaussianRedraw:
 
 
 class ReidAugmentation:
-    """All augmentations of ``model=reid``; each may be absent.
+    """All augmentations of ``model=reid``, each of which may be absent.
 
     ``copies`` adds pairs of copies to each batch. ``redraw`` redraws latents (not pixels). ``noise`` is the maximum
     standard deviation of Gaussian noise, in normalized units; each frame has a uniform random standard deviation.
@@ -280,7 +280,10 @@ class ReidAugmentation:
         self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
 
     def sample_copies(self, pairs: int, *, with_originals: bool, distinct: bool = False) -> Copies | None:
-        """Copies for a batch of ``pairs`` pairs of frames, ``distinct``: of different frames; None without copies."""
+        """Copies for a batch of ``pairs`` pairs of frames; None if copies are disabled.
+
+        With ``distinct``, the copies are of different frames.
+        """
         count = 0 if self.copies is None else max(int(distinct), round(self.copies.share * pairs))
         if self.frame_bank is None or not count:
             return None
@@ -288,11 +291,11 @@ class ReidAugmentation:
         return bank.sample_with_originals(count) if with_originals else bank.sample_pairs(count, distinct)
 
     def augment_whitened(self, x: Tensor) -> Tensor:
-        """Augment frames as the data module yields them, whitened latents or pixels, (B, C, H, W): redraws some."""
+        """Redraw some of the frames of the data module: whitened latents, (B, C, H, W); pixels stay."""
         return x if self.redraw is None else self.redraw(x)
 
     def augment_inputs(self, x: Tensor, std: Tensor) -> Tensor:
-        """Add Gaussian noise to frames and copies, (B, C, H, W), relative to ``std``, the network's input std."""
+        """Add Gaussian noise to frames and copies, (B, C, H, W), relative to ``std``, the input std of the network."""
         if not self.noise:
             return x
         level = self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)

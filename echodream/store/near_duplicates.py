@@ -14,7 +14,7 @@ import numpy as np
 from echodream.store.reader import Store
 
 MAX_HASHED_FRAMES = 64
-"""Largest number of hashed frames of a recording. Evenly spaced frames also find trimmed copies."""
+"""Largest number of hashed frames of a recording, evenly spaced, so that trimmed copies are found, too."""
 _SIDE, _HASH_SIDE = 48, 16
 """Side in pixels of small frames for the comparison and for the hash."""
 _COMPONENTS, _VARIANCE = 24, 0.98

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from echodream.datamodules import augmentation
-from echodream.datamodules.random_transforms import PARAMETERS, RandomTransform, Transform
+from echodream.datamodules.augmentation import Transform
+from echodream.datamodules.random_transforms import PARAMETERS, RandomTransform
 from echodream.errors import UserError
 
 C, F, H, W = 2, 3, 10, 14
