@@ -52,8 +52,8 @@ def passes_for_power(choosing: int, certifying: int, beta: float, delta: float, 
     """Largest number k of passing controls in threshold selection with which certification succeeds at ``power``.
 
     ``choosing`` controls select the threshold, the (k + 1)-th lowest of their scores; ``certifying`` other controls
-    certify ``beta``. The number of these that pass is beta-binomial, Beta(k + 1, choosing - k), for any distribution
-    of scores. Returns -1 if k = 0 does not reach ``power``.
+    certify ``beta``. The number of certifying controls that pass is beta-binomial, Beta(k + 1, choosing - k), for any
+    distribution of scores. Returns -1 if k = 0 does not reach ``power``.
     """
     from scipy.stats import betabinom
 

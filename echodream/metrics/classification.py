@@ -102,7 +102,7 @@ def multiclass_metrics(
     """One-vs-rest metrics of each class (``auc_<name>``) and their means (``auc``): (N, K) and int (N,) to (R,) each.
 
     The prediction is the most probable class. Means are over classes with a defined value. ``accuracy_<name>`` is the
-    sensitivity of a class; the mean of these is the balanced accuracy.
+    sensitivity of a class; the balanced accuracy is the mean of these sensitivities.
     """
     prediction = probabilities.argmax(axis=1)
     per_class: dict[str, list[np.ndarray]] = {}

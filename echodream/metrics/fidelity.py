@@ -70,7 +70,7 @@ class FidelityMetric:
     is_distance: bool = False
     """Whether the metric is a nonnegative distance; the report shows distances as multiples of their floors."""
     input_kind: str = "features"
-    """Input: "features", "spectrum" (power spectra), or "logits" (of the samples alone; floor: those of real data)."""
+    """Input: "features", "spectrum" (power spectra), or "logits" (of one set; the floor is that of real data)."""
 
 
 def _prdc_metric(name: str, description: str) -> FidelityMetric:

@@ -11,10 +11,11 @@ from echodream.metrics.bootstrap import Estimate, mean_estimate
 
 
 def prdc_rows(in_real_ball: np.ndarray, in_synthetic_ball: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """PRDC as values with the metric as mean: precision and density per sample, (N,), the others per real row, (M,).
+    """PRDC as values whose means are the metrics.
 
-    ``in_real_ball``: whether sample i lies in the ball of real row j, bool (N, M). ``in_synthetic_ball``: whether real
-    row j lies in the ball of sample i, bool (N, M).
+    Precision and density have a value per sample, (N,), recall and coverage per real row, (M,). ``in_real_ball``:
+    whether sample i lies in the ball of real row j, bool (N, M). ``in_synthetic_ball``: whether real row j lies in the
+    ball of sample i, bool (N, M).
     """
     return {
         "precision": in_real_ball.any(axis=1).astype(np.float64),
@@ -25,7 +26,7 @@ def prdc_rows(in_real_ball: np.ndarray, in_synthetic_ball: np.ndarray, k: int) -
 
 
 def prdc_estimates(within: np.ndarray, between: np.ndarray, others: np.ndarray, k: int) -> dict[str, Estimate]:
-    """PRDC from squared distances within samples, (N, N), between samples and real rows, (N, M), within these, (M, M).
+    """PRDC from squared distances: within samples, (N, N), from samples to real rows, (N, M), within real rows, (M, M).
 
     Influences are computed with fixed radii: a ball has an influence on the other set through the rows that no other
     ball contains. Raises ``ValueError`` unless 1 <= ``k`` < N, M.

@@ -35,7 +35,8 @@ class Pairs:
     def weights(self, counts: Array) -> Array:
         """Weight of each pair, float64 (P,), in a bootstrap sample that contains patient p ``counts[p]`` times.
 
-        The weight of a genuine pair is the count of its patient, that of an impostor pair the product of both counts.
+        The weight of a genuine pair is the count of its patient; the weight of an impostor pair is the product of both
+        counts.
         """
         return np.where(self.same, counts[self.first], counts[self.first] * counts[self.second]).astype(np.float64)
 

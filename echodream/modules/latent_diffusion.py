@@ -226,7 +226,7 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
 
 
 def _key_frame_std(data: StoreData, channels: int) -> tuple[float, ...]:
-    """Standard deviations per channel: 1 for the first key frame; for the others, of the second minus the first."""
+    """Standard deviation per channel: 1 for the first key frame; that of the second minus the first for the others."""
     x = torch.stack([sample["x"] for sample in _select_training_samples(data)]).double()
     difference = x[:, channels : 2 * channels] - x[:, :channels]
     std = difference.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist()

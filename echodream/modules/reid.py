@@ -79,8 +79,8 @@ class Reid(MetricLearning):
     def _add_copies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Frames and copies (N, C, H, W), original frames (N, C, H, W), identities (N,) and pairs of rows (P, 2).
 
-        Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame.
-        Heads with ``only_copies`` get only the former.
+        Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame. Heads with
+        ``only_copies`` get only pairs of copies of one frame.
         """
         x = originals = torch.cat([batch["x"], batch["other"]])
         identity = self.recording_labels([*batch["name"], *batch["other_name"]])

@@ -30,10 +30,10 @@ def _leaflet_curve(hinge: np.ndarray, other: np.ndarray, share: float, opening: 
     tip_angle = closed + (swing - closed) * opening
     control_angle = 1.5 * closed + (1.18 * swing - 1.5 * closed) * opening
 
-    def curve_point(distance: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    def point_at_angle(distance: np.ndarray, angle: np.ndarray) -> np.ndarray:
         return hinge + distance[:, None] * (along * np.cos(angle)[:, None] + apical * np.sin(angle)[:, None])
 
-    tip, control = curve_point(length, tip_angle)[:, None], curve_point(0.55 * length, control_angle)[:, None]
+    tip, control = point_at_angle(length, tip_angle)[:, None], point_at_angle(0.55 * length, control_angle)[:, None]
     t = np.linspace(0, 1, LEAFLET_POINTS)[None, :, None]
     return (1 - t) ** 2 * hinge[:, None] + 2 * t * (1 - t) * control + t**2 * tip
 

@@ -153,9 +153,10 @@ def filter_(
 
 
 def _find_videos(videos: Path, study: Store) -> Store | None:
-    """The store that the latents ``study`` were encoded from: ``videos`` or a neighbor; None if there is no ``videos``.
+    """Store that the latents ``study`` were encoded from: ``videos``, or a store in the same folder.
 
-    With ``stage=keyframes``, the latents are of the neighbor ``videos_keyframes``.
+    With ``stage=keyframes``, the latents are encoded from ``videos_keyframes``. Returns ``videos`` if no store matches,
+    and None if ``videos`` does not exist.
     """
     if not videos.exists():
         return None

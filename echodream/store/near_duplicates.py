@@ -22,7 +22,7 @@ _COMPONENTS, _VARIANCE = 24, 0.98
 _TABLES, _BITS = 6, 14
 """Number of hash tables, and number of bits of a hash."""
 _NEIGHBORS = 8
-"""Number of recordings in the same bucket with which a recording is compared: its next ones along a projection."""
+"""Number of recordings in the same bucket with which a recording is compared: the next ones along a projection."""
 _MAX_DISTANCE = 0.2
 """Largest mean squared difference of the whitened components, of unit variance, of a candidate pair."""
 _SAME_FRAME, _SAME_IMAGE = 0.89, 0.93
@@ -35,7 +35,7 @@ _PCA_FRAMES = 4096
 _MAX_COMPARED = 512
 """Largest number of frames of the shorter recording that are compared with all frames of the longer one."""
 _MIN_DEVIATION = 4
-"""Smallest standard deviation of the gray levels of a hashed frame; frames below have no content."""
+"""Smallest standard deviation of the gray levels of a hashed frame with content."""
 
 
 @dataclass(frozen=True)

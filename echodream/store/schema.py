@@ -153,7 +153,7 @@ def _parse_strict_json(text: str) -> dict[str, Any]:
         raise ValueError("the JSON is nested too deeply") from error
     if not isinstance(raw, dict):
         raise ValueError("the content is not a JSON object")
-    if not _within_depth(raw, _MAX_DEPTH):
+    if not _is_nested_at_most(raw, _MAX_DEPTH):
         raise ValueError("the JSON is nested too deeply")
     return raw
 
@@ -170,9 +170,9 @@ def _parse_finite(text: str) -> float:
     return value
 
 
-def _within_depth(value: Any, depth: int) -> bool:
+def _is_nested_at_most(value: Any, depth: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth >= 0 and all(_within_depth(item, depth - 1) for item in inner)
+    return depth >= 0 and all(_is_nested_at_most(item, depth - 1) for item in inner)
 
 
 def _is_number(value: object) -> bool:
