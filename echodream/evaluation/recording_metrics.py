@@ -43,7 +43,7 @@ class RecordingMetrics:
 
 
 def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterator[tuple[str, MetricRecord]]:
-    """Yield name and entry of each metric: the mean over synthetic recordings, with that over real ones as floor."""
+    """Yield name and entry of each metric: the mean over synthetic recordings; floor: the mean over real ones."""
     for name in map(str, synthetic.table):
         value, statistics, recordings = synthetic.summary(name)
         floor, real_statistics, patients = real.summary(name)

@@ -126,7 +126,7 @@ class CopyGenerator:
         patients, names = self.recordings.table["PatientID"].astype(str).to_numpy(), self.recordings.names
         rows = sorted(np.flatnonzero(patients != patients[selection.row]).tolist(), key=lambda row: names[row])
         if not rows:
-            raise UserError(f"{self.recordings.store.root} has one TRAIN patient only, who is blended with nobody else")
+            raise UserError(f"{self.recordings.store.root} has one TRAIN patient only, and none to blend copies with")
         row = rows[int(rng.integers(len(rows)))]
         return FrameSelection(row, np.sort(rng.integers(self.recordings.frames[row], size=len(selection.frames))))
 

@@ -65,8 +65,8 @@ def split_patients(
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Patients whose copies choose the threshold, a ``share`` of all, and patients whose copies certify the threshold.
 
-    The split is stratified by the set of transforms that a patient has copies of. It depends on names and seed, not on
-    the order of patients.
+    The split is stratified by the set of transforms that a patient has copies of. The split depends on names and seed,
+    not on the order of patients.
     """
     members = {kind: frozenset(controls[kind].patients.tolist()) for kind in sorted(controls)}
     strata: dict[tuple[str, ...], list[str]] = {}

@@ -96,9 +96,9 @@ class Rule(ABC):
 class Percentile(Rule):
     """The published rule (EchoNet-Synthetic): tau is a percentile of the train-to-test maxima of Pearson correlation.
 
-    These are maxima over test images, but tau is applied to maxima over training images. Therefore the rule rejects
-    about 1 - .95^(n_train / n_test) of harmless samples. The rule gives no guarantee; controls and calibration patients
-    are only measured.
+    The maxima are over test images, but tau is applied to maxima over training images. The rule therefore rejects about
+    1 - .95^(n_train / n_test) of harmless samples. The rule gives no guarantee; controls and calibration patients are
+    only measured.
     """
 
     name: ClassVar[str] = "percentile"
@@ -149,10 +149,10 @@ class Calibrated(Rule):
     but not below the conformal threshold of ``alpha_max``.
 
     Neither several transforms nor several thresholds need a correction. Each transform must be certified, so a wrong
-    claim needs a wrong test of the worst transform (an intersection-union test). Fewer copies pass a lower threshold.
-    Therefore a wrong claim at the final tau implies a wrong test just above the highest tau at which beta truly holds.
-    This tau is fixed, so the probability is at most delta (fixed-sequence testing; Bates et al. 2021, Angelopoulos et
-    al. 2021).
+    claim needs a wrong test of the worst transform (an intersection-union test). Fewer copies pass a lower threshold. A
+    wrong claim at the final tau therefore implies a wrong test just above the highest tau at which beta truly holds.
+    The highest such tau is fixed, so the probability of a wrong claim is at most delta (fixed-sequence testing; Bates
+    et al. 2021, Angelopoulos et al. 2021).
 
     ``choose``: fraction of the patients whose copies choose the first tau; with 0, the first tau is that of ``alpha``.
     With several networks, a sample is rejected if one of them rejects it, and each network has an equal share of

@@ -59,8 +59,8 @@ def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tens
     """Similarity of each row of ``x``, (n, D), to each row of ``y``, (m, D), both normalized: float32 (n, m).
 
     Similarities are computed in double precision and rounded, so that equal pairs have equal values in any block.
-    Euclidean distances are negative. They are computed from dot products after subtraction of ``center``, float32 (D,),
-    a point near the data, or from differences where rounding would be too large.
+    Euclidean distances are negative, and computed from dot products after subtraction of ``center``, float32 (D,), a
+    point near the data, or from differences where rounding would be too large.
     """
     x, y = x.double(), y.double()
     if similarity != "euclidean":

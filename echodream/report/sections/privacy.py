@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from echodream.audit.measure import exact_value
 from echodream.metrics.bootstrap import Interval
+from echodream.privacy.certification import WEAKEST
 from echodream.report.number_format import (
     axis_end,
     capitalized,
@@ -26,8 +27,6 @@ from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
 KINDS = ("video", "image")
 """Kinds of samples that are filtered and audited."""
-WEAKEST_COPY = "weakest of all"
-"""Name of the row of the decision table that takes the copy of lowest score of each patient."""
 
 
 def verdict(sources: Sources) -> Verdict:
@@ -73,7 +72,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         return Verdict("Privacy", "bad", label, sentence=statement, statement=statement, numbers=numbers)
     settings, decisions = decision["settings"], int(decision.get("tries", 1))
     beta, confidence = float(settings["beta"]), _joint_confidence(decision)
-    covered = [row for row in decision["table"] if row["transform"] != WEAKEST_COPY]
+    covered = [row for row in decision["table"] if row["transform"] != WEAKEST]
     transforms = (
         f"any of {len(covered)} declared ways" if len(covered) > 1 else f"the declared way ({covered[0]['transform']})"
     )
