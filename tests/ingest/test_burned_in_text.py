@@ -12,10 +12,9 @@ from echodream.ingest.burned_in_text import TextBox, find_text, handle_text
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits
-from echodream.ingest.split import SplitRatios
 from echodream.ingest.videos import Videos
-from echodream.stages.ingest import ingest
 from echodream.store import Store
+from tests.support.ingesting import run_ingest
 from tests.support.raw_files import write_video
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -138,19 +137,8 @@ def clips(tmp_path: Path, hearts: list[np.ndarray]) -> Path:
 
 def run(raw: Path, text: str | None, max_rejected: float = 0.5) -> tuple[Store, dict[str, object]]:
     dst = raw.parent / f"store-{text}"
-    summary = ingest(
-        source=Videos(),
-        prepare=Preprocessing(fps=None, size=None, text=text),
-        split=SplitRatios(),
-        limits=Limits(),
-        raw=str(raw),
-        dst=str(dst),
-        max_rejected=max_rejected,
-        workers=0,
-        timeout=60.0,
-        command="",
-        code_version="",
-    )
+    prepare = Preprocessing(fps=None, size=None, text=text)
+    summary = run_ingest(dst, Videos(), raw, prepare=prepare, max_rejected=max_rejected)
     assert summary.problem is None
     return Store(dst), dict(summary.facts)
 

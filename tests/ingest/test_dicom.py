@@ -25,12 +25,11 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.dicom import Dicom
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
-from echodream.ingest.split import SplitRatios
 from echodream.runs.summary import Summary
-from echodream.stages.ingest import ingest
 from echodream.store.schema import is_valid_name
 from tests.support.dicom_files import SECRETS, encapsulated, write
 from tests.support.fakes import tree
+from tests.support.ingesting import run_ingest
 
 HEIGHT, WIDTH, COUNT = 150, 200, 12
 
@@ -364,19 +363,7 @@ def test_a_region_may_end_at_the_border_of_the_image(tmp_path: Path, source: Dic
 
 
 def _ingest(source: Dicom, raw: Path, dst: Path, max_rejected: float = 0.0) -> Summary:
-    return ingest(
-        source=source,
-        prepare=Preprocessing(),
-        split=SplitRatios(),
-        limits=Limits(),
-        raw=str(raw),
-        dst=str(dst),
-        max_rejected=max_rejected,
-        workers=0,
-        timeout=60.0,
-        command="",
-        code_version="1",
-    )
+    return run_ingest(dst, source, raw, prepare=Preprocessing(), max_rejected=max_rejected)
 
 
 def test_a_private_list_names_the_file_of_each_pseudonym(tmp_path: Path, source: Dicom) -> None:

@@ -14,11 +14,10 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.images import Images
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
-from echodream.ingest.split import SplitRatios
 from echodream.runs.summary import Summary
-from echodream.stages.ingest import ingest
 from echodream.stages.verify import verify
 from echodream.store import Store
+from tests.support.ingesting import run_ingest
 from tests.support.raw_files import cut, write_csv
 
 STILL = Limits(min_frames=1, max_frames=1)
@@ -66,19 +65,8 @@ def by_name(source: Images, root: Path) -> dict[str, Recording]:
 
 
 def run(dst: Path, source: object, raw: Path, fps: float | None = None, max_rejected: float = 0.0) -> Summary:
-    return ingest(
-        source=source,  # type: ignore[arg-type]
-        prepare=Preprocessing(fps=fps, size=None),
-        split=SplitRatios(),
-        limits=STILL,
-        raw=str(raw),
-        dst=str(dst),
-        max_rejected=max_rejected,
-        workers=0,
-        timeout=60.0,
-        command="",
-        code_version="1",
-    )
+    prepare = Preprocessing(fps=fps, size=None)
+    return run_ingest(dst, source, raw, prepare=prepare, limits=STILL, max_rejected=max_rejected)
 
 
 def test_each_image_is_a_recording_also_where_names_differ_in_a_number_alone(tmp_path: Path) -> None:

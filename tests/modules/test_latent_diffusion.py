@@ -26,6 +26,7 @@ from echodream.errors import UserError
 from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.training import fit as training
 from tests.support.gaussians import cumulative
+from tests.support.interruptions import StopTraining
 from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, H, W, latent_store, train_cfg
 from tests.support.tiny_vae import moving_disc_store
 
@@ -176,15 +177,6 @@ def test_metrics_and_pictures(study: Path, trained: dict[str, LatentDiffusion]) 
     assert [path.name for path in sorted((study / "pictures").iterdir())] == ["samples_00000.png", "samples_00001.png"]
 
 
-class Stop(Callback):
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.when = (epoch, batch)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == self.when:
-            raise OSError("accident")
-
-
 def with_callback(patch: pytest.MonkeyPatch, callback: Callback) -> None:
     make = training.make_trainer
     patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, callback], **more))
@@ -198,7 +190,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     latent_store(tmp_path / "latents")
     for epoch, batch in ((0, 2), (1, 1)):
         with monkeypatch.context() as patch:
-            with_callback(patch, Stop(epoch, batch))
+            with_callback(patch, StopTraining(epoch, batch))
             with pytest.raises(OSError, match="accident"):
                 engine.train(train_cfg(tmp_path, kind))
         assert not (tmp_path / kind).exists()

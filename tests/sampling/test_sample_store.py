@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.sampling import sample_store as drawing
 from echodream.store import Store, StoreWriter, find_problems
+from tests.support.interruptions import Accident, failing_after
 from tests.support.sampling_study import ROOT, bytes_of, command, image, planted, same, study, video, whitened
 from tests.support.tiny_diffusion import CLASSES, C, H, W, sample_cfg
 
@@ -75,22 +75,6 @@ def test_a_row_is_the_same_for_any_batch_and_length_of_the_list(tmp_path: Path) 
 def one_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code's version, whatever happens to the checkout meanwhile."""
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
-
-
-class Accident(Exception):
-    pass
-
-
-def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    left = [count]
-
-    def wrapped(*args: Any, **more: Any) -> Any:
-        if not left[0]:
-            raise Accident
-        left[0] -= 1
-        return call(*args, **more)
-
-    return wrapped
 
 
 @pytest.mark.slow

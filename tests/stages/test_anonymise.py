@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
 from echodream.sampling import sample_store as drawing
 from echodream.store import Store, StoreWriter, find_problems
+from tests.support.interruptions import Accident, failing_after
 from tests.support.sampling_study import bytes_of, planted, same, whitened
 from tests.support.tiny_diffusion import (
     CLASSES,
@@ -167,22 +168,6 @@ def test_an_image_depends_on_the_seed_and_itself_alone(folder: Path) -> None:
         assert np.abs(latents - wanted).mean() > 0.1
     three = whitened(whole)[0]
     assert np.abs(three[0] - three[1] - (three[1] - three[2])).mean() > 0.1  # each frame has noise of its own
-
-
-class Accident(Exception):
-    pass
-
-
-def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    left = [count]
-
-    def wrapped(*args: Any, **more: Any) -> Any:
-        if not left[0]:
-            raise Accident
-        left[0] -= 1
-        return call(*args, **more)
-
-    return wrapped
 
 
 @pytest.mark.slow

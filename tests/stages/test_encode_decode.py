@@ -20,6 +20,7 @@ from echodream.errors import UserError
 from echodream.stages import decode as decoding
 from echodream.stages import encode as encoding
 from echodream.store import Store, StoreWriter, find_problems
+from tests.support.interruptions import Accident, failing_after
 from tests.support.tiny_vae import (
     HEIGHT,
     WIDTH,
@@ -126,22 +127,6 @@ def test_encoding_again_reproduces_the_bytes(tmp_path: Path, caplog: pytest.LogC
 def one_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code's version, whatever happens to the checkout meanwhile."""
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
-
-
-class Accident(Exception):
-    pass
-
-
-def failing_after(count: int, save: Callable[..., Any]) -> Callable[..., Any]:
-    left = [count]
-
-    def wrapped(*args: Any) -> Any:
-        if not left[0]:
-            raise Accident
-        left[0] -= 1
-        return save(*args)
-
-    return wrapped
 
 
 @pytest.mark.slow

@@ -13,27 +13,15 @@ from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
 from echodream.ingest.split import SplitRatios
 from echodream.runs.summary import Summary
-from echodream.stages.ingest import ingest
 from echodream.stages.verify import verify
 from echodream.store import Store, StoreError
 from tests.support.fakes import Fake, flip, listing, noise, tree
+from tests.support.ingesting import run_ingest
 
 
-def run(dst: Path, source: Any, **changes: Any) -> Summary:
-    arguments = {
-        "source": source,
-        "prepare": Preprocessing(fps=None, size=None),
-        "split": SplitRatios(),
-        "limits": Limits(max_frames=50),
-        "raw": None,
-        "dst": str(dst),
-        "max_rejected": 0.0,
-        "workers": 0,
-        "timeout": 60.0,
-        "command": "python sample.py",
-        "code_version": "1",
-    }
-    return ingest(**{**arguments, **changes})  # type: ignore[arg-type]
+def run(dst: Path, source: Any, raw: Any = None, **changes: Any) -> Summary:
+    defaults = {"limits": Limits(max_frames=50), "command": "python sample.py"}
+    return run_ingest(dst, source, raw, **{**defaults, **changes})
 
 
 def rejected(dst: Path) -> dict[str, tuple[str, str]]:

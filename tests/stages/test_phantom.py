@@ -15,13 +15,12 @@ from echodream.errors import UserError
 from echodream.ingest.cardiacnet import CardiacNet
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import Preprocessing
-from echodream.ingest.source import Limits, Source
-from echodream.ingest.split import SplitRatios
+from echodream.ingest.source import Source
 from echodream.phantom.layouts import LAYOUTS
-from echodream.stages.ingest import ingest
 from echodream.stages.phantom import phantom
 from echodream.store import Store
 from echodream.store.lock import lock, unlock
+from tests.support.ingesting import run_ingest
 
 STUDY = Phantom(patients=8, size=48, seconds=(0.5, 0.8))
 
@@ -32,19 +31,7 @@ def draw(dst: Path, source: Any = STUDY, layout: str = "cardiacnet", workers: An
 
 
 def take_in(source: Source, raw: Path | None, dst: Path) -> Store:
-    ingest(
-        source=source,
-        prepare=Preprocessing(size=48),
-        split=SplitRatios(),
-        limits=Limits(),
-        raw=None if raw is None else str(raw),
-        dst=str(dst),
-        max_rejected=0.0,
-        workers=0,
-        timeout=60,
-        command="",
-        code_version="",
-    )
+    run_ingest(dst, source, raw, prepare=Preprocessing(size=48), code_version="")
     return Store(dst)
 
 

@@ -32,9 +32,7 @@ from echodream.ingest.media_files import read_gif, read_video_file
 from echodream.ingest.nifti import read_nifti
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Source
-from echodream.ingest.split import SplitRatios
 from echodream.ingest.videos import Videos
-from echodream.stages.ingest import ingest
 from echodream.store import Store, StoreWriter, verify
 from echodream.store.latents import probe_latents, read_latents
 from echodream.store.schema import REQUIRED_COLUMNS, read_dataset
@@ -44,6 +42,7 @@ from tests.support.dicom_files import encapsulated
 from tests.support.dicom_files import write as write_dicom
 from tests.support.fakes import latent_store, noise, posterior, reseal, video_dataset, video_store
 from tests.support.fuzzing import Decoder, answer, check_sentence, damaged, fuzz
+from tests.support.ingesting import run_ingest
 
 CASES = {
     "file list": 400,
@@ -439,19 +438,9 @@ def ingest_or_refuse(source: Source, raw: Path) -> None:
     dst = raw.parent / "store"
     for left in (dst, dst.with_name("store.partial")):
         shutil.rmtree(left, ignore_errors=True)
-    summary = ingest(
-        source=source,
-        prepare=Preprocessing(fps=None, size=(16, 16), max_black=1.0, max_frozen=1.0),
-        split=SplitRatios(),
-        limits=replace(LIMITS, min_frames=1 if isinstance(source, Images) else 2),
-        raw=str(raw),
-        dst=str(dst),
-        max_rejected=0.0,
-        workers=0,
-        timeout=60.0,
-        command="",
-        code_version="",
-    )
+    prepare = Preprocessing(fps=None, size=(16, 16), max_black=1.0, max_frozen=1.0)
+    limits = replace(LIMITS, min_frames=1 if isinstance(source, Images) else 2)
+    summary = run_ingest(dst, source, raw, prepare=prepare, limits=limits)
     if summary.problem is not None:
         raise UserError(summary.problem)
     verify(dst)

@@ -32,6 +32,7 @@ from echodream.store.schema import CHECKSUMS
 from echodream.training import fit as training
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
+from tests.support.interruptions import StopTraining
 from tests.support.tiny_vae import HEIGHT, WIDTH, moving_disc, moving_disc_store, train_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,17 +157,6 @@ def test_a_picture_of_each_validation_is_kept(trained: Path) -> None:
     assert drawn == pytest.approx(np.minimum(4 * np.abs(shown - made), 255), abs=5)
 
 
-class Stop(Callback):
-    """An accident in a batch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.when = (epoch, batch)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == self.when:
-            raise OSError("accident")
-
-
 def accident(cfg: Any, monkeypatch: pytest.MonkeyPatch, *callbacks: Callback) -> None:
     """Train until something raises."""
     make = training.make_trainer
@@ -191,7 +181,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
     engine.train(train_cfg(straight, *more))
     for epoch, batch in ((0, 2), (1, 1), (2, 3)):
-        accident(train_cfg(broken, *more), monkeypatch, Stop(epoch, batch))
+        accident(train_cfg(broken, *more), monkeypatch, StopTraining(epoch, batch))
         assert not (broken / "vae").exists()
 
     class Late(Callback):
@@ -209,7 +199,7 @@ def test_an_epoch_without_validation_leaves_a_checkpoint_too(tmp_path: Path, mon
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
     straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
     engine.train(train_cfg(straight, *few))
-    accident(train_cfg(broken, *few), monkeypatch, Stop(1, 1))
+    accident(train_cfg(broken, *few), monkeypatch, StopTraining(1, 1))
     (last,) = (broken / "runs").glob("*/last.ckpt")
     assert torch.load(last, weights_only=True)["epoch"] == 0
     engine.train(train_cfg(broken, *few))
