@@ -53,7 +53,7 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
 
 
 def read_artifact(root: str | Path, *models: str) -> Artifact:
-    """Read ``artifact.json`` in ``root``. Raises ``UserError`` if it is unreadable or describes none of ``models``."""
+    """Read ``artifact.json`` in ``root``. Raises ``UserError`` if the file is unreadable or of none of ``models``."""
     path = Path(root) / METADATA_FILE
     try:
         artifact = Artifact(**json.loads(path.read_text(encoding="utf-8")))

@@ -26,7 +26,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a safetensors or torch file. Raises ``UserError`` if it is missing, unsafe, or has another ``sha256``."""
+    """Read a safetensors or torch file. Raises ``UserError`` for a missing or unsafe file, or another ``sha256``."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -70,7 +70,7 @@ def save_network(network: nn.Module, folder: Path, config: Mapping[str, Any]) ->
 
 
 def diffusers_weights_file(folder: Path) -> str:
-    """Path of the weights in a ``folder`` that diffusers wrote. Raises ``UserError`` if it contains no weights."""
+    """Path of the weights in a ``folder`` that diffusers wrote. Raises ``UserError`` without weights."""
     for suffix in (".safetensors", ".bin"):
         if (file := folder / f"diffusion_pytorch_model{suffix}").is_file():
             return str(file)

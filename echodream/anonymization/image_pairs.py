@@ -53,7 +53,7 @@ def open_complete_store(path: str, key: str) -> Store:
 
 
 def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
-    """The stores ``real`` and ``src``. Raises ``UserError`` if they are equal, or hold different kinds of images."""
+    """The stores ``real`` and ``src``. Raises ``UserError`` for equal stores, and for different kinds of images."""
     original, anonymized = open_complete_store(real, "real"), open_complete_store(src, "src")
     a, b = original.dataset, anonymized.dataset
     if (a.kind, a.channels) != (b.kind, b.channels):

@@ -29,7 +29,7 @@ def replace_aliases(arguments: Sequence[str]) -> list[str]:
     """Replace old spellings in ``arguments``, each with a notice on stderr, and quote paths for hydra.
 
     The guidance scale of a condition that conf/guidance does not list gets a "+": guidance.age=2 becomes
-    +guidance.age=2. ``refuse_impossible_pairs`` checks it against the conditions of the model.
+    +guidance.age=2. ``refuse_impossible_pairs`` checks this scale against the conditions of the model.
     """
     is_sweep = any(_SWEEP_ARGUMENT.match(argument) for argument in arguments)
     return [_quote_text(_replace_alias(argument), is_sweep) for argument in arguments]

@@ -64,7 +64,7 @@ class Recordings:
         return np.unique(self.table["PatientID"].astype(str).to_numpy(), return_inverse=True)[1]
 
     def column(self, name: str) -> np.ndarray:
-        """Column ``name`` of FileList.csv, (N,). Raises ``UserError`` if it is missing."""
+        """Column ``name`` of FileList.csv, (N,). Raises ``UserError`` for a missing column."""
         require_column(self.store.root, self.table, name)
         return self.table[name].to_numpy()
 

@@ -86,7 +86,7 @@ class DiffusionModel(nn.Module):
         self.is_video = denoiser.is_video
 
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
-        """Prediction for x_t (B, C, *rest) at t (B,). Where ``keep`` is false, a condition has its null embedding."""
+        """Prediction for x_t (B, C, *rest) at t (B,). Conditions are null embeddings where ``keep`` is false."""
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def repeat_values(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]
 
 
 def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
-    """Load the artifact ``folder`` of train.py model=``name``. Raises ``UserError`` if it is invalid."""
+    """Load the artifact ``folder`` of train.py model=``name``. Raises ``UserError`` for an invalid artifact."""
     artifact, root, denoiser = read_artifact(folder, name), Path(folder), load_denoiser(folder)
     try:
         settings: Any = json.loads((root / METADATA_FILE).read_text(encoding="utf-8"))

@@ -112,9 +112,9 @@ class PosteriorSample(Control):
 class PixelTransform(RandomTransform, Control):
     """Copies with transformed frames: samples of the posterior of the transformed pixels.
 
-    Frames come from the video store, or are decoded from the latents without it. A copy without any transform is
-    decoded and encoded. Each copy has one sample of the amounts and ranges of ``RandomTransform``. ``interpolate``
-    mixes the encoded latents with those of another patient.
+    Frames come from the video store; without a video store, frames are decoded from the latents. A copy without any
+    transform is decoded and encoded. Each copy has one sample of the amounts and ranges of ``RandomTransform``.
+    ``interpolate`` mixes the encoded latents with those of another patient.
     """
 
     kind: ClassVar[str] = "pixels"

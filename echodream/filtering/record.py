@@ -36,7 +36,7 @@ def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Ma
 
 
 def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether both folders are complete. Raises ``UserError`` if one of them was made with other settings.
+    """Whether both folders are complete. Raises ``UserError`` for a folder with other settings.
 
     ``private`` may have a decision about other samples with the same settings.
     """

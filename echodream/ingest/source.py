@@ -81,7 +81,7 @@ class Recording:
     columns: Mapping[str, CellValue] = field(default_factory=dict)
     """Values of the study columns, such as class_id, class_name, EF, View."""
     problem: str | None = None
-    """Reason for rejection that is known before decoding; ``rejected.csv`` lists it."""
+    """Reason for rejection that is known before decoding; ``rejected.csv`` lists the reason."""
     counted: bool = True
     """Whether a rejected recording counts for ``max_rejected``; False for files such as a README."""
     evidence: PatientEvidence | None = field(default=None, repr=False)

@@ -43,7 +43,7 @@ def _svd_of_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def check_features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``x``, (N, D), and ``y``, (M, D), as float64. Raises ``ValueError`` unless they are finite and N, M >= 2."""
+    """``x``, (N, D), and ``y``, (M, D), as float64. Raises ``ValueError`` unless all are finite, and N, M >= 2."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")

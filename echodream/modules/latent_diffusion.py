@@ -79,7 +79,7 @@ class LatentDiffusion(Trainable):
         self.model: DiffusionModel
 
     def configure_from_data(self, data: StoreData) -> None:
-        """Build the network for the latents and conditions of ``data``. Raises ``UserError`` if they do not fit."""
+        """Build the network for the latents and conditions of ``data``. Raises ``UserError`` for unsuitable data."""
         store, view = data.store, data.view
         if store.dataset.kind != "latent":
             raise UserError(f"{store.root} holds videos: encode them (stage=encode), or give src= a store of latents")

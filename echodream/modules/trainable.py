@@ -93,7 +93,7 @@ class Trainable(pl.LightningModule):
         raise UserError(f"the {quantity} is not finite on a batch of {names}: {remedy}")
 
     def log_training_loss(self, loss: Tensor, recordings: Sequence[str], batch_size: int, **options: Any) -> Tensor:
-        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` if it is not finite."""
+        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` for an infinite loss or NaN."""
         if not torch.isfinite(loss):
             self.raise_not_finite("loss", recordings)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size, **options)

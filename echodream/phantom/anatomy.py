@@ -26,7 +26,7 @@ BODY_SIZE_SD = 0.045
 
 
 def normal_field(mean: float, sd: float, scales_with_body: bool = False) -> Any:
-    """Declare a field with a normal distribution; ``scales_with_body`` makes it proportional to body size."""
+    """Declare a field with a normal distribution; ``scales_with_body`` makes the value proportional to body size."""
     return field(metadata={"normal": (mean, sd), "scales_with_body": scales_with_body})
 
 

@@ -59,7 +59,7 @@ class Evidence:
         return self.calibration.values if self.networks == 1 else rank_grid(len(self.calibration))
 
     @property
-    def rows(self) -> dict[str, PatientScores]:
+    def certified_controls(self) -> dict[str, PatientScores]:
         """Controls sorted by name, and, if any, the lowest score of each patient with copies under all transforms."""
         rows = {name: self.controls[name] for name in sorted(self.controls)}
         lowest = certification.lowest_patient_scores(rows) if len(rows) > 1 else None
@@ -116,7 +116,7 @@ class Percentile(Rule):
             raise UserError("rule=percentile needs the train-to-test maxima: the study must have test patients.")
         maxima = finite_scores(evidence.train_to_test, "train-to-test maxima")
         tau = float(np.percentile(maxima, self.percent))
-        rows = evidence.rows
+        rows = evidence.certified_controls
         patients = frozenset(name for scores in rows.values() for name in scores.patients.tolist())
         table = certify(rows, tau, self.delta, frozenset(), patients) if rows else ()
         if evidence.networks > 1:
@@ -189,7 +189,7 @@ class Calibrated(Rule):
 
     def decide(self, evidence: Evidence) -> Decision:
         """Choose tau and certify it. No sample may pass unless the decision ``passed``."""
-        rows = evidence.rows
+        rows = evidence.certified_controls
         required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
         choosing, certifying = certification.split_patients(evidence.controls, self.choose, self.seed)
         failure = self._too_little_evidence(evidence, required, certifying)

@@ -170,6 +170,6 @@ def _tick_label(value: float) -> str:
 
 
 def _svg_element(css_class: str, height: int, elements: Sequence[str], group: str = "", label: str = "") -> Markup:
-    """An SVG element. Without ``label`` it is hidden from screen readers, because the page has its numbers as text."""
+    """SVG element; without ``label``, hidden from screen readers, because the page has its numbers as text."""
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     return Markup(f'<svg class="{css_class} {group}" width="100%" height="{height}" {role}>{"".join(elements)}</svg>')

@@ -116,13 +116,13 @@ def parse_interval(entry: Any) -> Interval | None:
     """
     record = entry if isinstance(entry, Mapping) else {"value": entry}
     numbers = (record["value"], record.get("low"), record.get("high"))
-    value, low, high = (_finite_or_none(number) for number in numbers)
+    value, low, high = (_parse_number(number) for number in numbers)
     if value is None:
         return None
     return Interval(value, value if low is None else low, value if high is None else high)
 
 
-def _finite_or_none(number: Any) -> float | None:
+def _parse_number(number: Any) -> float | None:
     if number is None:
         return None
     if not isinstance(number, float) and not validation.is_finite(number):

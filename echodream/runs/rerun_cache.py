@@ -43,7 +43,7 @@ def check_stores(paths: Iterable[Path]) -> None:
 
 
 def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | None:
-    """Summary of a complete earlier run of ``stage``; None if it has no note, or settings or files have changed."""
+    """Summary of a complete earlier run of ``stage``; None without a note, or after a change of settings or files."""
     note = read_record(_note_path(notes, stage))
     if note is None or _is_distributed_run() or partial_path(stage.dst).exists():
         return None
@@ -86,7 +86,7 @@ def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
 
 
 def _file_state(path: Path) -> Any:
-    """Size and modification time of the file ``path``, or of all files in the folder; None if it does not exist."""
+    """Size and modification time of the file ``path``, or of all files in the folder; None for a missing ``path``."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return [[str(file.relative_to(path)), *_size_and_time(file)] for file in files]

@@ -54,7 +54,7 @@ def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidan
 
 
 def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: str) -> DiffusionModel | None:
-    """The weak model for autoguidance, or None. Raises ``UserError`` if its settings differ from those of ``model``."""
+    """The weak model for autoguidance, or None. Raises ``UserError`` if both models have different settings."""
     folder, scale = guidance["auto"]["artifact"], float(guidance["auto"]["scale"])
     if folder is None:
         if scale != 1:
@@ -146,7 +146,10 @@ def labels_fingerprint(labels: str, requests: Mapping[str, Sequence[Any]]) -> st
 def columns_without_values(
     model: DiffusionModel, guidance: Guidance, requests: Mapping[str, Sequence[Any]]
 ) -> list[str]:
-    """Condition columns that are empty for all samples. Raises ``UserError`` if ``guidance`` scales one of them."""
+    """Condition columns that are empty for all samples.
+
+    Raises ``UserError`` if ``guidance`` scales a condition of an empty column.
+    """
     empty = []
     for name, condition in model.conditioner.conditions.items():
         if not isinstance(condition, TokenCondition):

@@ -24,7 +24,7 @@ PRIVATE = (
     "it is for sharing as it is"
 )
 _FRAME_COLUMNS = ("ED", "ES")
-"""Columns with frame numbers of the original recording. A store of anonymized frames does not have them."""
+"""Columns with frame numbers of the original recording. A store of anonymized frames lacks these columns."""
 
 
 def anonymise(

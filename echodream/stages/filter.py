@@ -237,7 +237,7 @@ def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, genera
 def _load_embedder(
     key: str, artifact: str, vae: str, device: str, stores: Sequence[Store], rule: Rule
 ) -> FrameEmbedder:
-    """Load the network of setting ``key``. Raises ``UserError`` if it was not trained for ``stores``, (src, real)."""
+    """Load the network of setting ``key``. Raises ``UserError`` if the network does not fit ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
     for store in stores:
         embedder.check(store)

@@ -56,7 +56,7 @@ def lock_for_writing(folder: Path, file: str | None = None, action: str = "writt
 
 
 def unlock(handle: int) -> None:
-    """Release the lock ``handle``. Does nothing in a forked process, because its parent holds the lock."""
+    """Release the lock ``handle``. In a forked process, the lock stays, because the parent process holds the lock."""
     if handle in _handles:
         _handles.remove(handle)
         os.close(handle)

@@ -40,7 +40,7 @@ class Store:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` if it is missing."""
+        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` without this file."""
         path = self.root / CHECKSUMS
         if not path.is_file():
             raise StoreError(f"{path} is missing: {self.root} is not a complete store")

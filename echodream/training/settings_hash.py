@@ -42,7 +42,7 @@ def settings_hash(cfg: DictConfig) -> str:
 
 
 def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
-    """Metrics of the artifact ``cfg.dst``; None if absent. Raises ``UserError`` if its ``settings`` hash differs."""
+    """Metrics of the artifact ``cfg.dst``; None if absent. Raises ``UserError`` for another ``settings`` hash."""
     dst = Path(cfg.dst)
     if not dst.exists():
         return None

@@ -50,7 +50,7 @@ def redact_values(value: Any) -> Any:
 
 
 def log_artifact(loggers: list[Logger], folder: Path) -> None:
-    """Log the plots and the metadata of the artifact in ``folder``; W&B also records it as output of the run."""
+    """Log plots and metadata of the artifact in ``folder``, which W&B also records as output of the run."""
     for path in sorted(folder.glob("*.png")):
         send_image(loggers, path.stem, np.asarray(Image.open(path).convert("RGB")), 0, CHARTS)
     for logger in _wandb_loggers(loggers):

@@ -10,7 +10,7 @@ from echodream.weights import fingerprint
 
 
 class ClassifierExtractor(Extractor):
-    """Penultimate features of the classifier in ``folder``. Clips have its training length and ``size`` (H, W, C)."""
+    """Penultimate features of the classifier in ``folder``. Clips have the training length; ``size`` is (H, W, C)."""
 
     network: Classifier
     inputs = (FRAMES, CLIPS)
