@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from echodream.config.checks import refuse_impossible_pairs, refuse_missing_and_null, refuse_unread_keys
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import is_first_process
-from echodream.runs.instantiate_stage import stage_call
+from echodream.runs.instantiate_stage import StageCall, stage_call
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
 from echodream.store.schema import read_dataset
@@ -22,19 +22,26 @@ log = logging.getLogger(__name__)
 
 
 def sample(cfg: DictConfig) -> Summary:
+    """Run the stages of ``cfg``, and return the summary of the last stage (see ``run_stages``)."""
+    return run_stages(cfg)[-1][1]
+
+
+def run_stages(cfg: DictConfig) -> list[tuple[StageCall, Summary]]:
     """Run the stages ``cfg.stage`` and ``cfg.then``. Raises ``UserError`` if a part of the work of a stage failed."""
     check_and_resolve(cfg)
     require_src(cfg)
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
     origin = {"command": redacted_command("sample.py"), "code_version": code_version()}
+    finished = []
     for stage in [stage_call(cfg, key) for key in ("stage", "then") if cfg.get(key)]:
         summary = run_once(cfg.get("notes"), stage, lambda: stage.instantiate()(**origin))  # noqa: B023 (called at once)
         if is_first_process():
             log.info("%s", summary)
         if summary.problem is not None:
             raise UserError(summary.problem)
-    return summary
+        finished.append((stage, summary))
+    return finished
 
 
 def train(cfg: DictConfig) -> dict[str, float]:

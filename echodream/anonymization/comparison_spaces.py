@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from echodream import validation
 from echodream.anonymization.image_pairs import ImageSet
@@ -16,6 +15,7 @@ from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import FrameEmbedder, group_parts
 from echodream.privacy.similarity import Similarity, normalize
+from echodream.progress import progress_bar
 from echodream.store import Store
 from echodream.weights import fingerprint
 
@@ -68,7 +68,7 @@ def comparison_spaces(
 def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: str) -> list[Tensor]:
     """Embeddings of ``images``, float32 (n, D), in each of the ``spaces``. Each frame is read once."""
     starts = np.flatnonzero(np.diff(images.row, prepend=-1))
-    bar: Any = tqdm(np.split(np.arange(len(images)), starts[1:]), progress, unit="rec", disable=None, leave=False)
+    bar: Any = progress_bar(np.split(np.arange(len(images)), starts[1:]), progress, unit="rec", leave=False)
     read = (_read_frames(images.recordings, int(images.row[part[0]]), images.frame[part]) for part in bar)
     embedded = [[space.embed(frames) for space in spaces] for frames in map(torch.cat, group_parts(read, MAX_FRAMES))]
     return [torch.cat(parts) for parts in zip(*embedded, strict=True)]

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from echodream import validation
 from echodream.artifact import Artifact, read_artifact
@@ -18,6 +17,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.evaluation.feature_extraction import check_frame_size
 from echodream.networks.classifiers import Classifier, clip_start, load_classifier
+from echodream.progress import progress_bar
 from echodream.store import Store
 
 
@@ -56,7 +56,7 @@ def predict_split(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = classifier.network.to(device)
     outputs = []
-    for start in tqdm(range(0, len(samples), batch), f"predict, {classifier.folder}", unit="batch", disable=None):
+    for start in progress_bar(range(0, len(samples), batch), f"predict, {classifier.folder}", unit="batch"):
         clips = default_collate([samples[index] for index in range(start, min(start + batch, len(samples)))])
         outputs.append(network(clips["x"].to(device)).double().cpu())
     return recordings.table, torch.cat(outputs).numpy()

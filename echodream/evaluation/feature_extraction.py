@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from echodream.datamodules.key_frames import evenly_spaced_frames, parse_key_frames
 from echodream.datamodules.normalization import from_uint8
@@ -21,6 +20,7 @@ from echodream.metrics.fidelity import Features
 from echodream.networks.autoencoder import reconstruct
 from echodream.networks.decoder_noise import noise_seeds
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
+from echodream.progress import progress_bar
 from echodream.store import Store
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class FeatureExtraction:
         extractor.network.to(self.device)
         feature_batches, score_batches = [], []
         title = f"{extractor.name}, {recordings.argument}"
-        for _ in tqdm(range(0, len(chosen), self.batch), title, unit="batch", disable=None, leave=False):
+        for _ in progress_bar(range(0, len(chosen), self.batch), title, unit="batch", leave=False):
             features = extractor.features(torch.stack([*itertools.islice(samples, self.batch)]).to(self.device))
             scores = extractor.scores(features)
             feature_batches.append(features.double().cpu())

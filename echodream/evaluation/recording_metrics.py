@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
@@ -14,6 +13,7 @@ from echodream.evaluation.table import MetricRecord, metric_record, small_sample
 from echodream.metrics.bootstrap import UNDEFINED, Interval, SamplingUnits, influence_interval, mean_estimate
 from echodream.metrics.fidelity import SAME
 from echodream.metrics.texture import DEPTH_BANDS, speckle_snr, speckle_width
+from echodream.progress import progress_bar
 
 _T = TypeVar("_T")
 FRAMES = 4
@@ -59,7 +59,7 @@ def measure_recordings(
 ) -> tuple[np.ndarray, list[_T]]:
     """At most ``extraction.max_samples`` random rows in ascending order, and the result of ``measure`` for each."""
     rows = np.sort(extraction.sample_order(len(recordings.rows)))
-    progress = tqdm(rows.tolist(), f"{title}, {recordings.argument}", disable=None, leave=False)
+    progress = progress_bar(rows.tolist(), f"{title}, {recordings.argument}", leave=False)
     return rows, [measure(recordings, row) for row in progress]
 
 

@@ -91,10 +91,11 @@ def group_parts(parts: Iterable[Tensor], frames: int) -> Iterator[list[Tensor]]:
 
 
 class FrameEmbedder:
-    """The identity network in ``reid``, for frames of latent stores, or of video stores with ``kind`` "video".
+    """The identity network in ``reid``, for frames of stores of the ``kind`` "latent" or "video".
 
-    For a network on pixels, the autoencoder in ``vae`` decodes latents. Raises ``UserError`` if the training images of
-    the network belong to another autoencoder.
+    With ``kind`` "input", frames are the network's own input, latents or pixels. For a network on pixels, the
+    autoencoder in ``vae`` decodes the frames of latent stores. Raises ``UserError`` if the training images of the
+    network belong to another autoencoder.
     """
 
     def __init__(self, reid: str, vae: str, device: str = "cpu", kind: str = "latent") -> None:
@@ -105,7 +106,7 @@ class FrameEmbedder:
         on_pixels = self.input_spec.on == "pixels"
         if kind == "video" and not on_pixels:
             raise UserError(f"artifact={reid} embeds latents, and the images are pixels: give stores of latents")
-        if kind != "video" and on_pixels:
+        if kind == "latent" and on_pixels:
             self.decoder = load_frozen_autoencoder(vae).to(device)
             if self.input_spec.encoder is not None and fingerprint(self.decoder) != self.input_spec.encoder:
                 raise UserError(

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from echodream import validation
 from echodream.datamodules.recordings import Recordings, named_rng
@@ -20,6 +19,7 @@ from echodream.privacy.conformal import rank_scores
 from echodream.privacy.nearest_neighbors import PatientSearch, nearest_patients
 from echodream.privacy.rules import Evidence, Percentile, Rule
 from echodream.privacy.similarity import Similarity, normalize, similarity_matrix
+from echodream.progress import progress_bar
 from echodream.store import Store
 
 BATCH_FRAMES = 1024
@@ -144,7 +144,7 @@ def score_samples(
     for name, control in controls.items():
         selections = _select_copied(recordings, control, frames, config)
         copies = generate_copies(copy_generator, name, control, list(selections.values()))
-        queries.add(tqdm(copies, name, len(selections), unit="copy", disable=None), control, list(selections.values()))
+        queries.add(progress_bar(copies, name, len(selections), "copy"), control, list(selections.values()))
         copied += [(name, patient) for patient in selections]
     first = config.reference == "first"
     references = [ReferenceFrames(each, recordings, config.reference_every, first) for each in embedders.values()]
@@ -204,7 +204,7 @@ def frames_per_sample(store: Store) -> int:
 def _read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
     """Yield the compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN and infinity."""
     frames = config.checked_frames(frames_per_sample(store))
-    for name in tqdm(names, "samples", unit="sample", disable=None):
+    for name in progress_bar(names, "samples", unit="sample"):
         latents = store.latents(name, 0, int(frames[-1]) + 1)[0][frames].float()
         if not torch.isfinite(latents).all():
             raise UserError(f"src={store.root}: {name} holds NaN or infinite numbers: generate the samples again")
@@ -315,7 +315,7 @@ class ReferenceFrames:
                 copies.setdefault(self.patients[query.selection.row], []).append(number)
         own = np.full(len(queries), -np.inf)  # score of these copies among the other references of their patient
         stream = self.embedder.embed_recordings(self.recordings, self.every, self.first)
-        bar = tqdm(stream, "references", len(self.recordings), unit="rec", disable=None)
+        bar = progress_bar(stream, "references", len(self.recordings), "rec")
         for row, (embeddings, patients) in enumerate(bar):
             search.add(embeddings, patients)
             for number in copies.get(self.patients[row], ()):

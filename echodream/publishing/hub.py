@@ -1,4 +1,4 @@
-"""Upload of a folder to the Hugging Face hub."""
+"""Upload of a folder to the Hugging Face hub, and download."""
 
 import re
 from pathlib import Path
@@ -42,3 +42,20 @@ def upload(folder: Path, push: str, kind: str, public: bool) -> str:
         remedy = f"{folder} is complete, run the same command again"
         raise UserError(f"push={push} was not accepted by the hub ({reason}): {remedy}") from error
     return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{push}")
+
+
+def download(repository: str, kind: str, revision: str | None = None) -> Path:
+    """Download ``repository``, <namespace>/<name>, at a branch, tag or commit, unless it is in the hub's cache.
+
+    ``kind``: "dataset" or "model". Returns the folder. Raises ``UserError`` if the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(f"hub:{repository} is not possible: give hub:<namespace>/<name>, a repository on the hub")
+    try:
+        return Path(snapshot_download(repository, repo_type=kind, revision=revision))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        remedy = "check the name, the revision, the network and your token (HF_TOKEN)"
+        raise UserError(f"hub:{repository} cannot be downloaded ({reason}): {remedy}") from error

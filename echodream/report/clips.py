@@ -8,9 +8,10 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.report.media import data_uri, encode_within
+from echodream.report.media import encode_within
 from echodream.report.sources import Sources
 from echodream.store import Store
+from echodream.store.browser_video import data_uri
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,12 +4,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from echodream import validation
+from echodream.progress import progress_bar
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -29,9 +27,8 @@ def map_in_processes(
     ``workers`` is the number of processes; None means one per core. With 0 ``workers``, or a single job, no process is
     started.
     """
-    progress = partial(tqdm, desc=title, total=len(jobs), unit="rec", disable=None)
     if workers == 0 or len(jobs) < 2:
-        yield from progress(map(function, jobs))
+        yield from progress_bar(map(function, jobs), title, len(jobs), "rec")
         return
     with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        yield from progress(pool.map(function, jobs))
+        yield from progress_bar(pool.map(function, jobs), title, len(jobs), "rec")

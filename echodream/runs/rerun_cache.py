@@ -56,7 +56,10 @@ def write_note(notes: str, stage: StageCall, request: str, summary: Summary) -> 
     """Write a note to the folder ``notes`` that ``stage`` is complete. Write errors are ignored."""
     if summary.problem is not None or _is_distributed_run() or not stage.dst.is_dir():
         return
-    note = {"request": request, "files": [*summary.files], "facts": {n: str(v) for n, v in summary.facts.items()}}
+    facts = {
+        name: value if isinstance(value, str | int | float) else str(value) for name, value in summary.facts.items()
+    }
+    note = {"request": request, "files": [*summary.files], "facts": facts}
     with contextlib.suppress(OSError):
         write_record(_note_path(notes, stage), {**note, "output": _output_digest(stage.dst, summary.files)})
 

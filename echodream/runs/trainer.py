@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from echodream.config.launchers import is_sweep_run
 from echodream.errors import UserError
+from echodream.progress import shows_progress
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -83,7 +84,7 @@ def make_trainer(
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     try:
-        bars = [StderrProgressBar()] if sys.stderr.isatty() else []
+        bars = [StderrProgressBar()] if shows_progress() else []
         more |= {"callbacks": [*callbacks, *bars], "plugins": [AtomicCheckpointIO(), *_slurm_environment()]}
         trainer = settings(enable_progress_bar=bool(bars), **more)
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:

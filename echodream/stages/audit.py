@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
-from echodream.audit.embedding_sets import EmbeddingSetConfig, build_audit_sets
-from echodream.audit.inputs import open_inputs
-from echodream.audit.membership_inference import MembershipConfig, denoising_errors, membership_measures
-from echodream.audit.planted_copies import PlantedCopies, make_copies, measure_power, power_record
-from echodream.audit.plots import audit_plots
-from echodream.audit.record import build_record, measure_all, summarize
+from echodream.auditing.embedding_sets import EmbeddingSetConfig, build_audit_sets
+from echodream.auditing.inputs import open_inputs
+from echodream.auditing.membership_inference import MembershipConfig, denoising_errors, membership_measures
+from echodream.auditing.planted_copies import PlantedCopies, make_copies, measure_power, power_record
+from echodream.auditing.plots import audit_plots
+from echodream.auditing.record import build_record, measure_all, summarize
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import atomic_folder, read_record, require_same_settings, write_record

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
+from echodream.progress import progress_bar
 from echodream.runs.atomic_folder import (
     TEMPORARY_PREFIX,
     atomic_folder,
@@ -49,7 +48,7 @@ def export(
             return _summary(target, store, settings, "already complete, nothing to do")
         start_or_resume_folder(work / RECORD, asdict(settings), _KIND)
         names = store.table["FileName"].tolist()
-        progress = tqdm(names, "export", unit="rec", disable=None)
+        progress = progress_bar(names, "export", unit="rec")
         written = sum(_export_recording(store, name, work, settings) for name in progress)
         rows = read_text_table(store.root / FILE_LIST).to_dict("records")
         write_table(work / FILE_LIST, [_exported_row(row, settings) for row in rows])

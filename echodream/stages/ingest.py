@@ -7,8 +7,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError, shortened_list
@@ -20,6 +18,7 @@ from echodream.ingest.pseudonym import write_file_list
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.ingest.workers import ConversionJob, convert_recordings
+from echodream.progress import progress_bar
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.near_duplicates import find_shared_frames, summarize_shared_frames
@@ -91,7 +90,7 @@ def ingest(
         jobs = [ConversionJob(source, r, splits[r.patient], prepare, limits, writer.scratch_path(r.name)) for r in todo]
         resumed = len(writer.rows)
         results, small_frames = convert_recordings(jobs, workers, timeout), {}
-        for recording, result in tqdm(results, "ingest", len(jobs), unit="rec", disable=None):
+        for recording, result in progress_bar(results, "ingest", len(jobs), "rec"):
             if isinstance(result, str):
                 writer.reject(recording.name, result)
             else:

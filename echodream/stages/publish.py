@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError, shortened_list
 from echodream.filtering.record import SCORES
 from echodream.ingest import burned_in_text
+from echodream.progress import progress_bar
 from echodream.publishing import checks
 from echodream.publishing.cards import TEMPLATES, check_card, dataset_card, is_license, model_card
 from echodream.publishing.checks import GENERATORS, STORES, Approval
@@ -177,7 +176,7 @@ def _check_readable_text(target: Path, request: _Publication, accept_text: bool)
     if not burned_in_text.is_installed():
         return f"not searched for in the frames: {burned_in_text.INSTALL_COMMAND}"
     store, places = request.store, []
-    for name in tqdm(store.table["FileName"], "text", unit="rec", disable=None):
+    for name in progress_bar(store.table["FileName"], "text", unit="rec"):
         texts = [text for text in burned_in_text.find_text(store.frames(name), threads=0) if text.may_identify_patient]
         places += [f"{name} at column {text.box[0]}, row {text.box[1]}" for text in texts[:1]]
     if places and not accept_text:

@@ -62,7 +62,7 @@ def video(
     config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance)
     weak = sample_store.load_weak_model(guidance, model, "lvdm")
     store = Store(src, kind="latent", encoder=model.metadata.encoder)
-    clip_length = _clip_config(model, frames, join, overlap, windows)
+    clip_length = clip_config(model, frames, join, overlap, windows)
     sources = _select_sources(store.table, n, repeat)
     requests = _requested_values(model, sources, labels)
     values = model.conditioner.encode_request(requests.values)
@@ -74,12 +74,17 @@ def video(
         **{"frames": clip_length.frames, "join": clip_length.join, "overlap": clip_length.overlap, "n": len(sources)},
         "precision": precision,
     }
-    beats = _sample_beats(model, config.seed, len(sources))
+    beats = sample_beats(model, config.seed, len(sources))
     rows = _file_list_rows(model, config, clip_length, sources, requests.values, store.dataset.synthetic, beats)
     dataset = sample_store.samples_dataset(model, settings, command, code_version)
     module, references = SamplingModule(model, config, clip_length, weak), None
     if "reference" in model.conditioner.names:
-        references = _reference_reader(model, store, sources, beats, clip_length)
+        names = sources["FileName"].tolist()
+
+        def read(row: int, count: int) -> Tensor:
+            return store.latents(names[row], 0, count)[0].float()
+
+        references = reference_reader(model, read, sources, str(store.root), beats, clip_length)
     state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer, references)
     sizes = {"videos": len(rows), "frames each": clip_length.frames, "fps": round(model.metadata.fps, 3)}
     counts = sample_store.sampling_summary(rows, without_values, requests.unread_columns)
@@ -114,7 +119,7 @@ def _file_list_rows(
     return rows
 
 
-def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
+def sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
     """Beat of each video, with a random length distributed as in training; [] for a model without key frames."""
     times, spread = model.metadata.reference_times, model.metadata.beat_spread
     if spread is None:
@@ -124,24 +129,31 @@ def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
     return [Beat(times[1], times[2]).stretched(factor) for factor in factors]
 
 
-def _reference_reader(
-    model: DiffusionModel, store: Store, sources: pd.DataFrame, beats: list[Beat], length: ClipLengthConfig
+def reference_reader(
+    model: DiffusionModel,
+    read: Callable[[int, int], Tensor],
+    sources: pd.DataFrame,
+    src: str,
+    beats: list[Beat],
+    length: ClipLengthConfig,
 ) -> References:
-    """Function from the number of a video to its reference frames and their times."""
-    metadata, times = model.metadata, _reference_times(model, sources, str(store.root), length)
+    """Function from the number of a video to its reference frames and their times.
+
+    ``read(row, count)`` returns the first frames of the source in ``row`` of ``sources``: unscaled latents, (count, C,
+    H, W). ``src`` names the sources in error messages.
+    """
+    metadata, times = model.metadata, _reference_times(model, sources, src, length)
     max_beats = math.ceil(length.frames / (_MIN_BEAT_LENGTH * metadata.reference_times[-1])) if beats else 0
     sizes = set(zip(sources["FrameHeight"], sources["FrameWidth"], strict=True))
     if wrong := sizes - {(metadata.height, metadata.width)}:
         height, width = min(wrong)
         raise UserError(
-            f"{store.root} has latents of {width}x{height}, but this lvdm samples {metadata.width}x{metadata.height}: "
+            f"{src} has latents of {width}x{height}, but this lvdm samples {metadata.width}x{metadata.height}: "
             "give src= with images of the size of its training latents"
         )
-    names = sources["FileName"].tolist()
 
     def read_references(row: int) -> tuple[Tensor, Tensor]:
-        mean = store.latents(names[row], 0, len(times))[0].float()
-        frames = whiten(mean.transpose(0, 1), metadata.statistics)
+        frames = whiten(read(row, len(times)).transpose(0, 1), metadata.statistics)
         if not beats:
             return frames, torch.tensor(times)
         index, key_times = beats[row].key_frame_times(max_beats)
@@ -150,7 +162,7 @@ def _reference_reader(
     return read_references
 
 
-def _clip_config(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
+def clip_config(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
     window = model.metadata.frames
     validation.whole_number("frames", frames)
     validation.whole_number("windows", windows)

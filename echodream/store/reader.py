@@ -38,6 +38,34 @@ class Store:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r}): {self._description()}"
+
+    def _description(self) -> str:
+        sizes = sorted(set(zip(self.table["FrameWidth"], self.table["FrameHeight"], strict=True)))
+        size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
+        patients = f"{self.table['PatientID'].nunique()} {'synthetic ' * self.dataset.synthetic}patients"
+        frames = f"{self.table['NumberOfFrames'].sum()} {'latent ' * (self.dataset.kind == 'latent')}frames"
+        return f"{len(self)} recordings of {patients}, {frames} of {size}, {self.dataset.channels} channels"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the content, and videos of a few recordings, one of each class first."""
+        from echodream.store.browser_video import NOTEBOOK_CLIPS, notebook_html
+
+        facts: dict[str, object] = {"content": self._description()}
+        table = self.table
+        if "class_name" in table:
+            counts = table["class_name"].value_counts(sort=False)
+            facts["classes"] = ", ".join(f"{name} {count}" for name, count in counts.items())
+            table = table.loc[table["class_name"].duplicated().sort_values(kind="stable").index]
+        if self.dataset.kind != "video":
+            return notebook_html(str(self.root), [], facts)
+        if not self.dataset.synthetic:
+            facts["private"] = "recordings of patients; clear this output before you share the notebook"
+        shown = table.head(NOTEBOOK_CLIPS)[["FileName", "FPS"]].itertuples(index=False)
+        clips = ((str(name), self.frames(str(name)), float(fps)) for name, fps in shown)
+        return notebook_html(str(self.root), clips, facts)
+
     @property
     def checksum(self) -> str:
         """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` without this file."""

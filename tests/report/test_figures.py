@@ -8,7 +8,7 @@ import pytest
 
 from echodream.metrics.bootstrap import Interval
 from echodream.report.glossary import is_distance, metric_meaning
-from echodream.report.media import encode, encode_within
+from echodream.report.media import encode_within
 from echodream.report.number_format import (
     axis_end,
     axis_ticks,
@@ -21,6 +21,7 @@ from echodream.report.number_format import (
 from echodream.report.svg_primitives import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.tables import Row, parse_interval
 from echodream.runs.redaction import redact_absolute_paths
+from echodream.store.browser_video import encode
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from echodream.audit.leakage import LEAKAGE_MEASURES
-from echodream.audit.quality import QUALITY_MEASURES
+from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.quality import QUALITY_MEASURES
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.stages import audit as stage

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from echodream.audit.measure import exact_value
+from echodream.auditing.measure import exact_value
 from echodream.metrics.bootstrap import Interval
 from echodream.privacy.certification import WEAKEST
 from echodream.report.number_format import (
@@ -259,7 +259,7 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
 
 def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> Row | None:
     """The smallest shares of planted copies that a privacy measure finds; the chart shows the share of exact copies."""
-    from echodream.audit.planted_copies import SHARES, power_text
+    from echodream.auditing.planted_copies import SHARES, power_text
 
     if not record or not record.get("copies") or measure["about"] != "privacy":
         return None

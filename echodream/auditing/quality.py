@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from echodream.audit.embedding_sets import AuditSets
-from echodream.audit.measure import ONE_SIDED_LEVEL, QUALITY, Measure
+from echodream.auditing.embedding_sets import AuditSets
+from echodream.auditing.measure import ONE_SIDED_LEVEL, QUALITY, Measure
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.collisions import collisions

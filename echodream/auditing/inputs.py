@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from echodream.anonymization.image_pairs import open_complete_store
-from echodream.audit.membership_inference import load_generator
+from echodream.auditing.membership_inference import load_generator
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.datamodules.views import View
 from echodream.diffusion.model import DiffusionModel

@@ -11,11 +11,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
-from echodream.audit.measure import PRIVACY, Measure, exact_value
+from echodream.auditing.measure import PRIVACY, Measure, exact_value
 from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
@@ -23,6 +22,7 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squared_errors
 from echodream.privacy.attacks.membership import Membership, combine_levels, membership
+from echodream.progress import progress_bar
 from echodream.runs.atomic_folder import read_record
 from echodream.sampling.sampling_module import batch_noise, seeded_generator
 from echodream.store import Store
@@ -133,7 +133,7 @@ def _denoising_errors(
     """Denoising errors of each of ``samples``, (L,); sample k is record k modulo ``config.samples`` of its patient."""
     device, shared = next(model.parameters()).device, model.metadata.shared_noise if model.is_video else 0.0
     values = []
-    for start in tqdm(range(0, len(samples), config.batch), f"membership, {progress}", disable=None, leave=False):
+    for start in progress_bar(range(0, len(samples), config.batch), f"membership, {progress}", leave=False):
         numbers = range(start, min(start + config.batch, len(samples)))
         loaded = default_collate([samples[number] for number in numbers]).items()
         batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}

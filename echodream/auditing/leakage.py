@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from echodream.audit.embedding_sets import AuditSets
-from echodream.audit.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, exact_value
+from echodream.auditing.embedding_sets import AuditSets
+from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, exact_value
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances

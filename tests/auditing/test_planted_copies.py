@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
-from echodream.audit.inputs import open_inputs
-from echodream.audit.leakage import LEAKAGE_MEASURES
-from echodream.audit.planted_copies import KINDS, SHARES, copy_count, make_copies, measure_power, power_text
-from echodream.audit.record import measure_all
+from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet
+from echodream.auditing.inputs import open_inputs
+from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.planted_copies import KINDS, SHARES, copy_count, make_copies, measure_power, power_text
+from echodream.auditing.record import measure_all
 from tests.support.audit_study import ENCODER, generator, networks, samples, strangers, study
 from tests.support.tiny_diffusion import C, H, W, model
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from echodream import validation
 from echodream.datamodules.key_frames import evenly_spaced_frames, marked_triples, nearest_triple
@@ -27,6 +26,7 @@ from echodream.privacy.nearest_neighbors import (
     nearest_rows,
 )
 from echodream.privacy.similarity import Similarity, normalize
+from echodream.progress import progress_bar
 
 FRAMES_PER_BATCH = 4096
 """Number of frames per batch of the embedding network."""
@@ -81,6 +81,24 @@ class EmbeddingSet:
         return len(self.names)
 
 
+def embedding_set(
+    names: list[str],
+    embedded: Tensor,
+    is_sample: bool,
+    sequences: list[Tensor] | None = None,
+    plan: FramePlan | None = None,
+) -> EmbeddingSet:
+    """The embedding set of samples, or of patients with equally many frames: ``embedded``, normalized, (n, f, D).
+
+    The two views are the first and the middle frame. ``sequences``: by default ``embedded``; ``plan``: the frames.
+    """
+    middle = embedded.shape[1] // 2
+    has_two_views = torch.full((len(embedded),), is_sample or middle > 0)
+    views = torch.stack([embedded[:, 0], embedded[:, middle]], dim=1)
+    plan = [(-1, np.arange(embedded.shape[1])) for _ in names] if plan is None else plan
+    return EmbeddingSet(names, embedded, views, has_two_views, embedded, sequences or [*embedded], plan)
+
+
 @dataclass(frozen=True)
 class EmbeddingSetConfig:
     """Numbers of frames to embed. Raises ``UserError`` for invalid numbers.
@@ -121,19 +139,13 @@ class EmbeddingSetBuilder:
         plan = [(row, evenly_spaced_frames(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
         embedded = torch.stack(self._embed_plan(recordings, plan, "samples"))
         sequences = self._embed_sequences(recordings, plan, embedded, "samples")
-        return self._sample_set(recordings.names, embedded, sequences, plan)
+        return embedding_set(recordings.names, embedded, True, sequences, plan)
 
     def embed_copies(self, copies: Sequence[Tensor], name: str) -> EmbeddingSet:
         """The embedding set of ``copies``: unscaled latents, (``count``, C, H, W) each, that are in no store."""
         rows = normalize(self.embed(torch.cat([*copies])), self.similarity, f"embeddings of {name}")
         embedded = torch.stack(rows.split(self.count))
-        plan: FramePlan = [(-1, np.arange(self.count)) for _ in copies]
-        return self._sample_set([f"{name} {number}" for number in range(len(copies))], embedded, [*embedded], plan)
-
-    def _sample_set(self, names: list[str], embedded: Tensor, sequences: list[Tensor], plan: FramePlan) -> EmbeddingSet:
-        two_views = torch.stack([embedded[:, 0], embedded[:, self.count // 2]], dim=1)
-        has_two_views = torch.ones(len(embedded), dtype=torch.bool)
-        return EmbeddingSet(names, embedded, two_views, has_two_views, embedded, sequences, plan)
+        return embedding_set([f"{name} {number}" for number in range(len(copies))], embedded, True)
 
     def embed_patients(self, recordings: Recordings, progress: str, sequences: bool) -> EmbeddingSet:
         """The embedding set of the patients of ``recordings``; ``sequences``: whether to embed frame sequences."""
@@ -199,7 +211,7 @@ class EmbeddingSetBuilder:
 
     def _embed_plan(self, recordings: Recordings, plan: FramePlan, progress: str) -> list[Tensor]:
         """Normalized embeddings of each entry of ``plan``, (f, D) each."""
-        bar = tqdm(plan, progress, unit="rec", disable=None, leave=False)
+        bar = progress_bar(plan, progress, unit="rec", leave=False)
         embedded: list[Tensor] = []
         for batch in group_parts((recordings.posterior(row, indices)[0] for row, indices in bar), FRAMES_PER_BATCH):
             embeddings = normalize(self.embed(torch.cat(batch)), self.similarity, f"embeddings of {progress}")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import AuditSets, EmbeddingSet, EmbeddingSetBuilder, EmbeddingSetConfig
-from echodream.audit.leakage import linkability_risk
+from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet, EmbeddingSetBuilder, EmbeddingSetConfig
+from echodream.auditing.leakage import linkability_risk
 from echodream.datamodules.recordings import select_recordings
 from echodream.errors import UserError
 from echodream.store import Store

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
-from echodream.audit.inputs import AuditInputs
-from echodream.audit.measure import Measure
-from echodream.audit.membership_inference import DenoisingErrors
+from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet
+from echodream.auditing.inputs import AuditInputs
+from echodream.auditing.measure import Measure
+from echodream.auditing.membership_inference import DenoisingErrors
 from echodream.callbacks.image_logging import image_grid
 from echodream.datamodules.recordings import Recordings
 from echodream.metrics.classification import roc_curve

@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.membership_inference import MembershipConfig, denoising_errors, load_generator, membership_measures
+from echodream.auditing.membership_inference import (
+    MembershipConfig,
+    denoising_errors,
+    load_generator,
+    membership_measures,
+)
 from echodream.datamodules.recordings import select_recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.model import DiffusionModel

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from echodream.audit.embedding_sets import AuditSets
-from echodream.audit.inputs import AuditInputs
-from echodream.audit.leakage import LEAKAGE_MEASURES
-from echodream.audit.measure import PRIVACY, Measure
+from echodream.auditing.embedding_sets import AuditSets
+from echodream.auditing.inputs import AuditInputs
+from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.measure import PRIVACY, Measure
 from echodream.datamodules.recordings import named_rng
 from echodream.diffusion.guidance import Guidance
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
 from echodream.filtering.embedding import sampling_settings
 from echodream.filtering.positive_controls import Control, PixelTransform, SDEdit, generate_copies
+from echodream.progress import progress_bar
 
 SHARES = (0.01, 0.05, 0.1)
 """Tested shares of the samples that copies replace; at least one sample is replaced."""
@@ -98,7 +98,7 @@ def measure_power(
     fractions: dict[str, dict[str, dict[str, float]]] = {}
     smallest_share: dict[str, dict[str, float | None]] = {}
     first_copy = total
-    for number, (kind, size) in enumerate(tqdm(copies.items(), "planted copies", disable=None, leave=False)):
+    for number, (kind, size) in enumerate(progress_bar(copies.items(), "planted copies", leave=False)):
         copy_rows, finished = np.arange(first_copy, first_copy + size), set[str]()
         first_copy += size
         for share in SHARES:

@@ -5,17 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
-from echodream.audit.inputs import AuditInputs
-from echodream.audit.leakage import LEAKAGE_MEASURES
-from echodream.audit.measure import PRIVACY, Measure
-from echodream.audit.planted_copies import KINDS, SHARES
-from echodream.audit.quality import QUALITY_MEASURES
+from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet
+from echodream.auditing.inputs import AuditInputs
+from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.measure import PRIVACY, Measure
+from echodream.auditing.planted_copies import KINDS, SHARES
+from echodream.auditing.quality import QUALITY_MEASURES
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.privacy.decision import SCOPE
+from echodream.progress import progress_bar
 from echodream.runs.summary import Summary
 
 STATEMENT = (
@@ -32,7 +31,7 @@ def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, s
     tasks += [(name, measure, spaces[0]) for name, measure in QUALITY_MEASURES.items()]
     measures: list[Measure] = []
     missing = {}
-    for name, measure, sets in tqdm(tasks, "measures", disable=None, leave=False):
+    for name, measure, sets in progress_bar(tasks, "measures", leave=False):
         try:
             measures += measure(sets)
         except UserError as error:  # too few patients or frames; networks and stores are already checked
