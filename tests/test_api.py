@@ -1,6 +1,7 @@
 """The Python interface: light imports, the results of the command line, and no trace of a run in hydra."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from echodream.store import StoreError
 from tests.support.stores import make_latent_store, make_video_store, study
 from tests.support.tiny_vae import moving_disc_store
 
+ROOT = Path(__file__).resolve().parent.parent
 SLOW_IMPORTS = ("torch", "hydra", "omegaconf", "pytorch_lightning", "diffusers", "monai", "scipy", "matplotlib")
 
 
@@ -175,3 +177,17 @@ def test_a_run_equals_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     again = {path.name: path.read_bytes() for path in Path("data/blobs/latents").rglob("*") if path.is_file()}
     assert made.keys() == again.keys()
     assert [name for name in made if made[name] != again[name]] == []
+
+
+@pytest.mark.slow
+def test_the_code_blocks_of_the_page_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"docs/python.md, block {number}", "exec"), names)  # noqa: S102
+    assert names["summary"]["patients"] == 12
+    assert names["pixels"].shape == names["frames"].shape
+    assert names["images"].shape == (4, 1, 4, 4, 4)
+    assert names["result"].decision.passed
