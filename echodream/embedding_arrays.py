@@ -169,7 +169,10 @@ def evaluate(
         raise UserError(f"a set has {count} rows of features: give at least 2")
     features: list[Features] = []
     for key, (values, names) in groups.items():
-        rows, owners = _rows(key, values, (2,)).double().numpy(), np.array(_names(f"{key} units", names, len(values)))
+        rows, owners = (
+            as_tensor(key, values, (2,)).double().numpy(),
+            np.array(_names(f"{key} units", names, len(values))),
+        )
         chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
         features.append(Features(rows[chosen], SamplingUnits(owners[chosen])))
     table = {}

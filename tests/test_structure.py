@@ -33,6 +33,7 @@ LAYERS = [
     ["report"],
     ["publishing"],
     ["training"],
+    ["planning"],
     ["stages"],
     ["engine"],
     ["cli"],
@@ -40,7 +41,7 @@ LAYERS = [
     ["loaded_models"],
     ["api"],
 ]
-MOST_LINES = 33_200
+MOST_LINES = 34_000
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",

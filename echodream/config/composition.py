@@ -14,6 +14,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from echodream.config.aliases import quote
+from echodream.config.choices import group_choices, join_names
 from echodream.config.error_messages import error_sentence
 from echodream.config.help import options_first
 from echodream.config.own_studies import check_own_study
@@ -92,3 +93,25 @@ def _compose(program: str, overrides: list[str]) -> DictConfig:
         del task["hydra"]
     OmegaConf.set_struct(task, True)
     return task
+
+
+def study_arguments() -> list[str]:
+    """Arguments of the current command that select the study and the size of its models, for another command.
+
+    These are data=, preset=, experiment=, overrides of data. and --config-dir. Raises ``UserError`` without data=.
+    """
+    current = HydraConfig.get()
+    choices = current.runtime.choices
+    if choices.get("data") is None:
+        raise UserError(f"data= is needed here: choose one of {join_names(group_choices('data'))}")
+    chosen = [
+        f"{group}={choices[group]}" for group in ("data", "preset", "experiment") if choices.get(group) is not None
+    ]
+    overrides = [text for text in current.overrides.task if text.lstrip("+~").startswith("data.")]
+    return [*chosen, *overrides, *(part for folder in own_folders() for part in ("--config-dir", folder))]
+
+
+def own_folders() -> list[str]:
+    """Folders of the user with configurations, from --config-dir or hydra.searchpath, as absolute paths."""
+    sources = [source for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    return [source.path for source in sources if Path(source.path) != CONF_DIR]
