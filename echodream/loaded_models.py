@@ -119,6 +119,7 @@ class Generator(LoadedModel):
         frames: int | None = None,
         steps: int = 20,
         sampler: str | None = None,
+        spacing: str | None = None,
         guidance: Mapping[str, float] | None = None,
         join: str = "crossfade",
         overlap: int | None = None,
@@ -136,7 +137,7 @@ class Generator(LoadedModel):
         """
         model = self.model
         scales = {**_GUIDANCE, **(guidance or {})}
-        config = sample_store.sampling_config(model, seed, steps, sampler, scales)
+        config = sample_store.sampling_config(model, seed, steps, sampler, spacing, scales)
         length, references, defaults = None, None, dict[str, list[Any]]()
         if model.is_video:
             length = clip_config(model, frames or model.metadata.frames, join, overlap, windows)
