@@ -62,8 +62,11 @@ class RecordingSet:
         pixels = self.store.frames(self.rows["FileName"][row], unique.tolist())
         x = from_uint8(torch.from_numpy(pixels)).permute(0, 3, 1, 2)
         if self.autoencoder is not None:
-            with noise_seeds(self.autoencoder, [row]):
-                x = torch.cat([reconstruct(self.autoencoder, chunk) for chunk in x.split(16)])
+            parts = []
+            for chunk, numbers in zip(x.split(16), torch.from_numpy(unique).split(16), strict=True):
+                with noise_seeds(self.autoencoder, [row] * len(chunk), numbers.tolist()):
+                    parts.append(reconstruct(self.autoencoder, chunk))
+            x = torch.cat(parts)
         return x[back].transpose(0, 1)
 
     def units(self, rows: np.ndarray) -> SamplingUnits:

@@ -94,21 +94,24 @@ class CopyGenerator:
     def reconstruct(self, requests: Sequence[CopyRequest]) -> list[Tensor]:
         """Frames of each request, decoded from the mean of the latents: (f, C, H, W) in [-1, 1].
 
-        Decoder noise is a function of the recording's name, and equal in all frames of a recording.
+        Decoder noise depends on the recording's name and on the number of the frame, as in ``stage=decode``.
         """
         latents = [self.recordings.posterior(selection.row, selection.frames)[0] for selection, _ in requests]
         names = [self.recordings.names[selection.row] for selection, _ in requests for _ in selection.frames]
-        pixels = self.decode(torch.cat(latents), [crc32(name.encode()) for name in names])
+        numbers = [number for selection, _ in requests for number in selection.frames.tolist()]
+        pixels = self.decode(torch.cat(latents), [crc32(name.encode()) for name in names], numbers)
         return list(pixels.split([len(each) for each in latents]))
 
-    def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+    def decode(self, latents: Tensor, seeds: Sequence[int] = (), numbers: Sequence[int] = ()) -> Tensor:
         """Decode unscaled latents to pixels in [-1, 1], (n, C, H, W) each, on the CPU.
 
-        ``seeds``: seed of the decoder noise of each frame, (n,); by default 0 for all frames.
+        ``seeds`` and ``numbers``: seed of the decoder noise and number in its recording of each frame, (n,);
+        by default 0.
         """
         parts, done = [], 0
         for part in split_into_chunks(latents.to(self.device), BATCH_FRAMES):
-            with noise_seeds(self.vae, seeds[done : done + len(part)] or (0,)):
+            rows = slice(done, done + len(part))
+            with noise_seeds(self.vae, seeds[rows] or (0,), numbers[rows] or None):
                 parts.append(self.vae.decode(part).sample)
             done += len(part)
         return torch.cat(parts).clamp(-1, 1).cpu()

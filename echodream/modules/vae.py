@@ -2,12 +2,13 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,10 @@ from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
+from echodream.metrics.texture import log_spectral_estimate, temporal_power
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds
+from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds, set_noise_correlation
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -169,6 +171,9 @@ class VAE(Trainable):
             posterior = self.network.encode(batch["x"].to(self.device)).latent_dist
             moments.add(posterior.mean, posterior.std)
         self.network.register_to_config(latents_mean=moments.mean(), latents_std=moments.std())
+        if any(level.active for level in noise_levels(self.network)):
+            clips = [clip.to(self.device) for clip in training_clips(Recordings(data.store, "TRAIN"))]
+            set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
         artifact = replace(artifact, fingerprint=fingerprint(self.network))
         write_artifact(root, artifact, config, self.network.save_pretrained)
 
@@ -198,6 +203,52 @@ class VAE(Trainable):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
+
+
+NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Candidates of ``fit_noise_correlation``."""
+
+
+def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> list[Tensor]:
+    """The first ``length`` frames of ``count`` recordings, evenly spread over those that are as long: (F, C, H, W).
+
+    Returns fewer clips if fewer recordings have ``length`` frames.
+    """
+    rows = np.flatnonzero(recordings.frames >= length)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    rng = np.random.default_rng(0)
+    return [recordings.read(int(row), range(length), rng).transpose(0, 1) for row in rows]
+
+
+@torch.no_grad()
+def fit_noise_correlation(network: "AutoencoderKL", clips: Sequence[Tensor]) -> float:
+    """Correlation of the decoder noise of consecutive frames with which reconstructions flicker as the originals do.
+
+    Returns the value of ``NOISE_CORRELATIONS`` with the smallest log-spectral distance between the temporal power
+    spectra of ``clips``, (F, C, H, W) in [-1, 1], and of their reconstructions; 1 (static noise) without clips.
+    """
+    if not clips:
+        return 1.0
+    target = np.stack([temporal_power(clip.mean(dim=1).cpu().numpy()) for clip in clips])
+    latents = [
+        torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(clip, 64)]) for clip in clips
+    ]
+    distances = {}
+    for correlation in NOISE_CORRELATIONS:
+        set_noise_correlation(network, correlation)
+        decoded = [decode_recording(network, each, seed, 64) for seed, each in enumerate(latents)]
+        power = np.stack([temporal_power(clip.clamp(-1, 1).mean(dim=1).cpu().numpy()) for clip in decoded])
+        distances[correlation] = log_spectral_estimate(power, target).value
+    return min(distances, key=distances.__getitem__)
+
+
+def decode_recording(network: "AutoencoderKL", latents: Tensor, seed: int, budget: int) -> Tensor:
+    """Decode all frames of a recording, (F, D, h, w), with the decoder noise of ``seed``: float32, (F, C, H, W)."""
+    parts, numbers = [], iter(range(len(latents)))
+    for part in split_into_chunks(latents, budget):
+        with noise_seeds(network, [seed] * len(part), list(itertools.islice(numbers, len(part)))):
+            parts.append(network.decode(part).sample.float())
+    return torch.cat(parts)
 
 
 MAX_CPU_FRAMES = 16
@@ -236,11 +287,13 @@ class VaeDecoder(pl.LightningModule):
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
         """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``."""
-        named_lengths = zip(batch.names, batch.lengths, strict=True)  # a seed of the decoder noise for each recording
+        named_lengths = list(zip(batch.names, batch.lengths, strict=True))
         seeds = iter([crc32(name.encode()) for name, length in named_lengths for _ in range(length)])
+        numbers = iter([number for _, length in named_lengths for number in range(length)])
         pixels = []
         for latents in split_into_chunks(batch.frames, self.budget):
-            with noise_seeds(self.network, list(itertools.islice(seeds, len(latents)))):
+            n = len(latents)
+            with noise_seeds(self.network, list(itertools.islice(seeds, n)), list(itertools.islice(numbers, n))):
                 x = self.network.decode(latents.to(self.network.dtype)).sample.float()
             x = x.mean(dim=1, keepdim=True) if self.grey else x
             pixels.append(to_uint8(x).permute(0, 2, 3, 1))

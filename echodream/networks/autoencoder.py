@@ -11,7 +11,13 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.networks.decoder_noise import CONFIG_KEY, add_decoder_noise, noise_levels
+from echodream.networks.decoder_noise import (
+    CONFIG_KEY,
+    CORRELATION_KEY,
+    add_decoder_noise,
+    noise_levels,
+    set_noise_correlation,
+)
 from echodream.store import Store
 from echodream.weights import diffusers_weights_file, load_strictly, mismatch_message, read_weights
 
@@ -72,10 +78,12 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError("it is not a JSON object")
-        has_noise = config.pop(CONFIG_KEY, False)
+        has_noise, correlation = config.pop(CONFIG_KEY, False), config.pop(CORRELATION_KEY, None)
         network = AutoencoderKL.from_config(config)
         if has_noise:
             add_decoder_noise(network, 1.0)
+        if correlation is not None:
+            set_noise_correlation(network, correlation)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}/config.json is not the configuration of an AutoencoderKL: {reason}") from error

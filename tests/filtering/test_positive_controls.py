@@ -1,5 +1,6 @@
 """Known copies: each kind against its closed form, whatever is made together with it, and what its references lack."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from echodream.filtering.positive_controls import (
     generate_copies,
     latent_views,
 )
-from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
+from echodream.networks.decoder_noise import activate_noise, add_decoder_noise, set_noise_correlation
 from tests.support import tiny_diffusion as tiny
 from tests.support import tiny_filter
 from tests.support.tiny_filter import MEAN, STD, TRAIN, C, H, Pair, W, plant, recordings, study
@@ -123,8 +124,8 @@ def test_decoder_noise_differs_between_recordings_and_is_the_same_in_their_frame
     decoded: list[torch.Tensor] = []
     decode = copier.decode
 
-    def record(latents: torch.Tensor, seeds: Sequence[int] = ()) -> torch.Tensor:
-        decoded.append(decode(torch.zeros(len(latents), C, H, W), seeds))
+    def record(latents: torch.Tensor, seeds: Sequence[int] = (), numbers: Sequence[int] = ()) -> torch.Tensor:
+        decoded.append(decode(torch.zeros(len(latents), C, H, W), seeds, numbers))
         return decoded[-1]
 
     monkeypatch.setattr(copier, "decode", record)
@@ -135,6 +136,11 @@ def test_decoder_noise_differs_between_recordings_and_is_the_same_in_their_frame
     for frames in (first, second):
         torch.testing.assert_close(frames, frames[:1].expand_as(frames))
     assert (first[0] - second[0]).abs().mean() > 0.01
+    set_noise_correlation(network, 0.5)
+    decoded.clear()
+    generated(copier, PixelTransform(), selections)
+    frames = decoded[0][: len(selections[0].frames)]
+    assert all((frames[i] - frames[j]).abs().mean() > 0.01 for i, j in itertools.combinations(range(len(frames)), 2))
 
 
 def test_copies_are_made_of_the_videos_frames_where_there_are_videos(copier: CopyGenerator) -> None:

@@ -5,8 +5,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -20,7 +22,7 @@ from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, adaptive_adversarial_weight
 from echodream.metrics.image_quality import mae, psnr, ssim
-from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, split_into_chunks
+from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, fit_noise_correlation, split_into_chunks
 from echodream.networks.autoencoder import build_autoencoder, reconstruct
 from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
 from tests.support.tiny_vae import tiny_autoencoder
@@ -380,6 +382,36 @@ def test_a_step_of_the_decoder_with_latent_noise_and_local_means() -> None:
         assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
     for name, value in own.encoder.state_dict().items():
         assert torch.equal(module.network.encoder.state_dict()[name], value), name
+
+
+class NoiseDecoder(nn.Module):
+    """An autoencoder that decodes everything to decoder noise of unit variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Identity()
+        block.resnets = [SimpleNamespace(in_channels=1)]
+        self.decoder = SimpleNamespace(up_blocks=[block])
+        self.register_to_config = lambda **_: None
+
+    def encode(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: torch.zeros_like(x)))
+
+    def decode(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.decoder.up_blocks[0](x))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+def test_the_noise_correlation_is_fitted_to_the_flicker_of_the_clips(correlation: float) -> None:
+    rng = np.random.default_rng(0)
+    frames = [rng.standard_normal((6, 1, 12, 12))]
+    for _ in range(31):  # six clips of a first-order autoregressive process
+        frames.append(correlation * frames[-1] + math.sqrt(1 - correlation**2) * rng.standard_normal((6, 1, 12, 12)))
+    clips = list(torch.from_numpy(np.stack(frames, axis=1)).float() / 4)
+    net: Any = add_decoder_noise(NoiseDecoder(), 0.25).eval()  # type: ignore[arg-type]
+    activate_noise(net)
+    assert fit_noise_correlation(net, clips) == correlation
+    assert fit_noise_correlation(net, []) == 1
 
 
 def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""The noise of the decoder is fixed per seed when decoding, new in training, and kept in the artifact."""
+"""The decoder noise is a function of seed and frame when decoding, new in training, and kept in the artifact."""
 
 import itertools
 import logging
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.networks.autoencoder import build_autoencoder, load_autoencoder
-from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds
+from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds, set_noise_correlation
 from echodream.weights import fingerprint
 
 
@@ -59,13 +59,51 @@ def test_frames_of_one_latent_differ_in_training_and_not_when_decoding() -> None
 def test_the_noise_is_white_with_the_trained_scale() -> None:
     level = noise_levels(network(0.5))[2]
     level.active.fill_(True)
-    level.seeds = list(range(40))
+    level.seeds = [(seed, 0) for seed in range(40)]
     (out,) = level.add_noise(level, (torch.zeros(40, len(level.scale[0]), 24, 16),)) or ()
     out = out.detach()
     assert float(out.std()) == pytest.approx(0.5, rel=0.02)
     assert abs(float((out[:, 0, :, 1:] * out[:, 0, :, :-1]).mean())) < 0.01
     assert torch.equal(out[:, 0], out[:, 1])  # one noise map for all channels
     assert len({float(frame[0, 0, 0]) for frame in out}) == 40
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.4, 0.8, 1.0])
+def test_noise_of_consecutive_frames_has_the_correlation(correlation: float) -> None:
+    net = network(0.5)
+    set_noise_correlation(net, correlation)
+    level = noise_levels(net)[2]
+    level.active.fill_(True)
+    level.seeds = [(3, frame) for frame in range(60)]
+    x = torch.zeros(60, len(level.scale[0]), 48, 32)
+    noise = (level.add_noise(level, (x,)) or ())[0].detach()[:, 0]
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.1)
+    for lag in (1, 2, 3):
+        measured = float((noise[lag:] * noise[: 60 - lag]).mean() / noise.square().mean())
+        assert measured == pytest.approx(correlation**lag, abs=0.02)
+    level.seeds = [(3, frame) for frame in range(41, 47)]  # the same frames in another batch
+    again = (level.add_noise(level, (x[:6],)) or ())[0].detach()[:, 0]
+    assert torch.equal(again, noise[41:47])
+
+
+def test_the_folder_keeps_the_correlation(tmp_path: Path) -> None:
+    net = network()
+    activate_noise(net)
+    set_noise_correlation(net, 0.4)
+    net.save_pretrained(tmp_path)
+    with noise_seeds(net, [5] * 5, range(5)):
+        expected = decode(net)
+    again = load_autoencoder(tmp_path)
+    with noise_seeds(again, [5] * 5, range(5)):
+        assert torch.equal(decode(again), expected)
+    set_noise_correlation(net, 1)
+    with noise_seeds(net, [5] * 5, range(5)):
+        assert not torch.equal(decode(net), expected)
+
+
+def test_a_correlation_above_one_is_refused() -> None:
+    with pytest.raises(UserError, match=r"decoder_noise_correlation is 1\.5"):
+        set_noise_correlation(network(), 1.5)
 
 
 def test_the_folder_keeps_it_and_diffusers_opens_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
