@@ -7,12 +7,12 @@ experiment=${1:-demo}
 case $experiment in smoke) patients=36 ;; *) patients=372 ;; esac   # patients of the study, and 12 or 200 further test patients
 source launch/progress.sh
 
-python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment"      # raw files in the layout of CardiacNet
+python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment" data.source.severity=0.5   # raw files in the layout of CardiacNet
 python sample.py stage=ingest     data=cardiacnet data.name="${experiment/demo/phantom}" raw="raw/$experiment" experiment="$experiment"
 python sample.py stage=verify     data=phantom experiment="$experiment"
 python train.py  model=vae        data=phantom experiment="$experiment"
 python sample.py stage=encode     data=phantom experiment="$experiment"
-parallel python sample.py stage=ingest     data=phantom data.name="${experiment/demo/phantom}_further" data.source.patients="$patients" experiment="$experiment"
+parallel python sample.py stage=ingest     data=phantom data.name="${experiment/demo/phantom}_further" data.source.patients="$patients" data.source.severity=0.5 experiment="$experiment"
 parallel python train.py  model=reid       data=phantom experiment="$experiment"
 parallel python train.py  model=lvdm       data=phantom experiment="$experiment"
 parallel python train.py  model=classifier data=phantom experiment="$experiment"
