@@ -88,7 +88,7 @@ def build_setting(model: DiffusionModel, text: str, options: argparse.Namespace)
     low, high = map(float, interval or (0, 1))
     scales = {options.condition: options.guidance} if options.condition in model.conditioner.names else {}
     config = SamplingConfig(options.seed, int(steps), sampler, Guidance(scales, (low, high)), spacing)
-    model.process.with_spacing(spacing).check_sampler(config.steps, sampler)
+    model.process.for_sampling(spacing).check_sampler(config.steps, sampler)
     return Setting(SamplingModule(model, config, clip_length(model, options)).to(options.device))
 
 
@@ -97,7 +97,7 @@ def clip_length(model: DiffusionModel, options: argparse.Namespace) -> ClipLengt
     if not model.is_video:
         return None
     frames = options.frames or model.metadata.frames
-    return video._clip_config(model, frames, "crossfade", options.overlap, options.windows)
+    return video.clip_config(model, frames, "crossfade", options.overlap, options.windows)
 
 
 def sampling_requests(model: DiffusionModel, options: argparse.Namespace) -> SamplingRequests:
@@ -107,9 +107,13 @@ def sampling_requests(model: DiffusionModel, options: argparse.Namespace) -> Sam
         store = Store(options.src, kind="latent")
         sources = video._select_sources(store.table, options.n, True)
         requests = video._requested_values(model, sources, None).values
-        beats, length = video._sample_beats(model, options.seed, options.n), clip_length(model, options)
+        beats, length = video.sample_beats(model, options.seed, options.n), clip_length(model, options)
         assert length is not None
-        references = video._reference_reader(model, store, sources, beats, length)
+
+        def read(row: int, count: int) -> Tensor:
+            return store.latents(sources["FileName"][row], 0, count)[0].float()
+
+        references = video.reference_reader(model, read, sources, options.src, beats, length)
     else:
         requests = model.conditioner.uniform_requests(options.n)
     values = model.conditioner.encode_request(requests)
@@ -126,21 +130,22 @@ def measured_frames(extractor: Extractor, frames: int, is_video: bool) -> range:
 
 
 def measure_settings(
-    settings: Sequence[Setting], exact: Setting, extractors: Mapping[str, Extractor], options: argparse.Namespace
+    settings: Sequence[Setting], exact: Setting | None, extractors: Mapping[str, Extractor], options: argparse.Namespace
 ) -> None:
     """Sample, decode and classify ``options.n`` samples with all settings, batch by batch."""
-    model = exact.module.model
+    model = settings[0].module.model
     network = load_vae(f"{options.models}/vae").eval().to(options.device)
     decoder = VaeDecoder(network, 64, network.config.in_channels == 1 or not options.color)
     requests = sampling_requests(model, options)
     std = torch.tensor(model.metadata.statistics.std, device=options.device).view(1, -1, 1, 1, 1)
     for number in range(len(requests)):
         request = requests[number].to(options.device)
-        truth = exact.sample(request) / std
-        peak = float(truth.max() - truth.min())
+        truth = None if exact is None else exact.sample(request) / std
         for setting in settings:
             latents = setting.sample(request)
-            setting.squares.append(float(((latents / std - truth) / peak).square().mean()))
+            if truth is not None:
+                peak = truth.max() - truth.min()
+                setting.squares.append(float(((latents / std - truth) / peak).square().mean()))
             for name, extractor in extractors.items():
                 features = extract(extractor, decoder, request, latents, model.is_video)
                 setting.features.setdefault(name, []).append(features.double().cpu())
@@ -216,9 +221,9 @@ def rows_of_table(
     entries = SAMPLERS[model.process.name]
     for setting in settings:
         faster = statistics.median(a / b for a, b in zip(first.seconds, setting.seconds, strict=True))
-        mean = statistics.mean(setting.squares)
-        stochastic = entries[str(setting.module.config.sampler)].stochastic
-        psnr = "     -" if stochastic else f"{-10 * math.log10(max(mean, 1e-12)):6.1f}"
+        psnr = "     -"
+        if setting.squares and not entries[str(setting.module.config.sampler)].stochastic:
+            psnr = f"{-10 * math.log10(max(statistics.mean(setting.squares), 1e-12)):6.1f}"
         line = (
             f"{setting.name()}{setting.evaluations / options.n:12.1f}{first.evaluations / setting.evaluations:7.1f}"
             f"{1000 * statistics.median(setting.seconds):11.2f}{faster:8.1f} {psnr}"
@@ -248,7 +253,7 @@ def main() -> None:
     parser.add_argument("--condition", default="class_id", help="guided condition")
     parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale")
     parser.add_argument("--reference", default="dpmpp_2m:trailing:20", help="setting that the others are compared with")
-    parser.add_argument("--exact", default="unipc:quadratic:128", help="setting whose latents the PSNR is against")
+    parser.add_argument("--exact", default="unipc:quadratic:128", help="setting for the PSNR, or none for no PSNR")
     parser.add_argument("--settings", nargs="+", default=[], help="settings, as unipc:quadratic:12")
     parser.add_argument("--samplers", nargs="+", default=[])
     parser.add_argument("--spacings", nargs="+", default=["trailing", "quadratic"])
@@ -274,7 +279,8 @@ def main() -> None:
         extractors["classifier"] = ClassifierExtractor(f"{options.models}/classifier")
     for extractor in extractors.values():
         extractor.network.to(options.device)
-    measure_settings(settings, build_setting(model, options.exact, options), extractors, options)
+    exact = None if options.exact == "none" else build_setting(model, options.exact, options)
+    measure_settings(settings, exact, extractors, options)
     print(f"{options.n} samples, {options.condition} guided by {options.guidance:g}, batches of {options.batch}")
     for line in rows_of_table(settings, extractors, options):
         print(line)

@@ -120,6 +120,7 @@ class Generator(LoadedModel):
         steps: int = 20,
         sampler: str | None = None,
         spacing: str | None = None,
+        clip: float | None = None,
         guidance: Mapping[str, float] | None = None,
         join: str = "crossfade",
         overlap: int | None = None,
@@ -137,7 +138,7 @@ class Generator(LoadedModel):
         """
         model = self.model
         scales = {**_GUIDANCE, **(guidance or {})}
-        config = sample_store.sampling_config(model, seed, steps, sampler, spacing, scales)
+        config = sample_store.sampling_config(model, seed, steps, sampler, spacing, scales, clip)
         length, references, defaults = None, None, dict[str, list[Any]]()
         if model.is_video:
             length = clip_config(model, frames or model.metadata.frames, join, overlap, windows)

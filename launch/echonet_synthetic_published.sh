@@ -11,9 +11,9 @@ study="data=$1 experiment=echonet_synthetic_published"
 python sample.py stage=ingest     $study raw="$raw"
 python train.py  model=vae        $study
 python sample.py stage=encode     $study
-python train.py  model=lidm       $study process=published conditioning=[published_EF]
+python train.py  model=lidm       $study process=published conditioning=[]
 python train.py  model=reid       $study head=published
-python sample.py stage=image      $study                            # 12,000 images
+python sample.py stage=image      $study                            # 20,000 images
 python sample.py stage=filter     $study rule=percentile
 python sample.py stage=audit      $study
 python train.py  model=lvdm       $study process=published conditioning=[published_reference,published_EF]

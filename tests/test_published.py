@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, UNetSpatioTemporalConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel, UNetSpatioTemporalConditionModel
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -43,7 +43,9 @@ def unet(kind: str, width: int = 1) -> Any:
 
 def import_cfg(folder: Path, kind: str, *overrides: str) -> DictConfig:
     others = ["process.zero_snr=false", "process.spacing=leading", "trainer.max_epochs=0"]
-    given = ["denoiser=imported", f"denoiser.weights={folder}/unet", f"conditioning={CONDITIONS[kind]}"]
+    given = ["denoiser=imported", f"denoiser.weights={folder}/unet"]
+    if not any(override.startswith("conditioning=") for override in overrides):
+        given.append(f"conditioning={CONDITIONS[kind]}")
     return train_cfg(folder, kind, *given, *others, *overrides, net=False)
 
 
@@ -74,6 +76,51 @@ def test_an_imported_image_model_draws_what_a_loop_of_diffusers_draws(tmp_path: 
         found = store.latents(f"image-{row:06d}")[0][0].float()
         truth = x[0] * std + mean
         assert np.allclose(found, truth, rtol=2e-3, atol=2e-3 * float(truth.abs().max()))
+
+
+def unconditional_unet(folder: Path) -> Any:
+    """A UNet2DModel with random weights, saved to ``folder``/unet, with a store of latents beside it."""
+    latent_store(folder / "latents")
+    torch.manual_seed(3)
+    blocks = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
+    made: Any = UNet2DModel(
+        in_channels=C, out_channels=C, block_out_channels=(32,), layers_per_block=1, attention_head_dim=8, **blocks
+    )
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    made.eval().save_pretrained(folder / "unet")
+    return made
+
+
+def test_an_imported_image_model_without_conditions_draws_what_a_loop_of_diffusers_draws(tmp_path: Path) -> None:
+    """As EchoNet-Synthetic: DDPM, leading timesteps, predicted latents limited to a range, which is reached here."""
+    net = unconditional_unet(tmp_path)
+    engine.train(import_cfg(tmp_path, "lidm", "conditioning=[]"))
+    engine.sample(sample_cfg(tmp_path, "image", "n=3", "sampler=ddpm", "steps=4", "spacing=leading", "clip=0.5"))
+    store = Store(tmp_path / "images")
+    assert store.dataset.settings["clip"] == 0.5
+    assert "class_id" not in store.table
+    schedule = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2, "prediction_type": "v_prediction"}
+    scheduler = DDPMScheduler(**schedule, timestep_spacing="leading", clip_sample=True, clip_sample_range=0.5)
+    scheduler.set_timesteps(4)
+    mean, std = (torch.tensor(part).view(C, 1, 1) for part in (STATISTICS.mean, STATISTICS.std))
+    for row in range(3):
+        generator = row_generator(0, row)
+        x = torch.randn((1, C, H, W), generator=generator)
+        for t in scheduler.timesteps:
+            with torch.no_grad():
+                x = scheduler.step(net(x, t).sample, t, x, generator=generator).prev_sample
+        found = store.latents(f"image-{row:06d}")[0][0].float()
+        truth = x[0] * std + mean
+        assert np.allclose(found, truth, rtol=2e-3, atol=2e-3 * float(truth.abs().max()))
+        assert x.abs().max() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_model_without_conditions_is_given_none(tmp_path: Path) -> None:
+    unconditional_unet(tmp_path)
+    with pytest.raises(UserError, match=r"no input for conditions, but the model has class_id: give conditioning=\[\]"):
+        engine.train(import_cfg(tmp_path, "lidm", "conditioning=[class_id]"))
+    assert not (tmp_path / "lidm").exists()
 
 
 def test_an_imported_video_model_is_given_its_reference_and_its_number(tmp_path: Path) -> None:

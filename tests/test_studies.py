@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from diffusers import UNet2DModel
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -197,10 +198,31 @@ def count(network: Any) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def unconditional_size() -> int:
+    """Parameters of the published image model of EchoNet-Synthetic."""
+    with torch.device("meta"):
+        network = UNet2DModel(
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D"),
+            block_out_channels=(128, 256, 256, 512),
+            layers_per_block=2,
+            attention_head_dim=8,
+            norm_num_groups=32,
+        )
+    return count(network)
+
+
 @pytest.mark.parametrize("experiment", FAST_EXPERIMENTS)
 def test_the_diffusion_networks_have_the_published_size(experiment: str) -> None:
-    """74.6 and 143.8 million are published. Ours have wider tokens and three key frames, and no more than 7 % more."""
-    for kind, published in (("lidm", 74_648_324), ("lvdm", 143_830_186)):
+    """Ours have wider tokens and three key frames, and no more than 7 % more parameters than published.
+
+    Echodream's image model has 74.6 million parameters, the video models 143.8 million. The image model of
+    EchoNet-Synthetic is the UNet2DModel of its configuration.
+    """
+    unconditional = experiment == "echonet_synthetic_published"
+    for kind, published in (("lidm", unconditional_size() if unconditional else 74_648_324), ("lvdm", 143_830_186)):
         cfg = composed(kind, experiment)
         conditions = told(cfg)
         frames = 3 if cfg.view._target_.endswith("Triplet") else 1
@@ -245,7 +267,13 @@ def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
         assert kept == ("v", "linear", 1e-4, 2e-2)
         mended = (cfg.process.zero_snr, cfg.process.spacing, cfg.process.min_snr)
         assert mended == ((False, "leading", None) if published else (True, "trailing", 5.0))
-        assert set(cfg.conditioning) - {"reference"} == {"EF" if ef else "class_id"}
+        conditions = set() if cfg is lidm and published and ef else {"EF" if ef else "class_id"}
+        assert set(cfg.conditioning) - {"reference"} == conditions
+        steps = 500 if published and (ef or cfg is lidm) else 100
+        assert (cfg.trainer.max_epochs, cfg.trainer.limit_train_batches) == (steps, 1000)
+    if published:
+        assert lvdm.datamodule.batch_size == (16 if ef else 4)
+        assert lvdm.conditioning["EF" if ef else "class_id"].dropout == (0.0 if ef else 0.3)
     assert lvdm.model.noise_offset == (0.1 if published else 0.0)
     reid = composed("reid", experiment)
     assert (reid.datamodule.batch_size, reid.model.lr) == (128, 1e-4)
@@ -255,8 +283,11 @@ def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
     assert (image.steps, image.sampler) == (video.steps, video.sampler) == (steps, "ddpm" if published else None)
     assert image.guidance.class_id == video.guidance.class_id == (1.0 if ef else 5.0 if published else 1.5)
     assert (video.guidance.reference, video.frames) == (1.0, 192)
+    told = ("leading", 4.0) if published else (None, None)
+    assert (image.spacing, image.clip) == (video.spacing, video.clip) == told
+    assert image.n == (2000 if not ef else 20000 if published else 12000)
     if not ef:
-        assert (image.n, video.n) == (2000, 655)
+        assert video.n == 655
     assert rule.rule._target_.endswith("Percentile" if published else "Calibrated")
     assert rule.reference == ("first" if published else "all")
 

@@ -81,7 +81,7 @@ def _check_generator(cfg: DictConfig) -> None:
     if sampler is not None or spacing is not None:
         from echodream.diffusion.processes import build_process
 
-        build_process(process).with_spacing(spacing).check_sampler(cfg.steps, sampler)
+        build_process(process).for_sampling(spacing).check_sampler(cfg.steps, sampler)
 
 
 def refuse_missing_and_null(cfg: DictConfig) -> None:

@@ -82,6 +82,9 @@ class DiffusionModel(nn.Module):
 
     def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
         super().__init__()
+        if conditioner.columns and not denoiser.takes_tokens:
+            problem = f"the denoiser has no input for conditions, but the model has {', '.join(conditioner.columns)}"
+            raise UserError(f"{problem}: give conditioning=[]")
         self.denoiser, self.conditioner, self.process, self.metadata = denoiser, conditioner, process, metadata
         self.is_video = denoiser.is_video
 

@@ -84,10 +84,16 @@ def _comparable_settings(model: DiffusionModel) -> dict[str, Any]:
 
 
 def sampling_config(
-    model: DiffusionModel, seed: int, steps: int, sampler: str | None, spacing: str | None, guidance: Mapping[str, Any]
+    model: DiffusionModel,
+    seed: int,
+    steps: int,
+    sampler: str | None,
+    spacing: str | None,
+    guidance: Mapping[str, Any],
+    clip: float | None = None,
 ) -> SamplingConfig:
     """Sampling configuration for ``model``. Raises ``UserError`` for settings that ``model`` cannot sample with."""
-    process = model.process.with_spacing(spacing)
+    process = model.process.for_sampling(spacing, clip)
     sampler, entries = process.check_sampler(steps, sampler), SAMPLERS[process.name]
     if entries[sampler].stochastic and model.metadata.shared_noise:
         deterministic = ", ".join(name for name, entry in entries.items() if not entry.stochastic)
@@ -96,7 +102,7 @@ def sampling_config(
             f"model.shared_noise={model.metadata.shared_noise:g}: choose one of {deterministic}"
         )
     seed = validation.whole_number("seed", seed, 0)
-    return SamplingConfig(seed, steps, sampler, build_guidance(guidance, model), process.spacing)
+    return SamplingConfig(seed, steps, sampler, build_guidance(guidance, model), process.spacing, process.clip)
 
 
 def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
@@ -109,7 +115,8 @@ def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: Diffusi
         "auto": None if weak is None else {"model": weak.fingerprint(), "scale": float(guidance.auto)},
     }
     names = {"seed": config.seed, "steps": config.steps, "sampler": config.sampler, "spacing": config.spacing}
-    return {"model": model.fingerprint(), **names, "guidance": recorded}
+    limit = {} if config.clip is None else {"clip": config.clip}
+    return {"model": model.fingerprint(), **names, **limit, "guidance": recorded}
 
 
 def sampling_columns(config: SamplingConfig) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class SamplingConfig:
     guidance: Guidance
     spacing: str | None = None
     """Spacing of the sampling timesteps; None: that of the diffusion process."""
+    clip: float | None = None
+    """Largest absolute value of predicted whitened latents (or residuals); None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class SamplingModule(pl.LightningModule):
         """Samples, (B, *shape), one for each of the ``generators``: whitened images, or residuals of clips."""
         shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
         noise = batch_noise(shape, generators, self.device, shared)
-        process = self.model.process.with_spacing(self.config.spacing)
+        process = self.model.process.for_sampling(self.config.spacing, self.config.clip)
         return process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:

@@ -33,6 +33,7 @@ def image(
     steps: int,
     sampler: str | None,
     spacing: str | None,
+    clip: float | None,
     guidance: Mapping[str, InputPath | Any],
     batch: int,
     workers: int,
@@ -46,7 +47,7 @@ def image(
     store ``training``, and a path reads the rows of a csv. ``n`` is by default the number of rows of the csv, or 2000.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lidm")
-    config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance)
+    config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance, clip)
     weak = sample_store.load_weak_model(guidance, model, "lidm")
     requests = _requested_values(model.conditioner, labels, training, n, config.seed)
     count = len(next(iter(requests.values.values()))) if requests.values else n or _DEFAULT_COUNT

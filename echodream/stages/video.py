@@ -42,6 +42,7 @@ def video(
     steps: int,
     sampler: str | None,
     spacing: str | None,
+    clip: float | None,
     guidance: Mapping[str, InputPath | Any],
     frames: int,
     join: str,
@@ -55,11 +56,12 @@ def video(
 ) -> Summary:
     """Sample a video for each row of the latent store ``src``, with the LVDM at ``artifact``.
 
-    Each video is a function of the seed, its number and its source only. Condition values are columns of ``src``, or of
-    the csv ``labels``. ``ClipLengthConfig`` describes ``frames``, ``join``, ``overlap`` and ``windows``.
+    Each video is a function of the seed, its number and its source only. Condition values are columns of ``src``; with
+    ``labels`` "uniform", evenly distributed; or columns of the csv ``labels``. ``ClipLengthConfig`` describes
+    ``frames``, ``join``, ``overlap`` and ``windows``.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lvdm")
-    config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance)
+    config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance, clip)
     weak = sample_store.load_weak_model(guidance, model, "lvdm")
     store = Store(src, kind="latent", encoder=model.metadata.encoder)
     clip_length = clip_config(model, frames, join, overlap, windows)
@@ -204,6 +206,8 @@ def _requested_values(model: DiffusionModel, sources: pd.DataFrame, labels: str 
     values = {column: sources[column].tolist() if column in sources else missing for column in columns}
     if labels is None:
         return ConditionRequests(values)
+    if labels == "uniform":
+        return ConditionRequests(model.conditioner.uniform_requests(len(sources)))
     table = read_labels(labels, columns)
     order = _csv_rows(table, sources["FileName"].tolist(), labels)
     values |= {column: [cells[row] for row in order] for column, cells in table.values.items()}

@@ -180,7 +180,7 @@ def test_heun_is_its_formula(steps: int) -> None:
 @pytest.mark.parametrize("process", [DDPM(), RectifiedFlow(), RectifiedFlow(shift=3.0)])
 def test_the_spacing_is_chosen_when_sampling_and_does_not_change_the_process(process: Process) -> None:
     """Distances between quadratic times decrease linearly, before the shift of rectified flow."""
-    settings, changed = process.settings(), process.with_spacing("quadratic")
+    settings, changed = process.settings(), process.for_sampling("quadratic")
     for sampler in process.samplers:
         times = torch.tensor(changed._build_solver(sampler, 10, 1.0).times, dtype=torch.float64)
         s = (times + (1 if process.name == "ddpm" else 0)) / 1000
@@ -188,12 +188,30 @@ def test_the_spacing_is_chosen_when_sampling_and_does_not_change_the_process(pro
         root = (s / (shift - (shift - 1) * s)).sqrt().unique().flip(0)
         expected = torch.arange(10, 0, -1) / 10 if sampler != "heun" else torch.linspace(1, math.sqrt(0.001), 10)
         torch.testing.assert_close(root, expected.double(), rtol=0, atol=0.01 if process.name == "ddpm" else 1e-5)
-    assert process.settings() == settings == process.with_spacing(None).settings()
+    assert process.settings() == settings == process.for_sampling(None).settings()
     assert process.spacing == "trailing"
     if process.name == "ddpm":
         noise = normal(2, C, H, W)
-        same = process.with_spacing("quadratic").sample(network, noise, 5)
+        same = process.for_sampling("quadratic").sample(network, noise, 5)
         assert torch.equal(same, DDPM(spacing="quadratic").sample(network, noise, 5))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_limit_of_predicted_data_is_kept_at_each_step(name: str) -> None:
+    """The last step of a first-order sampler goes to the predicted data. A limit that nothing reaches has no effect."""
+    process, noise = PROCESSES[name], normal(2, C, H, W)
+    t = torch.full((2,), 700 if process.name == "ddpm" else 700.0)
+    x_0 = normal(2, C, H, W, seed=3)
+    torch.testing.assert_close(
+        process.predict_x0(noise, t, process.prediction_of(x_0, noise, t)), x_0, rtol=0, atol=1e-4
+    )
+    sampler = "ddim" if process.name == "ddpm" else "euler"
+    free = process.sample(network, noise, 6, sampler)
+    limited = process.for_sampling(clip=0.2).sample(network, noise, 6, sampler)
+    assert free.abs().max() > 0.3
+    assert limited.abs().max() == pytest.approx(0.2, abs=1e-4)
+    wide = process.for_sampling(clip=1e4).sample(network, noise, 6, sampler)
+    torch.testing.assert_close(wide, free, rtol=1e-3, atol=1e-3 * max(1.0, free.abs().max().item()))
 
 
 @pytest.mark.parametrize("steps", [2, 9])
@@ -207,7 +225,7 @@ def test_heun_with_quadratic_spacing_is_its_formula(steps: int) -> None:
         ahead = network(x + (following - s) * slope, torch.full((2,), 1000 * following))
         x = x + (following - s) * (slope + ahead) / 2
     x = x - 0.001 * network(x, torch.full((2,), 1.0))
-    found = RectifiedFlow().with_spacing("quadratic").sample(network, noise, steps, "heun")
+    found = RectifiedFlow().for_sampling("quadratic").sample(network, noise, steps, "heun")
     torch.testing.assert_close(found, x.float(), rtol=1e-4, atol=1e-4)
 
 

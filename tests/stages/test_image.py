@@ -97,6 +97,7 @@ IMAGE = [
     (["steps=0"], "steps is 0: give a whole number from 1 to 1000"),
     (["steps=1001"], "steps is 1001: give"),
     (["sampler=heun"], "sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler"),
+    (["clip=0"], "clip is 0: give a number above 0, or null for no limit"),
     (["spacing=even"], "spacing is 'even': choose one of trailing, quadratic, leading"),
     (["spacing=leading", "artifact=DIR/flow"], "spacing is 'leading': choose one of trailing, quadratic"),
     (["guidance.view=2"], "guidance.view=2 is not possible: this model's conditions are class_id, EF"),

@@ -133,6 +133,17 @@ def test_what_nobody_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCapture
     refused(words, lambda: video(folder, *guided, at="guided"), folder, "guided")
 
 
+def test_uniform_labels_of_videos_are_balanced(tmp_path: Path) -> None:
+    """Also of a condition that the source does not have."""
+    folder = study(tmp_path)
+    artifact(folder / "both", model("lvdm", ("reference", "class_id", "EF")), "lvdm")
+    image(folder)
+    table = video(folder, f"artifact={folder}/both", "n=6", "repeat=true", "labels=uniform").table
+    assert table["class_id"].tolist() == [0, 1, 3, 0, 1, 3]
+    assert table["EF"].between(40, 61).all()
+    assert len(table["EF"].unique()) == 2  # one for each cycle of the classes
+
+
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ready_study(tmp_path_factory.mktemp("ready"))

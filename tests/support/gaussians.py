@@ -26,7 +26,7 @@ PROCESSES: dict[str, Process] = {
     "ddpm-v-cosine": DDPM(schedule="cosine"),
     "ddpm-v-quadratic": DDPM(spacing="quadratic"),
     "flow": RectifiedFlow(),
-    "flow-quadratic": RectifiedFlow().with_spacing("quadratic"),
+    "flow-quadratic": RectifiedFlow().for_sampling("quadratic"),
     "flow-uniform-shifted": RectifiedFlow("uniform", shift=3.0),
 }
 WAYS = [(name, sampler) for name, process in PROCESSES.items() for sampler in process.samplers]

@@ -54,6 +54,8 @@ class Process(ABC):
     """Spacings of the sampling timesteps that this process offers."""
     spacing: str = "trailing"
     """Spacing of the sampling timesteps."""
+    clip: float | None = None
+    """Largest absolute value of predicted data in sampling (clip_sample_range of diffusers); None: no limit."""
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -84,6 +86,10 @@ class Process(ABC):
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """Estimate of the data, (B, C, *rest), from the network output ``prediction`` for ``x_t`` at ``t`` (B,)."""
 
+    @abstractmethod
+    def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Network output whose estimate of the data is ``x_0``, the inverse of ``predict_x0``."""
+
     def log_snr_times(self, count: int) -> Tensor:
         """Times, (count,), from low to high noise, with evenly spaced log SNR within +- ``LOG_SNR_LIMIT``."""
         times = self.evenly_spaced_times(_TIME_GRID)
@@ -98,10 +104,13 @@ class Process(ABC):
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
         """Build a solver that starts at the relative time ``strength``."""
 
-    def with_spacing(self, spacing: str | None) -> Self:
-        """The process with another ``spacing`` of the sampling timesteps; None: unchanged. Raises ``UserError``."""
+    def for_sampling(self, spacing: str | None = None, clip: float | None = None) -> Self:
+        """The process with the limit ``clip``, and with ``spacing`` unless it is None. Raises ``UserError``."""
         changed = copy.copy(self)
         changed.spacing = self.spacing if spacing is None else validation.one_of("spacing", spacing, self.spacings)
+        if clip is not None:
+            validation.positive_number("clip", clip, ", or null for no limit")
+        changed.clip = clip
         return changed
 
     def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
@@ -130,7 +139,7 @@ class Process(ABC):
         Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
         ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (2108.01073).
         """
-        sampler = self.check_sampler(steps, sampler, strength)
+        sampler, denoise = self.check_sampler(steps, sampler, strength), self._clipped(denoise)
         if generators is not None and len(generators) != len(noise):
             raise ValueError(f"{len(generators)} generators for {len(noise)} rows: give one for each row")
         if strength == 1:
@@ -142,3 +151,15 @@ class Process(ABC):
         solver = self._build_solver(sampler, steps, strength)
         t = torch.full((len(x_0),), solver.times[0], device=x_0.device)
         return run_solver(solver, denoise, self.corrupt(x_0, t, noise).x_t, generators)
+
+    def _clipped(self, denoise: Denoise) -> Denoise:
+        """``denoise`` with predicted data limited to ``clip``."""
+        limit = self.clip
+        if limit is None:
+            return denoise
+
+        def clipped(x_t: Tensor, t: Tensor) -> Tensor:
+            x_0 = self.predict_x0(x_t, t, denoise(x_t, t).to(x_t.dtype)).clamp(-limit, limit)
+            return self.prediction_of(x_0, x_t, t)
+
+        return clipped

@@ -90,6 +90,12 @@ class DDPM(Process):
             return (signal * x_t - sigma * prediction).to(x_t.dtype)
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
+    def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        signal, sigma = self._signal_and_noise_rates(t, x_t)
+        if self.prediction == "epsilon":
+            return ((x_t - signal * x_0) / sigma).to(x_t.dtype)
+        return x_0 if self.prediction == "sample" else self._x0_to_v(x_0, x_t, t)
+
     def weight(self, t: Tensor) -> Tensor:
         """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for errors of x_0 (2303.09556)."""
         if self.min_snr is None:

@@ -53,6 +53,9 @@ class RectifiedFlow(Process):
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         return (x_t - expand_like(self.relative_time(t), x_t) * prediction).to(x_t.dtype)
 
+    def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        return (x_t - x_0) / expand_like(self.relative_time(t), x_t)
+
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
         """Build a solver with ``spacing`` from ``strength`` to 0, which the scheduler shifts."""
         first = strength / (self.shift - (self.shift - 1) * strength)

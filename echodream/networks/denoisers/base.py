@@ -19,6 +19,8 @@ class Denoiser(nn.Module, ABC):
     """Whether samples are clips, (B, C, F, H, W), instead of images, (B, C, H, W)."""
     network_name: ClassVar[str]
     """Name of the attribute with the diffusers network, and prefix of its weights in the state dict."""
+    takes_tokens: ClassVar[bool] = True
+    """Whether the network has an input for the tokens of conditions."""
     unsupported_settings: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that add inputs to the network which denoisers do not support."""
 
@@ -71,7 +73,7 @@ class Denoiser(nn.Module, ABC):
         for description, required, actual in (
             ("channels of a latent", channels, self.channels),
             ("channels of a reference", extra_channels, self.extra_channels),
-            ("width of the condition's tokens", token_width, self.token_width),
+            ("width of the condition's tokens", token_width, self.token_width if self.takes_tokens else token_width),
         ):
             if required != actual:
                 problem = f"the denoiser has {actual} as {description}, and {required} is needed"

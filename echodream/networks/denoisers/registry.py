@@ -6,11 +6,12 @@ from pathlib import Path
 from echodream.errors import UserError
 from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.dit import ImageTransformer, VideoTransformer
-from echodream.networks.denoisers.unet import ImageUNet, VideoUNet
+from echodream.networks.denoisers.unet import ImageUNet, UnconditionalImageUNet, VideoUNet
 from echodream.weights import diffusers_weights_file, load_strictly, read_weights
 
 DENOISERS: dict[str, type[Denoiser]] = {
     "UNet2DConditionModel": ImageUNet,
+    "UNet2DModel": UnconditionalImageUNet,
     "UNetSpatioTemporalConditionModel": VideoUNet,
     "PixArtTransformer2DModel": ImageTransformer,
     "LatteTransformer3DModel": VideoTransformer,

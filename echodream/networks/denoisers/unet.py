@@ -52,6 +52,16 @@ class ImageUNet(_UNet):
         return pixel_shuffle(output, self.patch)
 
 
+class UnconditionalImageUNet(_UNet):
+    """Denoiser of images, (B, C, H, W), without conditions: UNet2DModel."""
+
+    is_video = False
+    takes_tokens = False
+
+    def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        return pixel_shuffle(self.network(pixel_unshuffle(x, self.patch), t).sample, self.patch)
+
+
 class VideoUNet(_UNet):
     """Denoiser of clips of any length, (B, C, F, H, W): UNetSpatioTemporalConditionModel with zero time ids."""
 
@@ -75,6 +85,7 @@ _VIDEO_BLOCKS = {
     "none": ("DownBlockSpatioTemporal", "UpBlockSpatioTemporal"),
     "cross": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
 }
+_HEAD_DIMENSION = 8
 _VIDEO_GROUPS = 32
 """Groups of GroupNorm in diffusers' spatio-temporal blocks. A block of 32 channels ignores the timestep."""
 
@@ -140,3 +151,40 @@ def build_unet(
         network = UNet2DConditionModel(**arguments, attention_head_dim=head_counts, norm_num_groups=groups)
     network.register_to_config(latent_patch=patch)
     return VideoUNet(network) if video else ImageUNet(network)
+
+
+def build_unconditional_unet(
+    channels: int,
+    extra_channels: int,
+    token_width: int,
+    video: bool,
+    widths: Sequence[int],
+    layers: int,
+    attention: Sequence[str],
+    heads: int | Sequence[int] = 8,
+    groups: int = 32,
+    patch: int = 1,
+) -> UnconditionalImageUNet:
+    """Build a U-Net for images without conditions, the LIDM of EchoNet-Synthetic.
+
+    Settings: see ``build_unet``. Levels with "cross" have "self". A list of ``heads`` stands for heads of dimension 8.
+    """
+    from diffusers import UNet2DModel
+
+    with torch.device("meta"):
+        build_unet(channels, extra_channels, token_width, video, widths, layers, attention, heads, groups, patch)
+    if video:
+        raise UserError("denoiser: a U-Net without conditions is for images; use it with model=lidm")
+    kinds = ["none" if kind == "none" else "self" for kind in attention]
+    network: Any = UNet2DModel(
+        in_channels=(channels + extra_channels) * patch**2,
+        out_channels=channels * patch**2,
+        down_block_types=tuple(_IMAGE_BLOCKS[kind][0] for kind in kinds),
+        up_block_types=tuple(_IMAGE_BLOCKS[kind][1] for kind in reversed(kinds)),
+        block_out_channels=tuple(widths),
+        layers_per_block=layers,
+        attention_head_dim=heads if isinstance(heads, int) else _HEAD_DIMENSION,
+        norm_num_groups=groups,
+    )
+    network.register_to_config(latent_patch=patch)
+    return UnconditionalImageUNet(network)

@@ -23,6 +23,7 @@ from echodream.networks.denoisers.registry import load_denoiser
 from echodream.networks.denoisers.unet import (
     ImageUNet,
     VideoUNet,
+    build_unconditional_unet,
     build_unet,
 )
 from echodream.types import Condition
@@ -328,9 +329,10 @@ def test_folders_of_something_else(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match=r"config.json does not describe a diffusers model"):
             load_denoiser(tmp_path)
-    other = UNet2DModel(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
-    other.save_config(tmp_path)
-    with pytest.raises(UserError, match=r"describes a UNet2DModel: give the folder of a UNet2DConditionModel, UNetSp"):
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet1DModel"}')
+    with pytest.raises(
+        UserError, match=r"describes a UNet1DModel: give the folder of a UNet2DConditionModel, UNet2DMo"
+    ):
         load_denoiser(tmp_path)
     image().unet.save_config(tmp_path)
     with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.safetensors or .bin"):
@@ -436,3 +438,29 @@ def test_patches_of_latents_are_pixels_of_the_network(is_video: bool, tmp_path: 
     loaded = load_denoiser(tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(x, t, Condition(tokens, extra)), found)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_unet_without_conditions_is_that_of_diffusers_and_is_found_again(tmp_path: Path, patch: int) -> None:
+    """The tokens have no effect, sides are padded, and a folder is read back."""
+    torch.manual_seed(0)
+    levels = {"widths": [16, 32], "layers": 1, "attention": ["cross", "none"], "groups": 8, "patch": patch}
+    made = build_unconditional_unet(C, 0, D, False, **levels).eval()  # type: ignore[arg-type]
+    assert isinstance(made.network, UNet2DModel)
+    assert made.network.config.down_block_types == ("AttnDownBlock2D", "DownBlock2D")
+    x, t = torch.randn(B, C, 4 * patch, 8 * patch), torch.tensor([3, 700])
+    tokens = [Condition(torch.randn(B, 2, D)) for _ in range(2)]
+    with torch.no_grad():
+        found = made(x, t, tokens[0])
+        assert torch.equal(found, made(x, t, tokens[1]))
+        assert not torch.allclose(found, made(x, t.flip(0), tokens[0]))
+        if patch == 1:
+            assert torch.equal(found, made.network(x, t).sample)
+        assert made(x[..., :-1, :], t, tokens[0]).shape == x[..., :-1, :].shape
+        made.save(tmp_path)
+        assert torch.equal(load_denoiser(tmp_path)(x, t, tokens[0]), found)
+    made.check_dimensions(C, 0, 17)
+    with pytest.raises(UserError, match="channels of a reference"):
+        made.check_dimensions(C, C, D)
+    with pytest.raises(UserError, match="use it with model=lidm"):
+        build_unconditional_unet(C, 0, D, True, [32], 1, ["cross"], heads=2)
