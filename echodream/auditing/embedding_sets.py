@@ -228,7 +228,11 @@ class SampleDistances:
     cell: np.ndarray
     """k-means cell of the frame of the sample that is nearest to a training frame: int, (n,)."""
     authentic: np.ndarray
-    """Whether all frames of the sample are authentic (``privacy.attacks.authenticity``): bool, (n,)."""
+    """Whether all frames of the sample are authentic: bool, (n,).
+
+    A frame is authentic if it is farther from its nearest training frame than that frame is from the nearest frame of
+    another patient (Alaa et al., arXiv 2102.08921).
+    """
     views: Tensor | None
     """Distances of the first views, and of the second views, of sample and patient: (n, 2, P). None for patients."""
 

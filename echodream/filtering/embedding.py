@@ -136,15 +136,11 @@ class FrameEmbedder:
         encoder = self.encoder
         return self._embed_batches(latents, encoder.embed_linearly if encoder.has_linear_embedding else encoder.embed)
 
-    def embed_views(self, latents: Tensor, views: Sequence[View] = ()) -> list[Tensor]:
-        """All embeddings of queries, (n, D) each: ``embed`` of the frames, and reference embeddings of their ``views``.
-
-        If the network has a linear code, the unchanged frames are also a view.
-        """
-        return self.embed_versions(latents, [version for view in views for version in view(latents)])
-
     def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
-        """``embed_views`` with given ``versions`` of ``latents`` instead of views."""
+        """Embeddings of queries, (n, D) each: ``embed`` of ``latents``, and reference embeddings of their ``versions``.
+
+        If the network has a linear code, the unchanged ``latents`` are also a version.
+        """
         unchanged = [latents] if self.encoder.has_linear_embedding else []
         return [self.embed(latents), *(self.embed_references(version) for version in (*unchanged, *versions))]
 

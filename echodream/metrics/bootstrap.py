@@ -16,6 +16,8 @@ from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pearson_upper
 
 CONFIDENCE = 0.95
+QUANTILE_975 = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution."""
 INFLUENCE_REPEATS = 2000
 """Number of bootstrap samples of ``influence_interval``."""
 MIN_UNITS_PER_CLASS = 3

@@ -13,6 +13,7 @@ from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet, Embedding
 from echodream.auditing.leakage import linkability_risk
 from echodream.datamodules.recordings import select_recordings
 from echodream.errors import UserError
+from echodream.privacy.attacks.copying import cell_centers
 from echodream.store import Store
 from tests.support.audit_study import samples, strangers, study, write
 from tests.support.tiny_diffusion import C, H, W
@@ -175,3 +176,30 @@ def test_those_chosen_keep_what_is_theirs() -> None:
     assert torch.equal(found.first_frames(), rows[[3, 1]])
     assert [row for row, _ in found.frame_plan] == [3, 1]
     assert len(found) == 2
+
+
+def random_set(count: int, frames: int, all_frames: int, seed: int) -> EmbeddingSet:
+    generator = torch.Generator().manual_seed(seed)
+    first, whole = (torch.randn(count, number, 5, generator=generator) for number in (frames, all_frames))
+    names = [f"{seed}-{number}" for number in range(count)]
+    return EmbeddingSet(names, first, first[:, [0, -1]], torch.ones(count, dtype=torch.bool), whole, [*first], [])
+
+
+def test_distances_are_those_of_the_closest_frames_and_authenticity_is_that_of_every_frame() -> None:
+    samples, train, held = random_set(13, 3, 3, 0), random_set(7, 3, 4, 1), random_set(6, 3, 4, 2)
+    samples.sample_frames[0] = train.all_frames[2, 1] + 0.01  # a copy
+    found = AuditSets(samples, train, held, "euclidean", seed=0, far=0.1, cells=2).sample_distances
+    queries, references = samples.sample_frames.double(), torch.cat([train.all_frames, held.all_frames]).double()
+    distance = torch.cdist(queries.flatten(0, 1), references.flatten(0, 1)).view(13, 3, 13, 4)
+    assert found.to_patients == pytest.approx(distance.amin(dim=(1, 3)).numpy(), rel=1e-5)
+    frames = train.all_frames.double().flatten(0, 1)
+    own = torch.cdist(frames, frames).masked_fill(
+        torch.eye(7, dtype=torch.bool).repeat_interleave(4, 0).repeat_interleave(4, 1), torch.inf
+    )
+    to_train = torch.cdist(queries.flatten(0, 1), frames)
+    authentic = (to_train.amin(dim=1) > own.amin(dim=1)[to_train.argmin(dim=1)]).view(13, 3).all(dim=1)
+    assert found.authentic.tolist() == authentic.tolist()
+    assert not found.authentic[0]
+    assert found.authentic.any()
+    closest = queries[torch.arange(13), to_train.view(13, 3, -1).amin(dim=2).argmin(dim=1)]
+    assert found.cell.tolist() == torch.cdist(closest, cell_centers(frames, 2, 0)).argmin(dim=1).tolist()

@@ -55,7 +55,7 @@ def test_a_coded_network_compares_what_it_corrects_and_the_codes_with_codes(tmp_
         assert network.code is not None
         codes = [network.code(((part - mean) / std).flatten(1)) for part in (x, 1 - x, 2 * x)]
         corrected = codes[0] + network.body((x - mean) / std)
-    seen, *plain = embedder.embed_views(x, [lambda part: [1 - part, 2 * part]])
+    seen, *plain = embedder.embed_versions(x, [1 - x, 2 * x])
     assert torch.allclose(seen[:, :5], corrected, atol=1e-5)
     assert not torch.allclose(corrected, codes[0], atol=1e-5)
     assert seen[0, 5:].tolist() == pytest.approx([2.0, 0.3])

@@ -1,15 +1,12 @@
 """Distance to the closest record (DCR) and nearest-neighbor distance ratio (NNDR), compared with held-out patients."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_median, unit_indices
-from echodream.privacy.nearest_neighbors import check_embeddings, distance_to_each_patient
+from echodream.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_median
 
 DRAWS = 50
 """Number of random subsets of the larger group."""
@@ -42,37 +39,13 @@ class Closeness:
     draws: int
 
 
-def closeness(
-    synthetic: Tensor,
-    train: Tensor,
-    train_patients: Sequence[object],
-    holdout: Tensor,
-    holdout_patients: Sequence[object],
-    groups: Sequence[object] | np.ndarray | None = None,
-    seed: int = 0,
-    repeats: int = 1000,
-) -> Closeness:
-    """DCR, NNDR and the share nearest in training, of embeddings (n, D), (m, D), (l, D), by Euclidean distance.
-
-    All patients need equally many frames. If the rows of ``synthetic`` are frames, ``groups``, (n,), has the sample of
-    each frame, and the closest frame of a sample counts. Raises ``UserError`` if a patient is in both groups, or if a
-    group has fewer than two patients.
-    """
-    if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
-        raise UserError("A patient is both in training and held out: split the study by patient.")
-    x, y, z = check_embeddings("closeness", synthetic, train, holdout)
-    sample = unit_indices(groups, len(x))
-    distances = [
-        _sample_distances(distance_to_each_patient(x, rows, unit_indices(names, len(rows))).cpu().numpy(), sample)
-        for rows, names in ((y, train_patients), (z, holdout_patients))
-    ]
-    return closeness_of_distances(distances[0], distances[1], seed, repeats)
-
-
 def closeness_of_distances(
     to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, repeats: int = 1000
 ) -> Closeness:
-    """``closeness`` from the distances of n samples to training patients, (n, m), and to held-out patients, (n, l)."""
+    """DCR, NNDR and the share nearest in training, from distances of n samples to patients, (n, m) and (n, l).
+
+    Raises ``UserError`` if a group has fewer than two patients.
+    """
     m, patients = to_train.shape[1], min(to_train.shape[1], to_holdout.shape[1])
     if patients < 2:
         raise UserError("closeness needs two or more patients in training and held out.")
@@ -102,14 +75,6 @@ def closeness_of_distances(
         spread=float(np.std(shares)),
         draws=draws,
     )
-
-
-def _sample_distances(distances: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """Minimum over the frames of each sample: ``distances`` (n, patients), ``sample`` (n,) to (samples, patients)."""
-    order = np.argsort(sample, kind="stable")
-    starts = np.flatnonzero(np.diff(sample[order], prepend=-1))
-    minimum: np.ndarray = np.minimum.reduceat(distances[order], starts, axis=0)
-    return minimum
 
 
 def _share_closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval
+from echodream.metrics.bootstrap import QUANTILE_975, Interval
 from echodream.privacy.similarity import Similarity, normalize
 
 
@@ -25,15 +25,11 @@ class Collisions:
     threshold: float
 
 
-def collisions(
-    samples: Tensor, threshold: float, similarity: Similarity = "cosine", block: int = 1024, confidence: float = 0.95
-) -> Collisions:
+def collisions(samples: Tensor, threshold: float, similarity: Similarity = "cosine", block: int = 1024) -> Collisions:
     """Collisions of ``samples``, (n, D): embeddings of one sample per seed.
 
     Collisions of real patients are the reference.
     """
-    from scipy.special import ndtri
-
     rows = normalize(samples, similarity, "samples").double()
     count = len(rows)
     if count < 3:
@@ -48,6 +44,6 @@ def collisions(
     rate = collided.sum() / (count * (count - 1))
     leave_one_out = (collided.sum() - 2 * collided) / ((count - 1) * (count - 2))
     variance = (count - 1) / count * ((leave_one_out - leave_one_out.mean()) ** 2).sum()
-    error = np.sqrt(variance) * float(ndtri((1 + confidence) / 2))
+    error = np.sqrt(variance) * QUANTILE_975
     pairs = Interval(float(rate), float(max(rate - error, 0.0)), float(min(rate + error, 1.0)))
     return Collisions(pairs, float((collided > 0).mean()), float(1 / rate) if rate else float("inf"), threshold)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval
-from echodream.privacy.nearest_neighbors import check_embeddings, nearest_rows
 
 
 @dataclass(frozen=True)
@@ -39,27 +38,14 @@ def mann_whitney_z(held_out: np.ndarray, samples: np.ndarray) -> float:
     return float((u - n * m / 2) / np.sqrt(variance)) if variance > 0 else 0.0
 
 
-def data_copying(
-    synthetic: Tensor, train: Tensor, held_out: Tensor, cells: int = 1, least: int = 10, seed: int = 0
-) -> Copying:
-    """C_T over ``cells`` k-means cells of the training embeddings, (m, D), by Euclidean distance.
-
-    Rows of ``synthetic``, (n, D), and of ``held_out``, (l, D), must be independent: one per sample and per patient.
-    Cells with fewer than ``least`` samples or held-out rows are left out. Raises ``UserError`` if no cell is left.
-    """
-    if cells < 1 or least < 1:
-        raise UserError(f"cells={cells} and least={least} must be at least 1.")
-    x, y, z = check_embeddings("data_copying", synthetic, train, held_out)
-    if cells > len(y):
-        raise UserError(f"cells={cells} is more than the {len(y)} training embeddings: choose fewer.")
-    centers = cell_centers(y, cells, seed)
-    return copying_score(distances_and_cells(x, y, centers), distances_and_cells(z, y, centers), cells, least)
-
-
 def copying_score(
     samples: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], cells: int, least: int = 10
 ) -> Copying:
-    """C_T from the ``distances_and_cells`` of samples and of held-out rows."""
+    """C_T from distances to the nearest training embedding, and k-means cells, of samples and held-out rows, (n,) each.
+
+    Rows must be independent: one per sample and per patient. Cells with fewer than ``least`` samples or held-out rows
+    are left out. Raises ``UserError`` if no cell is left.
+    """
     scores, weights = [], []
     for cell in range(cells):
         near, reference = (distance[cells_of == cell] for distance, cells_of in (samples, held_out))
@@ -71,12 +57,6 @@ def copying_score(
     shares = np.array(weights) / sum(weights)
     score, half = float(shares @ scores), float(1.96 * np.sqrt((shares**2).sum()))
     return Copying(Interval(score, score - half, score + half), tuple(scores), cells - len(scores))
-
-
-def distances_and_cells(rows: Tensor, train: Tensor, centers: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of ``rows``, (n, D), to the nearest training embedding, and the cell of each row; (n,) each."""
-    distance, cell = nearest_rows(rows, train)[0], nearest_rows(rows, centers)[1]
-    return distance.cpu().numpy(), cell.cpu().numpy()
 
 
 def cell_centers(train: Tensor, cells: int, seed: int) -> Tensor:

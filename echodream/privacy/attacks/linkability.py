@@ -44,7 +44,6 @@ def linkability(
     control: tuple[Tensor, Tensor],
     synthetic: tuple[Tensor, Tensor],
     neighbors: int = 1,
-    confidence: float = 0.95,
 ) -> Linkability:
     """Linkability attack on two views of each patient or sample, one row each: (n, D_1) and (n, D_2).
 
@@ -60,12 +59,10 @@ def linkability(
         )
         for pair in (zip(views, synthetic, strict=True) for views in (train, control))
     ]
-    return linkability_of_distances(distances[0], distances[1], neighbors, confidence)
+    return linkability_of_distances(distances[0], distances[1], neighbors)
 
 
-def linkability_of_distances(
-    train: Sequence[Tensor], control: Sequence[Tensor], neighbors: int = 1, confidence: float = 0.95
-) -> Linkability:
+def linkability_of_distances(train: Sequence[Tensor], control: Sequence[Tensor], neighbors: int = 1) -> Linkability:
     """``linkability`` from the distances of both views to those of the samples: (n, samples) for each view."""
     samples = train[0].shape[1]
     if not 1 <= neighbors <= samples:
@@ -74,6 +71,6 @@ def linkability_of_distances(
     for views in (train, control):
         first, second = (view.topk(neighbors, largest=False).indices for view in views)
         linked = (first[:, :, None] == second[:, None, :]).any(dim=2).any(dim=1)
-        rates.append(wilson_interval(int(linked.sum()), len(linked), confidence))
+        rates.append(wilson_interval(int(linked.sum()), len(linked)))
     disjoint = math.prod((samples - neighbors - i) / (samples - i) for i in range(neighbors))
     return Linkability(rates[0], rates[1], 1 - max(disjoint, 0.0), residual_risk(*rates))

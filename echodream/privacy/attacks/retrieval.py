@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval
+from echodream.metrics.bootstrap import QUANTILE_975, Interval
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,15 @@ class Retrieval:
     total: int
 
 
-def retrieval(retrieved: Sequence[object] | np.ndarray, total: int, confidence: float = 0.95) -> Retrieval:
+def retrieval(retrieved: Sequence[object] | np.ndarray, total: int) -> Retrieval:
     """Retrieval from ``retrieved``, (n,): the nearest training image (or patient) of each sample, out of ``total``."""
-    from scipy.special import ndtri
-
     samples, distinct = len(retrieved), len({str(name) for name in retrieved})
     if not 1 <= distinct <= total:
         raise UserError(f"{distinct} distinct training images were retrieved of {total}: give labels and their total.")
     sizes = np.arange(distinct, total + 1, dtype=np.float64)
     mean, spread = occupancy(sizes, samples)
     best = sizes[np.abs(mean - distinct).argmin()]
-    z = float(ndtri((1 + confidence) / 2))
-    plausible = sizes[np.abs(mean - distinct) <= z * spread + 0.5]
+    plausible = sizes[np.abs(mean - distinct) <= QUANTILE_975 * spread + 0.5]
     low, high = (plausible.min(), plausible.max()) if len(plausible) else (best, best)
     score = Interval(float(best / total), float(low / total), float(high / total))
     return Retrieval(distinct / total, score, samples, total)

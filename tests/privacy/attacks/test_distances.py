@@ -1,4 +1,4 @@
-"""Distances, closeness, authenticity, copying, PRDC: against brute force, closed forms and planted copies."""
+"""Distances, closeness, copying, PRDC: against brute force, closed forms and planted copies."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from echodream.errors import UserError
+from echodream.metrics.bootstrap import unit_indices
 from echodream.privacy import nearest_neighbors as neighbors
-from echodream.privacy.attacks.authenticity import authenticity
-from echodream.privacy.attacks.closeness import closeness
-from echodream.privacy.attacks.copying import data_copying, mann_whitney_z
+from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances
+from echodream.privacy.attacks.copying import Copying, cell_centers, copying_score, mann_whitney_z
 from echodream.privacy.attacks.embedding_prdc import prdc_intervals
 
 N, M, WIDTH = 31, 47, 5
@@ -83,24 +83,26 @@ def test_the_interval_of_recall_is_over_patients() -> None:
     assert widths[1] > 1.5 * widths[0]
 
 
-def test_authenticity_row_by_row() -> None:
-    x, y = normal(N, 0), normal(M, 1)
-    d, own = cdist(x.double(), y.double()), cdist(y.double(), y.double())
-    for patients in (None, (np.arange(M) // 3).tolist()):
-        unit = np.arange(M) if patients is None else np.array(patients)
-        truth = []
-        for i in range(N):
-            near = int(d[i].argmin())
-            truth.append(bool(d[i, near] > min(own[near, j] for j in range(M) if unit[j] != unit[near])))
-        assert authenticity(x, y, patients).tolist() == truth
-        assert 0 < sum(truth) < N
+def closeness(
+    x: Tensor, y: Tensor, y_patients: list[str], z: Tensor, z_patients: list[str], repeats: int = 20
+) -> Closeness:
+    tables = [
+        neighbors.distance_to_each_patient(x.double(), rows.double(), unit_indices(names, len(rows))).numpy()
+        for rows, names in ((y, y_patients), (z, z_patients))
+    ]
+    return closeness_of_distances(tables[0], tables[1], repeats=repeats)
 
 
-def test_copies_are_not_authentic_though_their_patient_has_a_closer_frame() -> None:
-    y = normal(20, 1, 32).repeat_interleave(2, dim=0) + 0.01 * normal(40, 2, 32)
-    x = y[::5] + 0.1 * normal(8, 3, 32)
-    assert not authenticity(x, y, (np.arange(40) // 2).tolist()).any()
-    assert authenticity(x, y).all()  # frame by frame, the neighbouring frame is closer than the copy
+def data_copying(x: Tensor, train: Tensor, held: Tensor, cells: int = 1, least: int = 10) -> Copying:
+    centers = cell_centers(train.double(), cells, 0)
+    samples, reference = (
+        (
+            neighbors.nearest_rows(rows.double(), train.double())[0].numpy(),
+            neighbors.nearest_rows(rows.double(), centers)[1].numpy(),
+        )
+        for rows in (x, held)
+    )
+    return copying_score(samples, reference, cells, least)
 
 
 def test_half_of_harmless_samples_are_nearest_in_training() -> None:
@@ -189,20 +191,6 @@ def test_the_interval_of_c_t_covers_zero_where_nothing_is_copied() -> None:
     assert 0.92 <= hits / 400 <= 0.98
 
 
-def test_a_sample_is_as_close_as_its_closest_frame() -> None:
-    """Of 12 samples of 3 frames, in any order: by brute force, and as one frame each where all are alike."""
-    names = [f"t{number // 2}" for number in range(40)], [f"h{number // 2}" for number in range(40)]
-    x, y, z = normal(36, 0), normal(40, 1), normal(40, 2)
-    groups = np.random.default_rng(0).permutation(np.arange(36) % 12)
-    found = closeness(x, y, names[0], z, names[1], groups, repeats=20)
-    near, far = (np.array([cdist(x[groups == k].double(), each.double()).min() for k in range(12)]) for each in (y, z))
-    assert found.dcr_train.value == pytest.approx(np.median(near))
-    assert found.dcr_holdout.value == pytest.approx(np.median(far))
-    assert found.nearest_in_train.value == pytest.approx(np.mean(near < far))
-    twice = closeness(x[:12].repeat(3, 1), y, names[0], z, names[1], [f"{k % 12:02}" for k in range(36)], repeats=20)
-    assert twice == closeness(x[:12], y, names[0], z, names[1], repeats=20)
-
-
 def test_what_cannot_be_audited_is_refused() -> None:
     x = normal(N, 0)
     bad = x.clone()
@@ -210,18 +198,14 @@ def test_what_cannot_be_audited_is_refused() -> None:
     with pytest.raises(UserError, match="PRDC was given NaN"):
         prdc_intervals(x, bad)
     with pytest.raises(UserError, match="same D"):
-        authenticity(x, normal(5, 0, 3))
+        prdc_intervals(x, normal(5, 0, 3))
     with pytest.raises(UserError, match="k=31 neighbours"):
         prdc_intervals(x, x, k=N)
     with pytest.raises(UserError, match="only one patient"):
-        authenticity(x, x, ["a"] * N)
-    with pytest.raises(UserError, match="both in training and held out"):
-        closeness(x, x, ["a"] * N, x, ["a"] * N)
+        neighbors.nearest_other_patient(x, np.zeros(N, dtype=int))
     with pytest.raises(UserError, match="two or more patients"):
         closeness(x, x, ["a"] * N, x, ["b"] * N)
     with pytest.raises(UserError, match="No cell has 40"):
         data_copying(x, x, x, least=40)
-    with pytest.raises(UserError, match="cells=32"):
-        data_copying(x, x, x, cells=32)
     with pytest.raises(UserError, match="31 rows have 2 patients"):
         prdc_intervals(x, x, ["a", "b"])
