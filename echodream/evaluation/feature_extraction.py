@@ -117,11 +117,10 @@ def check_frame_size(
 
 
 def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extractor]) -> None:
-    """Raise ``UserError`` if a set has several frame sizes.
-
-    If spectra are compared, all sets need the same frame size.
-    """
-    sizes = {each.argument: sorted({(int(h), int(w)) for h, w in _frame_sizes(each)}) for each in sets}
+    """Raise ``UserError`` if a set has several frame sizes, or, if spectra are compared, sets have different sizes."""
+    sizes = {
+        each.argument: sorted(set(zip(each.rows["FrameHeight"], each.rows["FrameWidth"], strict=True))) for each in sets
+    }
     texts = {name: ", ".join(f"{w}x{h}" for h, w in found) for name, found in sizes.items()}
     for name, found in sizes.items():
         if len(found) > 1:
@@ -132,10 +131,6 @@ def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extract
             f"spectra of frames of different sizes cannot be compared ({found_sizes}): use one data.size, or leave "
             "spectrum and temporal_spectrum out of extractors="
         )
-
-
-def _frame_sizes(recordings: RecordingSet) -> Iterator[tuple[Any, Any]]:
-    return zip(recordings.rows["FrameHeight"], recordings.rows["FrameWidth"], strict=True)
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,7 @@ def _is_valid(record: Mapping[str, Any]) -> bool:
 
 
 def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
-    """Number of samples of each kind in the protocol ``path``.
-
-    Raises ``UserError`` if the protocol and ``current`` have different settings.
-    """
+    """Numbers of samples by kind in the protocol ``path``. Raises ``UserError`` if ``current`` has other settings."""
     recorded, record = read_protocol(path), current.as_json()
     for name in sorted(recorded["extractors"].keys() | current.extractors.keys()):
         _require_same_extractor(path, name, recorded["extractors"].get(name), current.extractors.get(name))

@@ -65,10 +65,7 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
 
 
 def most_confident(class_sets: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The most probable class over all sets: index of the set, class index, probability; (N,) each.
-
-    The first set wins a tie.
-    """
+    """Index of the set and class, and probability, (N,) each, of the most probable class; the first set wins a tie."""
     highest = np.stack([each.probabilities.max(axis=1) for each in class_sets])
     index = highest.argmax(axis=0)
     classes = np.stack([each.probabilities.argmax(axis=1) for each in class_sets])

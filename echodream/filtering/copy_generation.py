@@ -122,10 +122,7 @@ class CopyGenerator:
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
     def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
-        """Random frames of a random recording of another patient, as many as ``selection`` has.
-
-        Raises ``UserError`` if there is no other patient.
-        """
+        """As many random frames of a random recording of another patient. Raises ``UserError`` without one."""
         patients, names = self.recordings.table["PatientID"].astype(str).to_numpy(), self.recordings.names
         rows = sorted(np.flatnonzero(patients != patients[selection.row]).tolist(), key=lambda row: names[row])
         if not rows:

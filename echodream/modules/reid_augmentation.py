@@ -280,10 +280,7 @@ class ReidAugmentation:
         self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
 
     def sample_copies(self, pairs: int, *, with_originals: bool, distinct: bool = False) -> Copies | None:
-        """Copies for a batch of ``pairs`` pairs of frames; None if copies are disabled.
-
-        With ``distinct``, the copies are of different frames.
-        """
+        """Copies for a batch of ``pairs`` pairs of frames, ``distinct`` or repeated; None if copies are disabled."""
         count = 0 if self.copies is None else max(int(distinct), round(self.copies.share * pairs))
         if self.frame_bank is None or not count:
             return None

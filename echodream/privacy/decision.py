@@ -105,10 +105,7 @@ class Decision:
         return values >= self.tau if self.passed else np.ones(len(values), dtype=bool)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Conformal p-values of samples with ``scores``, (n,), Bonferroni-corrected for several networks.
-
-        The result is None without calibration patients.
-        """
+        """Conformal p-values of ``scores``, (n,), Bonferroni-corrected over networks; None without calibration."""
         values = finite_scores(scores, "scores of samples")
         if self.calibration is None:
             return None

@@ -175,10 +175,7 @@ class NearestReferences:
         self._merge(rows, score, np.where(score == -np.inf, -1, patients[column]), references[column[:, 0]])
 
     def _merge(self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray) -> None:
-        """Merge new neighbors with the stored ones, keeping the nearest.
-
-        ``score`` and ``patient``: (r, 1 or 2), ``reference``: (r,).
-        """
+        """Keep the nearest of the stored and new neighbors: ``score``, ``patient`` (r, 1 or 2), ``reference`` (r,)."""
         scores = np.concatenate([self.score[rows], score], axis=1)
         patients = np.concatenate([self.patient[rows], patient], axis=1)
         ranks = np.zeros_like(patients) if self.codes is None else self._name_ranks()[patients]

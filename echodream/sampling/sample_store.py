@@ -153,10 +153,7 @@ def labels_fingerprint(labels: str, requests: Mapping[str, Sequence[Any]]) -> st
 def columns_without_values(
     model: DiffusionModel, guidance: Guidance, requests: Mapping[str, Sequence[Any]]
 ) -> list[str]:
-    """Condition columns that are empty for all samples.
-
-    Raises ``UserError`` if ``guidance`` scales a condition of an empty column.
-    """
+    """Condition columns that are empty for all samples. Raises ``UserError`` if ``guidance`` scales one."""
     empty = []
     for name, condition in model.conditioner.conditions.items():
         if not isinstance(condition, TokenCondition):

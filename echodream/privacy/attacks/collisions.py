@@ -26,10 +26,7 @@ class Collisions:
 
 
 def collisions(samples: Tensor, threshold: float, similarity: Similarity = "cosine", block: int = 1024) -> Collisions:
-    """Collisions of ``samples``, (n, D): embeddings of one sample per seed.
-
-    Collisions of real patients are the reference.
-    """
+    """Collisions of ``samples``, (n, D), embeddings of one sample per seed. Reference: collisions of patients."""
     rows = normalize(samples, similarity, "samples").double()
     count = len(rows)
     if count < 3:
