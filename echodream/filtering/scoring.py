@@ -154,7 +154,7 @@ def score_samples(
     counts = [len(names), len(names) + len(new)]
     scores = combine_networks(by_network, slice(*counts), rule.similarity)
     samples, calibration, copies_ = np.split(np.arange(len(scores.score)), counts)
-    by_control = _by_control(controls, copied, scores.score[copies_], report_only)
+    by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
     if isinstance(rule, Percentile):
         maxima = np.max([train_to_test_similarity(references[0], rows, rule.similarity) for rows in held_out], axis=0)
@@ -236,7 +236,7 @@ def _select_copied(
     return {patient: selection for patient, selection in selections.items() if count_of[patient] > 1}
 
 
-def _by_control(
+def _scores_by_control(
     controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, optional: Sequence[str]
 ) -> dict[str, PatientScores]:
     """``scores`` of copies, (n,), by control, without NaN; ``copied``: control and patient of each copy.

@@ -62,7 +62,7 @@ def ingest(
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
     prepared = _public_settings(prepare)
     if prepare.text is None:
-        del prepared["text"]  # stores of before this setting existed stay complete
+        del prepared["text"]  # stores from before this setting stay complete
     settings = {
         "source": {"class": type(source).__name__, **_public_settings(source)},
         "prepare": prepared,
