@@ -278,12 +278,12 @@ def decide_by_both_rules(options: argparse.Namespace, samples: Sequence[Sample],
     """Decide by both rules; return threshold, recall, false rejection and ROC curves by the name of the rule."""
     kinds, patients = (np.array([getattr(sample, key) for sample in samples]) for key in ("kind", "patient"))
 
-    def of(kind: str, values: np.ndarray, what: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def by_transform(kind: str, values: np.ndarray, what: np.ndarray | None = None) -> dict[str, np.ndarray]:
         known = {name: (kinds == f"{kind} {name}") & ~np.isnan(values) for name in TRANSFORMS}  # NaN: no reference left
         return {name: (values if what is None else what)[rows] for name, rows in known.items() if rows.any()}
 
-    wide, whose = scores.calibrated, of(CONTROL, scores.calibrated, patients)
-    declared = {name: found for name, found in of(CONTROL, wide).items() if name not in REPORT_ONLY}
+    wide, whose = scores.calibrated, by_transform(CONTROL, scores.calibrated, patients)
+    declared = {name: found for name, found in by_transform(CONTROL, wide).items() if name not in REPORT_ONLY}
     controls = {name: PatientScores(found, whose[name]) for name, found in declared.items()}
     evidence = Evidence(PatientScores(wide[kinds == CALIBRATION], patients[kinds == CALIBRATION]), controls)
     rule = Calibrated(alpha=options.alpha, beta=options.beta, choose=options.choose, seed=options.seed)
@@ -291,7 +291,7 @@ def decide_by_both_rules(options: argparse.Namespace, samples: Sequence[Sample],
     found = {}
     for decision, values in zip(decisions, (wide, scores.percentile), strict=True):
         tau = decision.tau if decision.passed else decision.thresholds.get("alpha", decision.tau)
-        facts = recall_and_false_rejection(of(COPY, values), values[kinds == NOVEL], tau, options.share)
+        facts = recall_and_false_rejection(by_transform(COPY, values), values[kinds == NOVEL], tau, options.share)
         found[decision.rule] = {**facts, "passed": decision.passed, "statement": decision.statement}
     return found
 
