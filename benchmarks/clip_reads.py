@@ -59,14 +59,14 @@ def main() -> None:
         store = write_store_and_files(Path(folder), arguments.recordings, arguments.frames)
         names, spare = store.table["FileName"].tolist(), arguments.frames - clip
 
-        def ours(name: str, start: int) -> object:
+        def read_from_store(name: str, start: int) -> object:
             return store.latents(name, start, start + clip)
 
-        def theirs(name: str, start: int) -> object:
+        def read_from_files(name: str, start: int) -> object:
             return torch.load(Path(folder, "pt", f"{name}.pt"), weights_only=True)[start : start + clip]
 
         rates = [
-            (clips_per_second(ours, names, spare), clips_per_second(theirs, names, spare))
+            (clips_per_second(read_from_store, names, spare), clips_per_second(read_from_files, names, spare))
             for _ in range(arguments.rounds + 1)
         ][1:]
     slices, loads = (statistics.median(column) for column in zip(*rates, strict=True))

@@ -60,7 +60,7 @@ class EmbeddingSet:
         """The first of the ``sample_frames`` of each sample or patient: (n, D)."""
         return self.sample_frames[:, 0]
 
-    def joined(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
+    def concatenate(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
         """The concatenation of this set and ``others``."""
         joined: dict[str, Any] = {}
         for name, value in vars(self).items():
@@ -380,7 +380,7 @@ def build_audit_sets(
         training_patients = builder.embed_patients(train, "training patients", sequences=False)
         new_patients = builder.embed_patients(held_out, "held-out patients", sequences=not suffix)
         copy_sets = [builder.embed_copies(latents, kind) for kind, latents in copies.items()]
-        sample_set = builder.embed_samples().joined(copy_sets)
+        sample_set = builder.embed_samples().concatenate(copy_sets)
         return AuditSets(sample_set, training_patients, new_patients, similarity, config.seed, far, cells, suffix)
 
     similarity = cast(Similarity, embedder.encoder.input_spec.similarity)

@@ -227,7 +227,7 @@ class FeatureExtraction:
                 if mask.any():
                     yield from recordings.read(int(row), indices[mask].tolist()).transpose(0, 1)[:, :, None]
 
-        return self._extract(read(), recordings, rows, chosen, extractor, 0)
+        return self._extract_features(read(), recordings, rows, chosen, extractor, 0)
 
     def _frame_counts(self, available: np.ndarray) -> np.ndarray:
         """Number of frames of each recording, (N,): equal numbers up to ``available``, ``max_samples`` in total."""
@@ -255,7 +255,9 @@ class FeatureExtraction:
                 clip = clips[index]
                 yield recordings.read(int(rows[index]), [*clip, *[clip[-1]] * (frames - len(clip))])
 
-        return self._extract(read(), recordings, rows, chosen, extractor, sum(len(clip) < frames for clip in clips))
+        return self._extract_features(
+            read(), recordings, rows, chosen, extractor, sum(len(clip) < frames for clip in clips)
+        )
 
     def sample_order(self, count: int) -> np.ndarray:
         """Random indices below ``count``, at most ``max_samples``."""
@@ -266,7 +268,7 @@ class FeatureExtraction:
         return np.random.default_rng(self.seed).permutation(count)[:most]
 
     @torch.inference_mode()
-    def _extract(
+    def _extract_features(
         self,
         samples: Iterator[Tensor],
         recordings: RecordingSet,

@@ -38,7 +38,7 @@ class LedgerEntry:
         return _digest(self.evidence)
 
     @property
-    def file(self) -> str:
+    def file_name(self) -> str:
         """Name of the file of this decision."""
         return f"{self.evidence_digest}-{_digest(self.decision)}.json"
 
@@ -80,9 +80,9 @@ def check_ledger(folder: Path) -> None:
 
 def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_version: str) -> AttemptCounts:
     """Add a decision to the ledger unless it is recorded, and count all decisions on its patients."""
-    if not (folder / entry.file).is_file():
+    if not (folder / entry.file_name).is_file():
         facts = {"evidence": entry.evidence, "decision": entry.decision, "on": entry.on}
-        write_record(folder / entry.file, {**facts, "passed": passed, "code_version": code_version})
+        write_record(folder / entry.file_name, {**facts, "passed": passed, "code_version": code_version})
     same, other = 0, 0
     for path in folder.glob("[0-9a-f]*.json"):
         if path.name.startswith(entry.evidence_digest):

@@ -32,7 +32,7 @@ def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Ma
     same_patients = previous is not None and all(previous.get(key) == settings[key] for key in ("real", "reid"))
     if previous is None or not same_patients or "evidence" in previous:
         return 0
-    return int(previous.get("decision", {}).get("tries", 1)) + bool(_differences(previous, settings))
+    return int(previous.get("decision", {}).get("tries", 1)) + bool(_different_settings(previous, settings))
 
 
 def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
@@ -41,10 +41,10 @@ def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
     ``private`` may have a decision about other samples with the same settings.
     """
     shared = read_dataset(dst).settings if dst.exists() else None
-    if shared is not None and (different := _differences(shared, settings, "source")):
+    if shared is not None and (different := _different_settings(shared, settings, "source")):
         raise UserError(f"{dst} already exists, made with another {different[0]}: choose another dst=, or remove it")
     latest = _passed_record(private)
-    if latest is not None and (different := _differences(latest, settings)):
+    if latest is not None and (different := _different_settings(latest, settings)):
         raise UserError(
             f"{private} already exists, made with another {different[0]}: choose another private=; ledger= counts the "
             "decisions in all folders, and further samples with the same settings need no new decision"
@@ -56,7 +56,7 @@ def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
     return shared is not None and own
 
 
-def _differences(record: Mapping[str, Any], settings: Mapping[str, Any], *more: str) -> list[str]:
+def _different_settings(record: Mapping[str, Any], settings: Mapping[str, Any], *more: str) -> list[str]:
     """Names of ``settings`` with other values in ``record``; the samples ("source") count only if in ``more``."""
     expected = json.loads(json.dumps(settings))
     return [name for name in expected if (name != "source" or name in more) and record.get(name) != expected[name]]

@@ -68,7 +68,7 @@ def compare_avatars(
             "compare them unpaired."
         )
     with torch.no_grad():
-        x, y, center = _center(records, avatars)
+        x, y, center = _sets_and_center(records, avatars)
         closest, source = NearestReferences(len(y)), torch.arange(len(y))
         if not paired:
             for rows, columns, values in similarity_blocks(x, y, "euclidean", block, center):
@@ -100,7 +100,7 @@ def compare_avatars(
     )
 
 
-def _center(*sets: Tensor) -> tuple[Tensor, ...]:
+def _sets_and_center(*sets: Tensor) -> tuple[Tensor, ...]:
     """The ``sets`` as float32 on the CPU, and the mean of all their rows, (D,)."""
     checked = check_embeddings("The comparison of records and avatars", *sets, dtype=torch.float32)
     checked = [embeddings.cpu() for embeddings in checked]
@@ -136,7 +136,7 @@ def hidden_by_patient(
     """
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
-    x, y, center = _center(avatars, records)
+    x, y, center = _sets_and_center(avatars, records)
     unit = torch.from_numpy(unit_indices(patients, len(records)))
     closest, own = NearestReferences(len(y)), torch.full((len(y),), -torch.inf, dtype=torch.float64)
     with torch.no_grad():
@@ -172,7 +172,7 @@ class AnonymityMeasure:
     target: float | None = None
 
     @property
-    def met(self) -> bool | None:
+    def meets_target(self) -> bool | None:
         """Whether the value is above the target; None without a target or a value."""
         if self.target is None or not np.isfinite(self.value.value):
             return None
@@ -181,7 +181,7 @@ class AnonymityMeasure:
     def as_json(self) -> dict[str, Any]:
         """The fields for anonymity.json."""
         target = None if self.target is None else f"> {self.target:g} {self.unit}".strip()
-        return {"name": self.name, "unit": self.unit, **asdict(self.value), "target": target, "met": self.met}
+        return {"name": self.name, "unit": self.unit, **asdict(self.value), "target": target, "met": self.meets_target}
 
 
 def anonymity_measures(

@@ -132,7 +132,7 @@ class PatientSearch:
         second = self.nearest.second
         if second and len(self.codes) < 2:
             raise UserError("The references are of one patient only: the second nearest needs two or more.")
-        nearest = self.nearest if groups is None else self.nearest.grouped(np.asarray(groups))
+        nearest = self.nearest if groups is None else self.nearest.merge_frames(np.asarray(groups))
         score, patient = nearest.score.astype(np.float64), np.array([*self.codes], dtype=object)[nearest.patient]
         return NearestPatients(
             score=score[:, 0],
@@ -172,9 +172,11 @@ class NearestReferences:
             nearest.append(values.masked_fill(same_patient, -torch.inf).max(dim=1))
         score = torch.stack([each.values for each in nearest], dim=1).cpu().numpy()
         column = torch.stack([each.indices for each in nearest], dim=1).cpu().numpy()
-        self._merge(rows, score, np.where(score == -np.inf, -1, patients[column]), references[column[:, 0]])
+        self._merge_neighbors(rows, score, np.where(score == -np.inf, -1, patients[column]), references[column[:, 0]])
 
-    def _merge(self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray) -> None:
+    def _merge_neighbors(
+        self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray
+    ) -> None:
         """Keep the nearest of the stored and new neighbors: ``score``, ``patient`` (r, 1 or 2), ``reference`` (r,)."""
         scores = np.concatenate([self.score[rows], score], axis=1)
         patients = np.concatenate([self.patient[rows], patient], axis=1)
@@ -195,7 +197,7 @@ class NearestReferences:
             self._ranks = np.argsort(order)
         return self._ranks
 
-    def grouped(self, groups: np.ndarray) -> "NearestReferences":
+    def merge_frames(self, groups: np.ndarray) -> "NearestReferences":
         """Nearest reference over all frames of a sample; ``groups``, (count,): index of the sample of each frame."""
         if groups.shape != self.reference.shape or set(groups.tolist()) != set(range(int(groups.max()) + 1)):
             raise UserError("groups must have the index of the sample of every frame, from 0 and without gaps.")
@@ -205,7 +207,7 @@ class NearestReferences:
         merged = NearestReferences(len(sizes), self.second, self.codes)
         for number in range(int(sizes.max())):
             frames = order[position == number]
-            merged._merge(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
+            merged._merge_neighbors(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
         return merged
 
 

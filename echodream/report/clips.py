@@ -167,7 +167,7 @@ def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]
     if record is None or not sources.paths[f"filter_{kind}"].with_name("scores.csv").is_file():
         return []
     scores = sources.scores(kind)
-    with sources.parsing(f"filter_{kind}"):
+    with sources.report_parse_errors(f"filter_{kind}"):
         decision = record["decision"]
         patients = int(decision["sizes"]["calibration_patients"]) if "sizes" in decision else 0
         scores = scores[scores["FileName"].isin(set(synthetic.table["FileName"]))]

@@ -75,7 +75,7 @@ class Sources:
         return Verdict(topic, "missing", "Not known", missing=[self.missing(name, message)])
 
     @contextlib.contextmanager
-    def parsing(self, name: str) -> Iterator[None]:
+    def report_parse_errors(self, name: str) -> Iterator[None]:
         """Context manager that turns parsing errors of the record ``name`` into ``UserError``."""
         try:
             yield

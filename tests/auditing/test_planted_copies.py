@@ -34,7 +34,7 @@ def embedding_set(frames: Tensor, name: str) -> EmbeddingSet:
 
 
 def spaces(copies: dict[str, Tensor]) -> list[AuditSets]:
-    samples = embedding_set(normal(SAMPLES, 2), "s").joined([embedding_set(each, k) for k, each in copies.items()])
+    samples = embedding_set(normal(SAMPLES, 2), "s").concatenate([embedding_set(each, k) for k, each in copies.items()])
     train, held = embedding_set(normal(TRAIN, 0), "t"), embedding_set(normal(HELD, 1), "h")
     return [AuditSets(samples, train, held, "euclidean", 0, 0.05, None, " by latents")]
 

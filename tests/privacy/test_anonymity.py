@@ -93,7 +93,7 @@ def test_by_hand() -> None:
     assert values["DCR"].value.value == 0.75
     assert values["NNDR"].value.value == pytest.approx((0.5 / 1.5 + 90 / 97) / 2)
     assert values["distance to own avatar"].value.value == 1.25
-    assert {name: each.met for name, each in values.items() if each.target} == {
+    assert {name: each.meets_target for name, each in values.items() if each.target} == {
         "hidden rate": False,
         "local cloaking, avatars": False,
         "DCR": True,

@@ -29,7 +29,7 @@ def build(context: PageContext) -> SectionContent | None:
     tables: list[Table] = []
     for name, build_tables in (("linkability", _linkability_tables), ("anonymity", _anonymity_tables)):
         if name in sources.records:
-            with sources.parsing(name):
+            with sources.report_parse_errors(name):
                 tables += build_tables(sources.records[name])
     chart = _tradeoff_chart(sources)
     if not tables and chart is None:
@@ -85,7 +85,7 @@ def _tradeoff_chart(sources: Sources) -> tuple[Markup, str, str] | None:
     """A chart of utility against linkability, name of the swept setting, name of the metric; None without a record."""
     if (record := sources.records.get("curve")) is None:
         return None
-    with sources.parsing("curve"):
+    with sources.report_parse_errors("curve"):
         series: dict[str, list[Point]] = {}
         for entry in record["points"]:
             utility = parse_interval(entry["utility"])

@@ -75,7 +75,7 @@ def grade(ratio: float) -> int:
 def judged_distances(sources: Sources) -> dict[str, Distance]:
     """The distances that decide the verdict, by name, such as "images, log-spectral distance"."""
     record = sources.records.get("evaluation", {})
-    with sources.parsing("evaluation"):
+    with sources.report_parse_errors("evaluation"):
         return {
             f"{part}, {distance.metric}": distance
             for part in EVALUATED_KINDS
@@ -113,7 +113,7 @@ def verdict(sources: Sources) -> Verdict:
     if not settled:
         state, label = "note", f"Not settled: {label.lower()} or {GRADES[grade(worst.ratio)][2].lower()}"
     record: Mapping[str, Any] = sources.records["evaluation"]
-    with sources.parsing("evaluation"):
+    with sources.report_parse_errors("evaluation"):
         notes = [note for each in EVALUATED_KINDS if each in record for note in _agreement_note(record[each], each)]
     if not settled:
         notes.insert(0, "The verdict differs between random subsets of the samples: more samples are needed.")
@@ -166,7 +166,7 @@ def _distances_with_floor(metrics: Mapping[str, Any]) -> Iterator[Distance]:
             value, floor = parse_interval(entry), parse_interval(entry["floor"])
             if value is not None and floor is not None and floor.value > 0:
                 spread, autoencoder = entry.get("spread"), parse_interval(entry.get("autoencoder"))
-                yield Distance(name, value, floor, _warning(entry), tuple(spread) if spread else None, autoencoder)
+                yield Distance(name, value, floor, _warning_text(entry), tuple(spread) if spread else None, autoencoder)
 
 
 def _agreement_note(metrics: Mapping[str, Any], kind: str) -> list[str]:
@@ -195,7 +195,7 @@ def fidelity_tables(sources: Sources) -> list[Table]:
     """Tables of all metrics of videos and images, of the cardiac cycle, and of speckle."""
     record: Mapping[str, Any] = sources.records["evaluation"]
     tables: list[Table] = []
-    with sources.parsing("evaluation"):
+    with sources.report_parse_errors("evaluation"):
         for part in EVALUATED_KINDS:
             tables += _metric_tables(part, record.get(part, {}))
         for key, title in (("beat", "Cardiac cycle"), ("texture", "Speckle")):
@@ -242,7 +242,9 @@ def _metric_row(name: str, entry: Any) -> Row | None:
     ends = [end for interval in (value, floor) if interval for end in (interval.low, interval.high)]
     low = -axis_end(-min(ends)) if min(ends) < 0 else 0.0
     scale = SHARE if low == 0 and max(ends) <= 1 and max(ends) > 0.1 else (low, axis_end(max(*ends, 1e-9)))
-    return Row(name if "[" in name else capitalized(name), value, floor, metric_meaning(name), _warning(entry), scale)
+    return Row(
+        name if "[" in name else capitalized(name), value, floor, metric_meaning(name), _warning_text(entry), scale
+    )
 
 
 def _with_shared_axis(rows: list[Row]) -> list[Row]:
@@ -250,14 +252,14 @@ def _with_shared_axis(rows: list[Row]) -> list[Row]:
     return [replace(row, scale=(0.0, axis_end(1.02 * max(ends)))) for row in rows]
 
 
-def _warning(entry: Mapping[str, Any]) -> str:
+def _warning_text(entry: Mapping[str, Any]) -> str:
     return str(entry.get("warning") or "")
 
 
 def _frame_change_chart(sources: Sources) -> Markup | None:
     """Chart of the mean absolute difference of consecutive frames of synthetic and real videos."""
     curves = {}
-    with sources.parsing("evaluation"):
+    with sources.report_parse_errors("evaluation"):
         record = (sources.records["evaluation"].get("curves") or {}).get("frame difference") or {}
         for group in ("synthetic", "real"):
             if group in record and len(record[group]["value"]) > 1:

@@ -36,7 +36,7 @@ def verdict(sources: Sources) -> Verdict:
     if f"filter_{kind}" not in sources.records:
         message = "The samples have not been filtered, so they have no privacy guarantee."
         return sources.unknown_verdict("Privacy", "filter_image", message)
-    with sources.parsing(f"filter_{kind}"):
+    with sources.report_parse_errors(f"filter_{kind}"):
         result = _guarantee_verdict(sources.records[f"filter_{kind}"], kind)
     unfiltered = sources.synthetic is not None and sources.video_filter() is None
     if unfiltered and result.numbers["passed"]:
@@ -47,7 +47,7 @@ def verdict(sources: Sources) -> Verdict:
     notes, missing = list(result.notes), []
     audited_kinds = [kind for kind in reversed(KINDS) if f"audit_{kind}" in sources.records]
     for kind in audited_kinds:
-        with sources.parsing(f"audit_{kind}"):
+        with sources.report_parse_errors(f"audit_{kind}"):
             sentence, has_finding = _audit_sentence(sources.records[f"audit_{kind}"], kind)
         notes.append(sentence)
         if has_finding and result.state == "good":
@@ -141,7 +141,7 @@ def build(context: PageContext) -> SectionContent:
     filters = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
     rejections = {}
     for kind in reversed(filters):
-        with sources.parsing(f"filter_{kind}"):
+        with sources.report_parse_errors(f"filter_{kind}"):
             decision = sources.records[f"filter_{kind}"]["decision"]
             drawn, kept = int(decision["drawn"]), int(decision["kept"])
         rejections[kind] = {"drawn": drawn, "rejected": drawn - kept, "kept": kept}
@@ -168,7 +168,7 @@ def copy_tables(sources: Sources, kind: str) -> list[Table]:
     """Tables of the shares of copies that pass the filter: transforms that the guarantee covers, then all others."""
     record = sources.records[f"filter_{kind}"]
     tables: list[Table] = []
-    with sources.parsing(f"filter_{kind}"):
+    with sources.report_parse_errors(f"filter_{kind}"):
         decision, controls = record["decision"], record.get("controls", {})
         covered, others = list(decision.get("table", [])), list(decision.get("reported", []))
         beta = decision.get("settings", {}).get("beta")
@@ -211,7 +211,7 @@ def _read_scores(sources: Sources, kind: str) -> dict[str, Any] | None:
     if not (folder / "evidence.csv").is_file() or not (folder / "scores.csv").is_file():
         return None
     evidence, samples = sources.evidence(kind), sources.scores(kind)
-    with sources.parsing(f"filter_{kind}"):
+    with sources.report_parse_errors(f"filter_{kind}"):
         tau = record["decision"]["tau"]
         covered = {row["transform"] for row in record["decision"].get("table", [])}
         kinds, values = evidence["Kind"].astype(str), evidence["Score"]
@@ -231,7 +231,7 @@ def _read_scores(sources: Sources, kind: str) -> dict[str, Any] | None:
 
 def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
     """Tables, chart of identity drift, and reasons for missing measures, of the audit record ``name``."""
-    with sources.parsing(name):
+    with sources.report_parse_errors(name):
         reasons = sources.records[name].get("not measured") or {}
         not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
     tables, drift = audit_tables(sources, name), _drift_chart(sources, name)
@@ -241,7 +241,7 @@ def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
 def audit_tables(sources: Sources, name: str) -> list[Table]:
     """Tables of the audit record ``name``: privacy measures, quality measures, power."""
     tables = []
-    with sources.parsing(name):
+    with sources.report_parse_errors(name):
         measures = sources.records[name]["measures"]
         for about, title in (("privacy", "Is information on patients leaked?"), ("quality", "Is it varied?")):
             rows = [row for measure in measures if measure["about"] == about and (row := _measure_row(measure))]
@@ -288,7 +288,7 @@ def _measure_row(measure: Mapping[str, Any]) -> Row | None:
 def _drift_chart(sources: Sources, name: str) -> Markup | None:
     """Chart of the similarity of each frame to the first frame, of samples and of new patients."""
     curves: dict[str, np.ndarray] = {}
-    with sources.parsing(name):
+    with sources.report_parse_errors(name):
         for measure in sources.records[name]["measures"]:
             if not str(measure["name"]).startswith("identity lost"):
                 continue

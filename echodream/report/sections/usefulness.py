@@ -33,7 +33,7 @@ def verdict(sources: Sources) -> Verdict:
     if "utility" not in sources.records:
         message = "Models trained on the synthetic set have not been tested on real patients."
         return sources.unknown_verdict("Usefulness", "utility", message)
-    with sources.parsing("utility"):
+    with sources.report_parse_errors("utility"):
         record = sources.records["utility"]
         ratios = _synthetic_to_real_ratios(record)
         if not ratios:
@@ -131,7 +131,7 @@ def overview_tables(sources: Sources) -> list[Table]:
     rows: list[Row] = []
     ratios: list[Row] = []
     notes: list[str] = []
-    with sources.parsing("utility"):
+    with sources.report_parse_errors("utility"):
         for task, entry in sources.records["utility"]["tasks"].items():
             metric = str(_main_metric(entry[next(key for key in TRAINING_SETS if key in entry)]))
             keys = [key for key in TRAINING_SETS if metric in entry.get(key, {})]
@@ -155,7 +155,7 @@ def overview_tables(sources: Sources) -> list[Table]:
 def _task_tables(sources: Sources) -> list[Table]:
     """One table of all metrics per task."""
     tables = []
-    with sources.parsing("utility"):
+    with sources.report_parse_errors("utility"):
         for task, entry in sources.records["utility"]["tasks"].items():
             keys = [key for key in TRAINING_SETS if isinstance(entry.get(key), Mapping)]
             metrics = list(dict.fromkeys(metric for key in keys for metric in entry[key]))
