@@ -90,7 +90,7 @@ class PageClips:
     shortened: bool = False
     """Whether at least one recording is longer than its video."""
 
-    def all(self) -> Iterator[Clip]:
+    def all_clips(self) -> Iterator[Clip]:
         for group in self.groups:
             yield from (*group.real, *group.synthetic)
         for pair in self.pairs:
@@ -103,7 +103,7 @@ def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
     if sources.synthetic is not None:
         _choose_groups(chosen, sources.synthetic, sources, settings)
         chosen.pairs = _choose_pairs(sources, settings)
-    clips = list(chosen.all())
+    clips = list(chosen.all_clips())
     for clip in clips:
         _choose_frames(clip, settings, chosen)
     frames = [(clip.store.frames(clip.name, range(clip.start, clip.start + clip.count)), clip.fps) for clip in clips]

@@ -99,30 +99,28 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"format_version is {_quote_value(self.format_version)}, this version reads {FORMAT_VERSION}"
-            )
+            raise ValueError(f"format_version is {_quote(self.format_version)}, this version reads {FORMAT_VERSION}")
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {_quote_value(self.kind)}, not one of {', '.join(KINDS)}")
+            raise ValueError(f"kind is {_quote(self.kind)}, not one of {', '.join(KINDS)}")
         for name, high in (("channels", 4096), ("height", MAX_SIDE), ("width", MAX_SIDE)):
             value = getattr(self, name)
             if not validation.is_whole(value, 1, high) and (name == "channels" or value is not None):
-                raise ValueError(f"{name} is {_quote_value(value)}, not a whole number from 1 to {high}")
+                raise ValueError(f"{name} is {_quote(value)}, not a whole number from 1 to {high}")
         if self.kind == "video" and self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}, a video store has 1 (grey) or 3 (RGB)")
         expected = "F,H,W,C" if self.kind == "video" else "F,C,H,W"
         if self.layout != expected:
-            raise ValueError(f"layout is {_quote_value(self.layout)}, a {self.kind} store has {expected!r}")
+            raise ValueError(f"layout is {_quote(self.layout)}, a {self.kind} store has {expected!r}")
         if (self.kind == "latent") != (self.encoder is not None):
             raise ValueError("encoder is needed for a latent store, and must be null for a video store")
         if self.encoder is not None and not (isinstance(self.encoder, str) and _HEX.fullmatch(self.encoder)):
-            raise ValueError(f"encoder is {_quote_value(self.encoder)}, not a SHA-256 in hexadecimal")
+            raise ValueError(f"encoder is {_quote(self.encoder)}, not a SHA-256 in hexadecimal")
         if self.statistics is not None and len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, the store has {self.channels}")
         types = {"fidelity": str, "command": str, "code_version": str, "synthetic": bool, "settings": dict}
         for name, kind in types.items():
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} is {_quote_value(getattr(self, name))}, not a {kind.__name__}")
+                raise ValueError(f"{name} is {_quote(getattr(self, name))}, not a {kind.__name__}")
 
     def to_json(self) -> str:
         """Text of dataset.json with sorted keys and fixed indentation, so that equal content gives equal bytes."""
@@ -134,7 +132,7 @@ class Dataset:
         raw = _parse_strict_json(text)
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(raw) - known):
-            raise ValueError(f"unknown key {_quote_value(unknown[0])}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown key {_quote(unknown[0])}; known are {', '.join(sorted(known))}")
         if missing := sorted({"kind", "channels", "format_version"} - set(raw)):
             raise ValueError(f"key {missing[0]!r} is missing")
         statistics = raw.get("statistics")
@@ -162,7 +160,7 @@ def _parse_strict_json(text: str) -> dict[str, Any]:
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise ValueError(f"the key {_quote_value(repeated[0])} occurs twice")
+        raise ValueError(f"the key {_quote(repeated[0])} occurs twice")
     return dict(pairs)
 
 
@@ -181,7 +179,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
-def _quote_value(value: object) -> str:
+def _quote(value: object) -> str:
     """Text of ``value`` for an error message, at most 80 characters."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
