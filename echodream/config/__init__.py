@@ -1,4 +1,4 @@
-"""Configuration: folders, composition, help and error messages. Its import registers the experiment sections."""
+"""Configuration: folders, composition, help and error messages. Its import registers experiment sections with hydra."""
 
 from echodream.config import experiment_sections
 

@@ -77,7 +77,7 @@ class CopyAugmentation:
     ``augment``, encode. For pixels: change, encode, decode. If the decoder has noise, each copy is decoded with new
     noise, so that the model learns to ignore the generated speckle.
 
-    An ``Augment`` is used with a random half of its changes, so that copies with a single change occur, too. A
+    Each change of an ``Augment`` is disabled with probability 0.5, so that copies with a single change occur, too. A
     ``RandomTransform`` is sampled as for the copies of the filter, and mixes in frames of other patients. For a batch
     of B pairs, ``share`` * B pairs of copies are sampled. All randomness comes from torch's global generator.
     """
