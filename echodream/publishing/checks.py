@@ -112,7 +112,7 @@ def _check_decision(sources: Sources, kind: str) -> None:
     name = f"filter_{kind}"
     if name not in sources.records:
         raise UserError(f"{sources.paths[name]} is missing: publishing needs the filter, run {sources.command(name)}")
-    with sources.parsing(name):
+    with sources.report_parse_errors(name):
         decision = sources.records[name]["decision"]
         passed, rule, statement = decision["passed"], decision["rule"], decision["statement"]
     if passed is not True:
@@ -144,7 +144,7 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
     if name not in sources.records:
         raise UserError(f"{path} is missing: nothing is published without its audit, run {command}")
     record = sources.records[name]
-    with sources.parsing(name):
+    with sources.report_parse_errors(name):
         measures = record["measures"]
         attacked = any(measure["name"].startswith("membership inference") for measure in measures)
         findings = [_describe_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
