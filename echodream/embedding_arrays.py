@@ -68,13 +68,16 @@ def filter(
     known = [field.name for field in fields(Calibrated) if field.name != "similarity"]
     for name in rule:
         validation.one_of("setting", name, known)
-    references, names = _rows("training", training, (2,)), _names("patients", patients, len(training))
-    queries = {"samples": _rows("samples", samples), "calibration": _rows("calibration", calibration)}
+    references, names = _embedding_rows("training", training, (2,)), _row_names("patients", patients, len(training))
+    queries = {
+        "samples": _embedding_rows("samples", samples),
+        "calibration": _embedding_rows("calibration", calibration),
+    }
     reported, copied = dict(report_only or {}), dict[str, list[str]]()
     for transform, copies in {**controls, **reported}.items():
         embeddings, own = copies if isinstance(copies, tuple) else (copies, names)
-        queries[f"controls.{transform}"] = part = _rows(f"controls.{transform}", embeddings)
-        copied[transform] = _names(f"controls.{transform}", own, len(part))
+        queries[f"controls.{transform}"] = part = _embedding_rows(f"controls.{transform}", embeddings)
+        copied[transform] = _row_names(f"controls.{transform}", own, len(part))
         if unknown := sorted(set(copied[transform]) - set(names)):
             raise UserError(f"controls.{transform} has a copy of {unknown[0]}, who is no training patient")
     nearest = {key: _nearest(part, references, names, similarity) for key, part in queries.items()}
@@ -140,7 +143,7 @@ def _interval_columns(name: str, interval: Interval) -> dict[str, float]:
 
 
 def _embedding_set(name: str, values: Array, similarity: Similarity) -> EmbeddingSet:
-    frames = _rows(f"{name}s", values)
+    frames = _embedding_rows(f"{name}s", values)
     embedded = normalize(frames.flatten(0, 1), similarity, f"{name}s").unflatten(0, frames.shape[:2])
     return embedding_set([f"{name} {row}" for row in range(len(frames))], embedded, is_sample=name == "sample")
 
@@ -171,7 +174,7 @@ def evaluate(
     for key, (values, names) in groups.items():
         rows, owners = (
             as_tensor(key, values, (2,)).double().numpy(),
-            np.array(_names(f"{key} units", names, len(values))),
+            np.array(_row_names(f"{key} units", names, len(values))),
         )
         chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
         features.append(Features(rows[chosen], SamplingUnits(owners[chosen])))
@@ -196,13 +199,13 @@ def as_tensor(name: str, values: Any, dimensions: Sequence[int]) -> Tensor:
     return x
 
 
-def _rows(name: str, values: Any, dimensions: Sequence[int] = (2, 3)) -> Tensor:
+def _embedding_rows(name: str, values: Any, dimensions: Sequence[int] = (2, 3)) -> Tensor:
     """Embeddings as float32: (n, D), or (n, f, D) if ``dimensions`` include 3. Raises ``UserError``."""
     x = as_tensor(name, values, dimensions).float()
     return x[:, None] if 3 in dimensions and x.ndim == 2 else x
 
 
-def _names(name: str, names: Sequence[object] | None, count: int) -> list[str]:
+def _row_names(name: str, names: Sequence[object] | None, count: int) -> list[str]:
     """Names of ``count`` rows as texts; by default their numbers. Raises ``UserError`` for another number of names."""
     if names is None:
         return [str(row) for row in range(count)]

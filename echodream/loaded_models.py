@@ -142,7 +142,7 @@ class Generator(LoadedModel):
         length, references, defaults = None, None, dict[str, list[Any]]()
         if model.is_video:
             length = clip_config(model, frames or model.metadata.frames, join, overlap, windows)
-            table, read = _sources(images, model, n)
+            table, read = _read_sources(images, model, n)
             count = len(table)
             defaults = {name: table[name].tolist() for name in model.conditioner.columns if name in table}
             if "reference" in model.conditioner.names:
@@ -153,7 +153,7 @@ class Generator(LoadedModel):
         else:
             count = validation.whole_number("n", n)
             defaults = {} if conditions else model.conditioner.uniform_requests(count)
-        requests = {**defaults, **{name: _repeated(name, cells, count) for name, cells in conditions.items()}}
+        requests = {**defaults, **{name: _repeat_value(name, cells, count) for name, cells in conditions.items()}}
         values = model.conditioner.encode_request(requests)
         sample_store.columns_without_values(model, config.guidance, requests)
         module = SamplingModule(model, config, length)
@@ -175,7 +175,9 @@ class Generator(LoadedModel):
         return torch.stack([sample for part in batches for sample in module.predict_step(part.to(self.device), 0)])
 
 
-def _sources(images: Any, model: DiffusionModel, n: int | None) -> tuple[pd.DataFrame, Callable[[int, int], Tensor]]:
+def _read_sources(
+    images: Any, model: DiffusionModel, n: int | None
+) -> tuple[pd.DataFrame, Callable[[int, int], Tensor]]:
     """Table with a row for each source image of a clip, and a function from row and count to its first frames."""
     if images is None:
         if "reference" in model.conditioner.names:
@@ -206,7 +208,7 @@ def _sources(images: Any, model: DiffusionModel, n: int | None) -> tuple[pd.Data
     return table, read
 
 
-def _repeated(name: str, cells: Any, count: int) -> list[Any]:
+def _repeat_value(name: str, cells: Any, count: int) -> list[Any]:
     """``count`` values of a condition, from one value or a sequence of values."""
     if isinstance(cells, str) or not isinstance(cells, Sequence | np.ndarray | Tensor | pd.Series):
         return [cells] * count

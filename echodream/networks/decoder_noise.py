@@ -27,9 +27,10 @@ class DecoderNoise(nn.Module):
     """Gaussian noise (B, 1, h, w), added to the input (B, C, h, w) of a decoder level with a trained scale per channel.
 
     The noise is off until ``active`` is set. In training, each frame has new noise. In ``eval`` mode, the noise is a
-    function of ``level``, of the seed of the recording and of the frame's number in the recording: a first-order
-    autoregressive process with ``correlation`` between consecutive frames, as speckle and electronic noise of real
-    recordings are partly new in every frame. With ``correlation`` 1, all frames of a recording have the same noise.
+    function of ``level``, of the seed of the recording and of the number of the frame in the recording. The noise is a
+    first-order autoregressive process with ``correlation`` between consecutive frames, because speckle and electronic
+    noise of real recordings are partly new in every frame. With ``correlation`` 1, all frames of a recording have the
+    same noise.
     """
 
     active: Tensor

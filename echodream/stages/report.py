@@ -121,7 +121,7 @@ def _summary(target: Path, page: "Page", size: int) -> Summary:
     figures = [f": {verdict.figure} {verdict.unit}" if verdict.figure else "" for verdict in context.verdicts]
     verdicts = zip(context.verdicts, figures, strict=True)
     facts: dict[str, object] = {verdict.topic.lower(): f"{verdict.label}{figure}" for verdict, figure in verdicts}
-    facts["videos"] = f"{sum(1 for _ in context.clips.all())}, the page has {size / 1e6:.1f} MB"
+    facts["videos"] = f"{sum(1 for _ in context.clips.all_clips())}, the page has {size / 1e6:.1f} MB"
     facts |= {f"without {name}": record.command for name, record in page.missing.items()}
     facts |= {f"note {number}": notice for number, notice in enumerate(page.notices, 1)}
     facts["for"] = "sharing: no frame and no name of a patient" if context.sources.share else "private use"
