@@ -90,6 +90,7 @@ class DiffusionModel(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
         """Prediction for x_t (B, C, *rest) at t (B,). Conditions are null embeddings where ``keep`` is false."""
+        t = t.to(x_t.device, non_blocking=True)
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
@@ -127,12 +128,12 @@ class DiffusionModel(nn.Module):
 
     def predictor(self, values: Mapping[str, Tensor]) -> Predict:
         """Function that predicts with several sets of kept conditions in one network call, for condition ``values``."""
+        values = self.conditioner.precompute(values)
 
         def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
-            sets, rows = len(kept), len(x_t)
-            names = self.conditioner.names
-            masks = {name: torch.tensor([name in subset for subset in kept], device=x_t.device) for name in names}
-            keep = {name: mask.repeat_interleave(rows) for name, mask in masks.items()}
+            sets, rows, keep = len(kept), len(x_t), {}
+            for name in self.conditioner.names:  # filled on the device, without waiting for a copy
+                keep[name] = torch.cat([torch.full((rows,), name in subset, device=x_t.device) for subset in kept])
             x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
             return self(x, t.repeat(sets), repeat_values(values, sets), keep).unflatten(0, (sets, rows))
 

@@ -82,16 +82,55 @@ def run_solver(
 ) -> Tensor:
     """Run ``solver`` from noisy data ``x``, (B, C, *rest), at its first time to data, in float32.
 
-    ``denoise`` maps x_t (B, C, *rest) and t (B,) to the prediction of the network. ``x`` and x_t have the scale of the
-    process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to this scale by
-    ``scale_model_input``. Therefore ``x`` is first divided by the factor of ``scale_model_input``.
+    ``denoise`` maps x_t (B, C, *rest) and t (B,), on the CPU, to the prediction of the network. ``x`` and x_t have the
+    scale of the process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to this
+    scale by ``scale_model_input``. Therefore ``x`` is first divided by the factor of ``scale_model_input``. No step
+    waits for the device, except for the noise of stochastic samplers.
     """
-    dtype, x, scheduler = x.dtype, x.float(), solver.scheduler
-    extra = {"generator": list(generators)} if solver.stochastic and generators is not None else {}
+    dtype, x = x.dtype, x.float()
+    if solver.stochastic:
+        return _run_stochastic(solver, denoise, x, generators).to(dtype)
+    coefficients = _linear_coefficients(solver).to(x.device, non_blocking=True)
+    inputs = x.new_empty(len(coefficients), *x.shape)  # x and the predictions
+    inputs[0] = x
+    for step, time in enumerate(solver.times):
+        x_t, t = _combine(coefficients[step], inputs, step + 1), torch.full((len(x),), time)
+        inputs[step + 1] = solver.convert(denoise(x_t, t).float(), x_t, t)
+    return _combine(coefficients[-1], inputs, len(inputs)).to(dtype)
+
+
+def _linear_coefficients(solver: Solver) -> Tensor:
+    """Coefficients (S + 1, S + 1) of x and of the S predictions in x_t of each step, and in the result (last row).
+
+    Each step of a deterministic scheduler is linear in the sample and in all predictions so far. The scheduler is run
+    on unit vectors instead of samples, on the CPU.
+    """
+    scheduler, count = solver.scheduler, len(solver.times)
+    units = torch.eye(count + 1)
+    scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
+    x, rows = units[:1] / scale(torch.ones(1), scheduler.timesteps[0]), []
+    for step, timestep in enumerate(scheduler.timesteps):
+        rows.append(scale(x, timestep)[0])
+        x = scheduler.step(units[step + 1 : step + 2], timestep, x, return_dict=False)[0]
+    return torch.stack([*rows, x[0]])
+
+
+def _combine(coefficients: Tensor, inputs: Tensor, count: int) -> Tensor:
+    """Sum of the first ``count`` of ``inputs``, (S + 1, B, C, *rest), times their ``coefficients``, (S + 1,)."""
+    total = coefficients[0] * inputs[0]
+    for number in range(1, count):
+        total = torch.addcmul(total, coefficients[number], inputs[number])
+    return total
+
+
+def _run_stochastic(
+    solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
+) -> Tensor:
+    scheduler, extra = solver.scheduler, {} if generators is None else {"generator": list(generators)}
     scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
     x = x / scale(torch.ones(1, device=x.device), scheduler.timesteps[0])
     for timestep, time in zip(scheduler.timesteps, solver.times, strict=True):
-        x_t, t = scale(x, timestep), torch.full((len(x),), time, device=x.device)
+        x_t, t = scale(x, timestep), torch.full((len(x),), time)
         prediction = solver.convert(denoise(x_t, t).float(), x_t, t)
         x = scheduler.step(prediction, timestep, x, return_dict=False, **extra)[0]
-    return x.to(dtype)
+    return x

@@ -47,16 +47,20 @@ def blend_windows(windows: Tensor, starts: Sequence[int], frames: int) -> Tensor
 def sliding_window_denoiser(
     denoise_windows: DenoiseWindows, frames: int, window: int, overlap: int, batch: int
 ) -> Denoise:
-    """Denoiser of clips (B, C, frames, *rest) from a denoiser of windows, with at most ``batch`` windows per call."""
+    """Denoiser of clips (B, C, frames, *rest) from a denoiser of windows, with at most ``batch`` windows per call.
+
+    The calls have as equal numbers of windows as possible.
+    """
     starts = window_starts(frames, window, overlap)
     validation.whole_number("batch", batch, note=", the windows in one network call")
+    size = math.ceil(len(starts) / math.ceil(len(starts) / batch))
+    chunks = [starts[index : index + size] for index in range(0, len(starts), size)]
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         if x_t.shape[2] != frames:
             raise ValueError(f"a clip has {x_t.shape[2]} frames instead of {frames}")
         predictions = []
-        for index in range(0, len(starts), batch):
-            chunk = starts[index : index + batch]
+        for chunk in chunks:
             x = torch.cat([x_t[:, :, start : start + window] for start in chunk])
             prediction = denoise_windows(x, t.repeat(len(chunk)), chunk)
             predictions.append(prediction.unflatten(0, (len(chunk), len(t))))

@@ -91,6 +91,7 @@ class SamplingModule(pl.LightningModule):
         """Samples with the numbers ``rows`` and the condition ``values``: unscaled latents, (B, C, F, H, W)."""
         metadata = self.model.metadata
         generators = [row_generator(self.config.seed, row, self.model.is_video) for row in rows]
+        values = self.model.conditioner.precompute(values)
         if not self.model.is_video:
             shape: tuple[int, ...] = (metadata.channels * metadata.frames, metadata.height, metadata.width)
             residual = self._run_sampler(self._guided_denoiser(values), shape, generators)
@@ -124,8 +125,12 @@ class SamplingModule(pl.LightningModule):
         if length is None or length.frames <= length.window:
             return self._guided_denoiser(values)
 
+        denoisers: dict[tuple[int, ...], Denoise] = {}
+
         def denoise_windows(x: Tensor, t: Tensor, starts: list[int]) -> Tensor:
-            return self._guided_denoiser(shift_references(values, starts))(x, t)
+            if tuple(starts) not in denoisers:  # the values of the windows are the same at each step
+                denoisers[tuple(starts)] = self._guided_denoiser(shift_references(values, starts))
+            return denoisers[tuple(starts)](x, t)
 
         return sliding_window_denoiser(denoise_windows, length.frames, length.window, length.overlap, length.batch)
 

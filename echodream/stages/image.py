@@ -46,7 +46,7 @@ def image(
     ``labels`` sets the condition values: "uniform" distributes them evenly, "training" copies random TRAIN rows of the
     store ``training``, and a path reads the rows of a csv. ``n`` is by default the number of rows of the csv, or 2000.
     """
-    precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lidm")
+    precision, model = sample_store.check_precision(trainer, bf16_weights=True), load_diffusion_model(artifact, "lidm")
     config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance, clip)
     weak = sample_store.load_weak_model(guidance, model, "lidm")
     requests = _requested_values(model.conditioner, labels, training, n, config.seed)

@@ -60,7 +60,7 @@ def video(
     ``labels`` "uniform", evenly distributed; or columns of the csv ``labels``. ``ClipLengthConfig`` describes
     ``frames``, ``join``, ``overlap`` and ``windows``.
     """
-    precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lvdm")
+    precision, model = sample_store.check_precision(trainer, bf16_weights=True), load_diffusion_model(artifact, "lvdm")
     config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance, clip)
     weak = sample_store.load_weak_model(guidance, model, "lvdm")
     store = Store(src, kind="latent", encoder=model.metadata.encoder)

@@ -178,7 +178,7 @@ def test_no_more_network_calls_than_needed(
 
 def test_windows_go_through_the_network_as_many_at_once_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     made = model("lvdm", ("reference", "class_id"))
-    for windows, calls in ((1, [2] * 5), (2, [4, 4, 2]), (8, [10])):  # 24 frames are five windows of 8 with 4 shared
+    for windows, calls in ((1, [2] * 5), (2, [4, 4, 2]), (4, [6, 4]), (8, [10])):  # five windows of 8 frames, 4 shared
         network = planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
         SamplingModule(made, recipe(2), ClipLengthConfig(24, WINDOW, 4, windows)).sample_latents(
             [0, 1], values_of(made, 2)

@@ -83,6 +83,10 @@ class TokenCondition(ConditionModule):
         """Cells of FileList.csv for a sample with the value ``cell``, by column; empty if the value is missing."""
         return {self.column: cell} if parse_texts([cell])[0] else {}
 
+    def precompute(self, value: Tensor) -> Tensor:
+        """Encoded value after the computations that are the same at every sampling step; ``forward`` takes both."""
+        return value
+
     @abstractmethod
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         """Tokens (B, L, D) of encoded values; null embeddings in rows where ``keep``, bool (B,), is false."""

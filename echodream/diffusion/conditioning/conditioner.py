@@ -126,6 +126,11 @@ class Conditioner(nn.Module):
                 values[name] = module.encode(cells)
         return values
 
+    def precompute(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Encoded ``values`` after the computations that are the same at each sampling step, such as a text encoder."""
+        modules = self._token_conditions
+        return {name: modules[name].precompute(value) if name in modules else value for name, value in values.items()}
+
     def uniform_requests(self, count: int) -> dict[str, list[Any]]:
         """Requests for ``count`` samples, by column, evenly distributed over all combinations of training values."""
         requests: dict[str, list[Any]] = {}

@@ -81,10 +81,16 @@ class Text(TokenCondition):
                 remedy = f"give at most {self.frozen.max_length}, the limit of the text encoder"
                 raise UserError(f"{self.column}={text[:40]!r}... has {length} tokens: {remedy}")
 
+    @torch.no_grad()
+    def precompute(self, value: Tensor) -> Tensor:
+        """Hidden states of token ids (B, L): float, (B, L, D); NaN in rows without text."""
+        if value.is_floating_point():
+            return value
+        hidden: Tensor = self.frozen.encoder.to(value.device)(input_ids=value.clamp(min=0)).last_hidden_state
+        return hidden.masked_fill((value[:, 0] == MISSING)[:, None, None], torch.nan)
+
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
-        present = keep & (value[:, 0] != MISSING)
-        encoder = self.frozen.encoder.to(value.device)
-        with torch.no_grad():
-            hidden = encoder(input_ids=value.clamp(min=0)).last_hidden_state
-        tokens = self.project(hidden.to(self.project.weight.dtype))
+        hidden = self.precompute(value)
+        present = keep & ~hidden[:, 0, 0].isnan()
+        tokens = self.project(hidden.nan_to_num().to(self.project.weight.dtype))
         return torch.where(present[:, None, None], tokens, self.null.to(tokens.dtype))

@@ -131,7 +131,7 @@ class DDPM(Process):
 
     def _signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of the data and of the noise in ``x`` at times ``t`` (B,): (B, 1, ..., 1) each."""
-        alpha = expand_like(self._device_alphas_cumprod(x.device)[t.to(x.device)], x)
+        alpha = expand_like(self._device_alphas_cumprod(t.device)[t].to(x.device, non_blocking=True), x)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:

@@ -51,10 +51,14 @@ class RectifiedFlow(Process):
         return NoisedBatch(((1 - s) * x_0 + s * noise).to(x_0.dtype), t, noise - x_0, torch.ones_like(t))
 
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        return (x_t - expand_like(self.relative_time(t), x_t) * prediction).to(x_t.dtype)
+        return (x_t - self._time_like(t, x_t) * prediction).to(x_t.dtype)
 
     def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        return (x_t - x_0) / expand_like(self.relative_time(t), x_t)
+        return (x_t - x_0) / self._time_like(t, x_t)
+
+    def _time_like(self, t: Tensor, x: Tensor) -> Tensor:
+        """s of the times ``t`` (B,) on the device of ``x``: (B, 1, ..., 1)."""
+        return expand_like(self.relative_time(t).to(x.device, non_blocking=True), x)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
         """Build a solver with ``spacing`` from ``strength`` to 0, which the scheduler shifts."""

@@ -58,15 +58,21 @@ class Denoiser(nn.Module, ABC):
         return int(self.network.config.in_channels) - self.channels
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Prediction for ``x_t``, (B, C, *rest) each, at times ``t`` (B,), with padding to ``size_multiple``."""
-        count, (height, width) = len(x_t), x_t.shape[-2:]
+        """Prediction for ``x_t``, (B, C, *rest) each, at times ``t`` (B,), with padding to ``size_multiple``.
+
+        With weights in bf16, the network computes in bf16, and the prediction has the type of ``x_t``.
+        """
+        count, (height, width), dtype = len(x_t), x_t.shape[-2:], x_t.dtype
+        if has_bf16_weights := next(self.parameters()).dtype == torch.bfloat16:
+            x_t = x_t.to(torch.bfloat16)
         x = x_t if condition.channels is None else torch.cat([x_t, condition.channels.to(x_t)], dim=1)
         top, bottom = padding_to_multiple(height, self.size_multiple)
         left, right = padding_to_multiple(width, self.size_multiple)
         if self.size_multiple > 1 and (bottom or right):
             x = pad(x, (left, right, top, bottom) + (0, 0) * (x.ndim - 4), mode="replicate")
         tokens = condition.tokens.to(x_t).expand(count, -1, -1)
-        return self.predict(x, t.expand(count), tokens)[..., top : top + height, left : left + width]
+        output = self.predict(x, t.expand(count), tokens)[..., top : top + height, left : left + width]
+        return output.to(dtype) if has_bf16_weights else output
 
     def check_dimensions(self, channels: int, extra_channels: int, token_width: int) -> None:
         """Raise ``UserError`` if the network needs other numbers of channels or another width of tokens."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pixel_shuffle, pixel_unshuffle
 
 from echodream import validation
 from echodream.errors import UserError
@@ -62,10 +62,24 @@ class UnconditionalImageUNet(_UNet):
         return pixel_shuffle(self.network(pixel_unshuffle(x, self.patch), t).sample, self.patch)
 
 
+class _TemporalConvolution(nn.Conv3d):
+    """Convolution over 3 frames, computed as a 2D convolution over frames and pixels, which is faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = conv2d(x.flatten(3), self.weight[..., 0], self.bias, padding=(1, 0))  # b c f (h w)
+        return flat.unflatten(3, x.shape[3:])
+
+
 class VideoUNet(_UNet):
     """Denoiser of clips of any length, (B, C, F, H, W): UNetSpatioTemporalConditionModel with zero time ids."""
 
     is_video = True
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        for module in network.modules():
+            if type(module) is nn.Conv3d and (module.kernel_size, module.padding) == ((3, 1, 1), (1, 0, 0)):
+                module.__class__ = _TemporalConvolution
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         config = self.network.config

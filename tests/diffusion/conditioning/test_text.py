@@ -3,13 +3,23 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from echodream.diffusion.conditioning import text as text_condition
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.text import Text
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.model import DiffusionModel, ModelMetadata
+from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
+from echodream.networks.denoisers.unet import build_unet
+from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
+from tests.support import tiny_diffusion as tiny
 from tests.support.conditions import REST, TABLE, C, D, batch, keep
 
 
@@ -92,3 +102,54 @@ def test_text_without_its_folder_or_its_package(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match=r'needs the package transformers: .* pip install "echodream\[text\]"'):
         Conditioner({"text": Text(str(tmp_path))}, D).fit(TABLE.assign(text="a"), C)
+
+
+class LetterEncoder(nn.Module):
+    """Stands for CLIP: its hidden states are a random embedding of each letter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.config, self.calls = nn.Embedding(128, 8), SimpleNamespace(hidden_size=8), 0
+
+    def forward(self, input_ids: Tensor) -> Any:
+        self.calls += 1
+        return SimpleNamespace(last_hidden_state=self.embedding(input_ids))
+
+
+class FrozenLetterEncoder:
+    def __init__(self, folder: str) -> None:
+        self.encoder, self.max_length = LetterEncoder(), 4
+
+
+def letters(text: str) -> Tensor:
+    return torch.tensor([*map(ord, text), 0, 0, 0, 0][:4])
+
+
+def test_the_text_encoder_runs_once_for_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the samples are those of an encoder that runs at each step, also where a text is missing."""
+    torch.manual_seed(0)
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(text_condition, "FrozenTextEncoder", FrozenLetterEncoder)
+    conditioner = Conditioner({"text": Text(str(tmp_path))}, 8)
+    conditioner.fit(TABLE.assign(text="a"), tiny.C)
+    network = build_unet(tiny.C, extra_channels=0, token_width=8, **tiny.IMAGE_NET)  # type: ignore[arg-type]
+    metadata = ModelMetadata(tiny.C, tiny.H, tiny.W, 1, 25.0, tiny.STATISTICS, tiny.ENCODER)
+    made = DiffusionModel(network, conditioner, DDPM(), metadata).requires_grad_(False).eval()
+    for part, std in ((network, 0.15), (conditioner, 3.0)):  # the text has a visible effect
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, std=std)
+    encoder: Any = conditioner.conditions["text"].frozen.encoder
+    values = {"text": torch.stack([letters("ab"), torch.full((4,), -1), letters("c")])}
+
+    def sampled() -> Tensor:
+        config = SamplingConfig(0, 4, None, Guidance({"text": 2.0}))
+        return SamplingModule(made, config).sample_latents([0, 1, 2], values)
+
+    once = sampled()
+    assert encoder.calls == 1
+    monkeypatch.setattr(Conditioner, "precompute", lambda self, values: dict(values))
+    again = sampled()
+    assert encoder.calls == 1 + 4
+    torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
+    values["text"] = values["text"].flip(0)
+    assert not torch.allclose(sampled()[0], once[0], atol=1e-2)

@@ -14,7 +14,7 @@ from diffusers import UNet2DModel
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
@@ -464,3 +464,20 @@ def test_a_unet_without_conditions_is_that_of_diffusers_and_is_found_again(tmp_p
         made.check_dimensions(C, C, D)
     with pytest.raises(UserError, match="use it with model=lidm"):
         build_unconditional_unet(C, 0, D, True, [32], 1, ["cross"], heads=2)
+
+
+def test_temporal_convolutions_are_those_of_diffusers() -> None:
+    """Computed in two dimensions: equal outputs and gradients, the same names of weights, and any number of frames."""
+    made = video()
+    ours = [module for module in made.modules() if isinstance(module, nn.Conv3d)]
+    assert ours
+    assert all(type(module) is not nn.Conv3d and module.kernel_size == (3, 1, 1) for module in ours)
+    for frames in (1, 2, 5):
+        x = torch.randn(2, ours[0].in_channels, frames, 3, 4).transpose(1, 2).contiguous().transpose(1, 2)
+        found, truth = (each.requires_grad_() for each in (x.clone(), x.clone()))
+        outputs = ours[0](found), nn.Conv3d.forward(ours[0], truth)
+        torch.testing.assert_close(*outputs, rtol=0, atol=2e-6)
+        weight = torch.randn_like(outputs[0])
+        for output in outputs:
+            (output * weight).sum().backward()
+        torch.testing.assert_close(found.grad, truth.grad, rtol=0, atol=2e-5)

@@ -1,0 +1,125 @@
+"""No step of sampling waits for the device: the loop runs on the meta device, which has no data to wait for."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.processes import base
+from echodream.diffusion.processes.base import Process
+from echodream.diffusion.processes.ddpm import DDPM
+from echodream.diffusion.processes.rectified_flow import RectifiedFlow
+from echodream.diffusion.samplers import SAMPLERS
+from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
+from tests.support.tiny_diffusion import WINDOW, C, H, W, model
+
+_READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "unique_dim", "_unique2", "masked_select"}
+"""Operations that return values of a tensor to Python, or whose output size depends on values."""
+
+
+class HostAccess(Exception):
+    pass
+
+
+class ForbidHostAccess(TorchDispatchMode):
+    """Raises ``HostAccess`` for reads of a tensor on another device than the CPU, and for blocking copies."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::")
+        devices = {tensor.device.type for tensor in tensors(args)}
+        if name in _READS and devices - {"cpu"}:
+            raise HostAccess(f"{name} of a tensor on {devices}")
+        result = func(*args, **kwargs)
+        made = {tensor.device.type for tensor in tensors([result])}
+        if name in ("_to_copy", "copy_") and made and devices != made and not non_blocking(args, kwargs):
+            raise HostAccess(f"{name} from {devices} to {made}")
+        return result
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(value)
+
+
+def non_blocking(args: Any, kwargs: Any) -> bool:
+    return bool(kwargs.get("non_blocking")) or (len(args) > 2 and args[2] is True)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of network calls of each trajectory, which runs under ``ForbidHostAccess``."""
+    calls: list[int] = []
+    run = base.run_solver
+
+    def run_watched(solver: Any, denoise: Callable[..., Tensor], x: Tensor, generators: Any) -> Tensor:
+        calls.append(0)
+
+        def counted(x_t: Tensor, t: Tensor) -> Tensor:
+            calls[-1] += 1
+            return denoise(x_t, t)
+
+        with ForbidHostAccess():
+            return run(solver, counted, x, generators)
+
+    monkeypatch.setattr(base, "run_solver", run_watched)
+    return calls
+
+
+def values_on_meta(video: bool) -> dict[str, Tensor]:
+    values: dict[str, Tensor] = {"class_id": torch.tensor([0, 1]), "EF": torch.tensor([50.0, torch.nan])}
+    if video:
+        values |= {"reference": torch.randn(2, C, 2, H, W), "reference_time": torch.tensor([[0.0, 5.0]] * 2)}
+    return {name: value.to("meta") for name, value in values.items()}
+
+
+GUIDANCE = {
+    "none": Guidance(),
+    "class": Guidance({"class_id": 2.0}),
+    "interval": Guidance({"class_id": 2.0, "EF": 3.0}, interval=(0.2, 0.8), rescale=0.5),
+}
+
+
+DDPM_SAMPLERS = [name for name, entry in SAMPLERS["ddpm"].items() if not entry.stochastic]
+CASES = [
+    *((DDPM(), sampler, "lidm", "interval") for sampler in DDPM_SAMPLERS),
+    *((RectifiedFlow(), sampler, "lidm", "class") for sampler in SAMPLERS["flow"]),
+    *((DDPM(), "unipc", kind, guidance) for kind, guidance in (("crossfade", "interval"), ("continue", "none"))),
+]
+
+
+@pytest.mark.parametrize(("process", "sampler", "kind", "guidance"), CASES)
+def test_no_step_waits_for_the_device(
+    watched: list[int], process: Process, sampler: str, kind: str, guidance: str
+) -> None:
+    video = kind != "lidm"
+    names = ("reference", "class_id", "EF") if video else ("class_id", "EF")
+    made = model("lvdm" if video else "lidm", names, process).to("meta")
+    length = ClipLengthConfig(13, WINDOW, 3, 2, kind) if video else None
+    config = SamplingConfig(0, 4, sampler, GUIDANCE[guidance], "quadratic", clip=4.0)
+    SamplingModule(made, config, length).to("meta").sample_latents([0, 1], values_on_meta(video))
+    steps = 7 if sampler == "heun" else 4
+    assert watched == [steps] * (2 if kind == "continue" else 1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda x: x * x.max().item(),
+        lambda x: x if (x > 0).any() else -x,
+        lambda x: x * torch.tensor([2.0]).to(x.device),
+        lambda x: x * x.to("cpu"),
+    ],
+    ids=["item", "bool", "copy to the device", "copy to the host"],
+)
+def test_the_check_notices_a_step_that_waits(watched: list[int], fault: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises((HostAccess, RuntimeError)):
+        DDPM().sample(lambda x_t, t: fault(x_t), torch.zeros(2, C, H, W, device="meta"), 3)
+    assert watched == [1]
