@@ -63,7 +63,8 @@ class Denoiser(nn.Module, ABC):
         With weights in bf16, the network computes in bf16, and the prediction has the type of ``x_t``.
         """
         count, (height, width), dtype = len(x_t), x_t.shape[-2:], x_t.dtype
-        if has_bf16_weights := next(self.parameters()).dtype == torch.bfloat16:
+        weight = next(self.parameters(), None)
+        if has_bf16_weights := weight is not None and weight.dtype == torch.bfloat16:
             x_t = x_t.to(torch.bfloat16)
         x = x_t if condition.channels is None else torch.cat([x_t, condition.channels.to(x_t)], dim=1)
         top, bottom = padding_to_multiple(height, self.size_multiple)
