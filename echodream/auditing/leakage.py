@@ -10,12 +10,18 @@ from typing import TypeVar
 import numpy as np
 
 from echodream.auditing.embedding_sets import AuditSets
-from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, exact_value
+from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, control_details, exact_value
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances
 from echodream.privacy.attacks.copying import copying_score
 from echodream.privacy.attacks.linkability import Linkability, linkability, linkability_of_distances
+from echodream.privacy.attacks.membership import (
+    controlled_auc,
+    nearest_sample_scores,
+    trained_attacker_scores,
+    without_own_distances,
+)
 from echodream.privacy.attacks.tails import nearer_than_new_patients, singling_out
 
 T = TypeVar("T")
@@ -172,6 +178,36 @@ def authentic_share(sets: AuditSets) -> Iterator[Measure]:
     )
 
 
+def membership_by_samples(sets: AuditSets) -> Iterator[Measure]:
+    """Membership inference by an adversary who has the samples only; training patients take their place in controls."""
+
+    def scores_without_samples() -> list[np.ndarray]:
+        rows, distances = sets.patient_distances()
+        training = rows < len(sets.train)
+        if training.sum() < 2:
+            raise UserError("membership by the samples needs two or more patients in training")
+        others = without_own_distances(distances.to_patients[training], rows[training], sets.seed)
+        return [score(others) for score in attacks.values()]
+
+    attacks: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "the nearest sample": nearest_sample_scores,
+        "a trained attacker": lambda distances: trained_attacker_scores(distances, sets.is_member, sets.seed),
+    }
+    controls = sets.cached("membership", scores_without_samples)
+    for (name, score), control in zip(attacks.items(), controls, strict=True):
+        result = controlled_auc(score(sets.sample_distances.to_patients), control, sets.is_member)
+        yield Measure(
+            f"membership by {name}, AUC{sets.suffix}",
+            PRIVACY,
+            f"ROC AUC of a classifier of training patients by {name}, without the generator",
+            "the value of the same attack with other training patients in place of samples, about .5",
+            result.auc,
+            result.control,
+            result.succeeds,
+            control_details(result),
+        )
+
+
 LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "linkability": linkability_risk,
     "training patients singled out": singled_out,
@@ -181,3 +217,11 @@ LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "authenticity": authentic_share,
 }
 """Privacy measures by name, computed both for embeddings of the identity network and for whitened latents."""
+LATENT_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {"membership by samples": membership_by_samples}
+"""Privacy measures for whitened latents only: the identity network was trained on the training patients."""
+
+
+def leakage_measures(sets: AuditSets) -> Iterator[tuple[str, Callable[[AuditSets], Iterator[Measure]]]]:
+    """Name and function of each privacy measure for the embeddings of ``sets``."""
+    names = LEAKAGE_MEASURES | (LATENT_MEASURES if sets.suffix else {})
+    return ((f"{name}{sets.suffix}", measure) for name, measure in names.items())

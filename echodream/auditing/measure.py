@@ -1,9 +1,10 @@
 """A measure of an audit: value, interval, and the expected value of a harmless generator."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from echodream.metrics.bootstrap import Interval
+from echodream.privacy.attacks.membership import ControlledAuc
 
 PRIVACY, QUALITY = "privacy", "quality"
 ONE_SIDED_LEVEL = 0.025
@@ -34,3 +35,8 @@ class Measure:
 def exact_value(value: float) -> Interval:
     """The interval of width 0 of a known number."""
     return Interval(value, value, value)
+
+
+def control_details(result: ControlledAuc) -> dict[str, Any]:
+    """The control of an attack on membership, for the details of a measure."""
+    return {**asdict(result), "groups differ": result.groups_differ}

@@ -1,6 +1,7 @@
 """Membership inference on a diffusion model: whether training patients have smaller denoising errors than others."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,31 @@ from torch.utils.data import default_collate
 
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
-from echodream.auditing.measure import PRIVACY, Measure, exact_value
+from echodream.auditing.measure import PRIVACY, Measure, control_details, exact_value
 from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squared_errors
-from echodream.privacy.attacks.membership import Membership, combine_levels, membership
+from echodream.metrics.bootstrap import unit_indices
+from echodream.privacy.attacks.gaussian_denoiser import GaussianDenoiser
+from echodream.privacy.attacks.membership import (
+    FOLDS,
+    Membership,
+    calibrated_errors,
+    combine_levels,
+    controlled_auc,
+    membership,
+)
 from echodream.progress import progress_bar
 from echodream.runs.atomic_folder import read_record
 from echodream.sampling.sampling_module import batch_noise, seeded_generator
 from echodream.store import Store
 
 FPR = 0.01
+CONTROL_RECORDS = 1000
+"""Maximum number of records that the control is fitted to."""
 VIEW_CLASSES: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, Triplet)}
 
 
@@ -51,16 +63,34 @@ class MembershipConfig:
 
 @dataclass(frozen=True)
 class DenoisingErrors:
-    """Denoising errors of n records: equally many per patient, equally many of training patients and of others."""
+    """Denoising errors of n records: equally many records of each training patient and of each other patient."""
 
     values: np.ndarray
     """Mean squared error of each record at each noise level, averaged over noise samples: (n, L)."""
+    control: np.ndarray
+    """The same of a Gaussian denoiser that was fitted to other training patients, expected over noise: (n, L)."""
     member: np.ndarray
     """Whether the patient of each record was in training: bool, (n,)."""
     patients: list[str]
     """Patient of each record."""
     levels: list[float]
     """Noise levels, (L,), as fractions of the diffusion time."""
+
+    def scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Scores of P patients, (P,) each, and whether each was in training.
+
+        Scores are by the errors that the control does not explain, level by level; by the errors; and by the control.
+        """
+        unit = unit_indices(self.patients, len(self.patients))
+        counts, levels = np.bincount(unit), range(len(self.levels))
+        errors, control = (
+            np.stack([np.bincount(unit, part[:, level]) / counts for level in levels], axis=1)
+            for part in (self.values, self.control)
+        )
+        member = np.bincount(unit, self.member) > 0
+        unexplained = [calibrated_errors(errors[:, level], control[:, level], member) for level in levels]
+        scores, raw, difficulty = map(combine_levels, (np.stack(unexplained, axis=1), errors, control))
+        return scores, raw, difficulty, member
 
 
 def load_generator(folder: str) -> tuple[DiffusionModel, View]:
@@ -90,26 +120,50 @@ def _training_view(path: Path) -> View:
 def denoising_errors(
     model: DiffusionModel, view: View, members: Recordings, others: Recordings, config: MembershipConfig, seed: int
 ) -> DenoisingErrors:
-    """Denoising errors of equally many patients of ``members`` and ``others``; the larger group is subsampled.
+    """Denoising errors of all patients of ``members`` and ``others``.
 
     The noise is the same for all patients: it depends on the seed, the noise level and the number of the record within
     its patient. The model gets all of its conditions.
     """
-    groups = [_use_model_statistics(model, view.select_recordings(recordings)) for recordings in (members, others)]
-    patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
-    count = min(map(len, patients_of_groups))
-    levels = model.process.log_snr_times(config.levels)
-    values: list[np.ndarray] = []
-    names: list[str] = []
-    for number, (recordings, patients) in enumerate(zip(groups, patients_of_groups, strict=True)):
-        selected = np.sort(np.random.default_rng([seed, number]).permutation(patients)[:count])
-        rows = [_rows_of_patient(recordings, int(patient), config.samples, seed) for patient in selected]
+    samples: list[ViewDataset] = []
+    names: list[list[str]] = []
+    for group in (members, others):
+        recordings = _use_model_statistics(model, view.select_recordings(group))
+        patients = np.unique(recordings.patient_numbers)
+        rows = [_rows_of_patient(recordings, int(patient), config.samples, seed) for patient in patients]
         records = recordings.select(np.concatenate(rows).tolist())
-        names += records.table["PatientID"].astype(str).tolist()
-        samples = ViewDataset(records, view, seed, model.conditioner.columns)
-        values += _denoising_errors(model, samples, levels, config, seed, ("members", "others")[number])
-    member = np.repeat([True, False], len(values) // 2)
-    return DenoisingErrors(np.stack(values), member, names, model.process.relative_time(levels).tolist())
+        names.append(records.table["PatientID"].astype(str).tolist())
+        samples.append(ViewDataset(records, view, seed, model.conditioner.columns))
+    folds = [_folds(group, config.samples, seed) for group in names]
+    controls = _fit_controls(model, samples[0], folds[0], config, seed)
+    levels = model.process.log_snr_times(config.levels)
+    values, control = [], []
+    for group, fold, progress in zip(samples, folds, ("members", "others"), strict=True):
+        for errors, expected in _denoising_errors(model, group, levels, config, seed, controls, fold, progress):
+            values.append(errors)
+            control.append(expected)
+    member = np.repeat([True, False], [len(group) for group in names])
+    times = model.process.relative_time(levels).tolist()
+    return DenoisingErrors(np.concatenate(values), np.concatenate(control), member, [*itertools.chain(*names)], times)
+
+
+def _folds(patients: Sequence[str], records: int, seed: int) -> np.ndarray:
+    """Fold of each record, int (n,): random, and equal for the ``records`` of a patient."""
+    count = len(patients) // records
+    return np.repeat(np.random.default_rng([seed, 3]).permutation(count) % FOLDS, records)
+
+
+@torch.no_grad()
+def _fit_controls(
+    model: DiffusionModel, samples: ViewDataset, fold: np.ndarray, config: MembershipConfig, seed: int
+) -> list[GaussianDenoiser]:
+    """For each fold, a denoiser that was fitted to the training records, ``samples``, of other folds."""
+    if not fold.any():
+        raise UserError("membership inference needs two or more patients in training")
+    chosen = np.sort(np.random.default_rng([seed, 4]).permutation(len(fold))[:CONTROL_RECORDS])
+    latents = [x.flatten(1).cpu() for *_, x in _batches(model, samples, chosen, config.batch, "control")]
+    rows, in_fold = torch.cat(latents), torch.from_numpy(fold[chosen])
+    return [GaussianDenoiser(rows[in_fold != number]) for number in range(FOLDS)]
 
 
 def _use_model_statistics(model: DiffusionModel, recordings: Recordings) -> Recordings:
@@ -126,16 +180,14 @@ def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int
     return np.resize(np.random.default_rng([seed, 2, patient]).permutation(rows), count)
 
 
-@torch.no_grad()
-def _denoising_errors(
-    model: DiffusionModel, samples: ViewDataset, levels: Tensor, config: MembershipConfig, seed: int, progress: str
-) -> list[np.ndarray]:
-    """Denoising errors of each of ``samples``, (L,); sample k is record k modulo ``config.samples`` of its patient."""
-    device, shared = next(model.parameters()).device, model.metadata.shared_noise if model.is_video else 0.0
-    values = []
-    for start in progress_bar(range(0, len(samples), config.batch), f"membership, {progress}", leave=False):
-        numbers = range(start, min(start + config.batch, len(samples)))
-        loaded = default_collate([samples[number] for number in numbers]).items()
+def _batches(
+    model: DiffusionModel, samples: ViewDataset, numbers: np.ndarray, size: int, progress: str
+) -> Iterator[tuple[np.ndarray, Any, Mapping[str, Tensor], Tensor]]:
+    """Numbers, batch, conditions, and latents as the network denoises them, of the ``numbers`` of ``samples``."""
+    device = next(model.parameters()).device
+    for start in progress_bar(range(0, len(numbers), size), f"membership, {progress}", leave=False):
+        part = numbers[start : start + size]
+        loaded = default_collate([samples[int(number)] for number in part]).items()
         batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}
         if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):
             raise UserError(
@@ -143,18 +195,39 @@ def _denoising_errors(
                 "of real= have another size: give the lidm or lvdm that was trained on real="
             )
         conditions = model.condition_values(batch)
-        x = model.to_residual(batch["x"], conditions)
-        records = [number % config.samples for number in numbers]
+        yield part, batch, conditions, model.to_residual(batch["x"], conditions)
+
+
+@torch.no_grad()
+def _denoising_errors(
+    model: DiffusionModel,
+    samples: ViewDataset,
+    levels: Tensor,
+    config: MembershipConfig,
+    seed: int,
+    controls: Sequence[GaussianDenoiser],
+    fold: np.ndarray,
+    progress: str,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Denoising errors of batches of ``samples`` by ``model`` and by the control of their ``fold``, (B, L) each.
+
+    Sample k is record k modulo ``config.samples`` of its patient.
+    """
+    shared, snr = model.metadata.shared_noise if model.is_video else 0.0, model.process.log_snr(levels).exp()
+    for numbers, batch, conditions, x in _batches(model, samples, np.arange(len(samples)), config.batch, progress):
         errors = []
         for level, t in enumerate(levels):
             errors_by_noise = []
             for repeat in range(config.noises):
-                generators = [seeded_generator(seed, level, repeat, record) for record in records]
-                noise = batch_noise(x.shape[1:], generators, device, shared)
+                generators = [seeded_generator(seed, level, repeat, int(number) % config.samples) for number in numbers]
+                noise = batch_noise(x.shape[1:], generators, x.device, shared)
                 errors_by_noise.append(_denoising_error(model, x, conditions, t, noise, batch.get("mask")))
             errors.append(torch.stack(errors_by_noise).mean(dim=0))
-        values += list(torch.stack(errors, dim=1).double().cpu().numpy())
-    return values
+        expected, rows = np.empty((len(x), len(levels))), x.flatten(1).cpu()
+        for number in np.unique(fold[numbers]):
+            in_fold = fold[numbers] == number
+            expected[in_fold] = controls[number].expected_errors(rows[in_fold], snr)
+        yield torch.stack(errors, dim=1).double().cpu().numpy(), expected
 
 
 def _denoising_error(
@@ -167,20 +240,30 @@ def _denoising_error(
 
 
 def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> Iterator[Measure]:
-    """AUC, and TPR at 1 % FPR, over patients, from all noise levels; ``details`` has the AUC of each level."""
-    result = membership(combine_levels(errors.values), errors.member, errors.patients, FPR, seed=seed)
+    """AUC, and TPR at 1 % FPR, over patients, from all noise levels; ``details`` has the AUC of each level.
+
+    The attack stands out if it succeeds on the errors that the control does not explain and, if the training patients
+    are less difficult than others by themselves, also on the errors, compared with the control.
+    """
+    scores, raw, control, member = errors.scores()
+    result, uncalibrated = (
+        membership(scores, member, range(len(scores)), FPR, seed=seed),
+        controlled_auc(raw, control, member),
+    )
+    less_difficult = uncalibrated.control.low > 0.5
+    succeeds = result.auc.low > 0.5 and (uncalibrated.beyond.low > 0 or not less_difficult)
     kind = "lvdm" if model.is_video else "lidm"
     note = "" if result.resolved else f"; {result.others} others are too few for 1 %, so the FPR is 0"
     yield Measure(
         f"membership inference ({kind}), AUC",
         PRIVACY,
         "ROC AUC of a classifier of training patients by the denoising error of the generator, which is smaller for "
-        "recordings that it was trained on",
+        "recordings that it was trained on, relative to the error of a linear denoiser that never saw the patient",
         ".5: chance level",
         result.auc,
         exact_value(0.5),
-        result.auc.low > 0.5,
-        _membership_details(errors, result, kind, seed),
+        succeeds,
+        {**control_details(uncalibrated), **_membership_details(errors, result, kind)},
     )
     yield Measure(
         f"membership inference ({kind}), TPR at 1 % FPR",
@@ -189,22 +272,23 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
         ".01",
         result.tpr,
         exact_value(FPR),
-        result.tpr.low > (FPR if result.resolved else 1 / result.others),
+        succeeds and result.tpr.low > (FPR if result.resolved else 1 / result.others),
         {"resolved": result.resolved},
     )
 
 
-def _membership_details(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:
-    by_level = [membership(-values, errors.member, errors.patients, FPR, seed=seed) for values in errors.values.T]
+def _membership_details(errors: DenoisingErrors, result: Membership, kind: str) -> dict[str, Any]:
+    member, patients = errors.member, errors.patients
+    by_level = [membership(-values, member, patients, FPR, 1) for values in errors.values.T]
     return {
         "generator": kind,
         "members": result.members,
         "others": result.others,
-        "records of each patient": len(errors.patients) // (result.members + result.others),
+        "records of each patient": len(patients) // (result.members + result.others),
         "noise levels": errors.levels,
         "auc by noise level": [asdict(level.auc) for level in by_level],
         "error by noise level": {
-            name: errors.values[errors.member == member].mean(axis=0).tolist()
-            for name, member in (("members", True), ("others", False))
+            name: errors.values[member == group].mean(axis=0).tolist()
+            for name, group in (("members", True), ("others", False))
         },
     }

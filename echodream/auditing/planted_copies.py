@@ -12,7 +12,7 @@ from torch import Tensor
 
 from echodream.auditing.embedding_sets import AuditSets
 from echodream.auditing.inputs import AuditInputs
-from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.leakage import leakage_measures
 from echodream.auditing.measure import PRIVACY, Measure
 from echodream.datamodules.recordings import named_rng
 from echodream.diffusion.guidance import Guidance
@@ -124,7 +124,7 @@ def _measure_planting(spaces: Sequence[AuditSets], rows: np.ndarray) -> Iterator
     """Name of each privacy measure of the samples ``rows``, and whether the measure stands out."""
     for sets in spaces:
         planted = sets.with_samples(rows, PERMUTATIONS)
-        for measure in LEAKAGE_MEASURES.values():
+        for _, measure in leakage_measures(planted):
             try:
                 yield from ((result.name, result.stands_out) for result in measure(planted))
             except UserError:  # too few patients, also without copies

@@ -15,7 +15,6 @@ from echodream.callbacks.image_logging import image_grid
 from echodream.datamodules.recordings import Recordings
 from echodream.metrics.classification import roc_curve
 from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals, plot_lines, plot_roc
-from echodream.privacy.attacks.membership import combine_levels
 from echodream.privacy.similarity import paired_similarity
 
 
@@ -46,11 +45,9 @@ def audit_plots(
 
 
 def _plot_membership_roc(errors: DenoisingErrors) -> np.ndarray:
-    names, unit = np.unique(np.array(errors.patients), return_inverse=True)
-    score = np.bincount(unit, combine_levels(errors.values)) / np.bincount(unit)
-    member = np.zeros(len(names), dtype=bool)
-    member[unit] = errors.member
-    return plot_roc({"training patients": roc_curve(score, member)}, "Membership inference: ROC curve over patients")
+    scores, _, control, member = errors.scores()
+    curves = {"training patients": roc_curve(scores, member), "control": roc_curve(control, member)}
+    return plot_roc(curves, "Membership inference: ROC curve over patients")
 
 
 def _draw_nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet
 from echodream.auditing.inputs import AuditInputs
-from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.leakage import leakage_measures
 from echodream.auditing.measure import PRIVACY, Measure
 from echodream.auditing.planted_copies import KINDS, SHARES
 from echodream.auditing.quality import QUALITY_MEASURES
@@ -27,7 +27,7 @@ STATEMENT = (
 
 def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, str]]:
     """All measures, and the reason for each missing measure; ``spaces[0]`` has embeddings of the identity network."""
-    tasks = [(f"{name}{sets.suffix}", measure, sets) for name, measure in LEAKAGE_MEASURES.items() for sets in spaces]
+    tasks = [(name, measure, sets) for sets in spaces for name, measure in leakage_measures(sets)]
     tasks += [(name, measure, spaces[0]) for name, measure in QUALITY_MEASURES.items()]
     measures: list[Measure] = []
     missing = {}
@@ -76,10 +76,24 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
     for name, reason in record["not measured"].items():
         lines[name] = f"not measured: {reason}"
     findings = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
+    if difference := group_difference(record["measures"]):
+        lines["patients"] = difference
     lines |= _power_lines(record)
     message = f"{len(findings)} of the measures stand out: {', '.join(findings)}"
     lines["privacy"] = message if findings else "no measure stands out, which does not prove privacy"
     return Summary(f"audit: {path} {state}", lines)
+
+
+def group_difference(measures: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence, if a control of membership inference finds a difference without the generator and the samples."""
+    controls = {entry["name"]: entry["details"] for entry in measures if entry["details"].get("groups differ")}
+    if not controls:
+        return ""
+    values = "; ".join(f"{name}: {_interval_text(details['control'])}" for name, details in controls.items())
+    return (
+        "Training and new patients differ by themselves: a control that cannot know who was in training has an AUC "
+        f"other than .5 ({values}). These attacks are compared with their controls."
+    )
 
 
 def _power_lines(record: Mapping[str, Any]) -> dict[str, object]:

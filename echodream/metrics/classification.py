@@ -4,9 +4,12 @@ Weights (R, N) give R values of a metric; without weights, R is 1 and each row h
 is NaN, such as the ROC AUC of a class without samples.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+
+from echodream.metrics.bootstrap import CONFIDENCE, Interval, bootstrap_interval
 
 CALIBRATION_BINS = 10
 """Number of equal bins of the confidence, from 0 to 1."""
@@ -25,6 +28,32 @@ def roc_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None 
     positives, negatives = positives[:, ::-1], negatives[:, ::-1]  # from the lowest score
     ordered = (positives * (np.cumsum(negatives, axis=1) - negatives / 2)).sum(axis=1)
     return _safe_ratio(ordered, positives.sum(axis=1) * negatives.sum(axis=1))
+
+
+def auc_interval(positives: np.ndarray, negatives: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """ROC AUC of independent scores of positives, (N,), and negatives, (M,), with its interval (DeLong et al. 1988)."""
+    from scipy.special import ndtri
+
+    shares, counts = (
+        (_share_below(positives, negatives), _share_below(negatives, positives)),
+        (len(positives), len(negatives)),
+    )
+    value = float(roc_auc(np.concatenate([positives, negatives]), np.arange(sum(counts)) < counts[0])[0])
+    if value in (0.0, 1.0):
+        return bootstrap_interval(np.full(2, value), confidence, min(counts))
+    if min(counts) < 2:
+        return Interval(value, 0.0, 1.0)
+    error = math.sqrt(sum(np.var(share, ddof=1) / count for share, count in zip(shares, counts, strict=True)))
+    half = float(ndtri((1 + confidence) / 2)) * error
+    return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
+
+
+def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Share of ``others``, (M,), below each of ``values``, (N,); ties count one half."""
+    ordered = np.sort(others)
+    ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    share: np.ndarray = ranks / (2 * len(others))
+    return share
 
 
 def average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

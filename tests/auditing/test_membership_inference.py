@@ -1,7 +1,7 @@
 """Membership inference: a generator that remembers is found, one that does not is not, and errors are what they say."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,21 @@ import torch
 from torch import Tensor
 
 from echodream.auditing.membership_inference import (
+    DenoisingErrors,
     MembershipConfig,
+    _rows_of_patient,
     denoising_errors,
     load_generator,
     membership_measures,
 )
+from echodream.auditing.record import group_difference
+from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.recordings import select_recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
+from echodream.privacy.attacks.gaussian_denoiser import GaussianDenoiser
 from echodream.store import Statistics, Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -81,10 +86,10 @@ def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, known(real))
     found = list(membership_measures(errors, model("lidm"), 0))
     assert found[0].value.value > 0.95
-    assert found[0].value.low > 0.9
+    assert found[0].value.low >= 0.025 ** (1 / HELD) - 1e-9  # the exact interval of an AUC of 1
     assert found[0].stands_out
     assert found[1].value.value > 0.8
-    assert (found[0].details["members"], found[0].details["others"]) == (HELD, HELD)
+    assert (found[0].details["members"], found[0].details["others"]) == (TRAIN, HELD)
     assert all(level["value"] > 0.9 for level in found[0].details["auc by noise level"][:1])
     means = found[0].details["error by noise level"]
     assert means["members"][0] < 0.1 * means["others"][0]
@@ -102,15 +107,61 @@ def test_a_generator_that_remembers_nobody_is_not(real: Store, kind: str) -> Non
     assert found[1].details == {"resolved": False}
 
 
+def test_the_control_never_saw_the_patient(real: Store) -> None:
+    """By hand: a denoiser fitted to the training patients of other folds, and the error that it expects."""
+    name, count, conditions, view = KINDS["frames"]
+    sides = [select_recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]
+    made = model(name, conditions, frames=count, encoder=ENCODER)
+    seen: list[tuple[list[str], Tensor]] = []
+    errors, _ = attacked(real, "frames", None)
+    for side in sides:
+        rows = np.concatenate([_rows_of_patient(side, patient, 2, 0) for patient in np.unique(side.patient_numbers)])
+        records = side.select(rows.tolist())
+        samples = ViewDataset(records, view, 0, made.conditioner.columns)
+        x = torch.stack([samples[number]["x"] for number in range(len(samples))]).flatten(1)
+        seen.append((records.table["PatientID"].tolist(), x))
+    members, others = (np.random.default_rng([0, 3]).permutation(side) % 5 for side in (TRAIN, HELD))
+    folds = np.repeat(np.concatenate([members, others]), 2)
+    assert errors.patients == [*seen[0][0], *seen[1][0]]
+    everyone, snr = torch.cat([x for _, x in seen]), made.process.log_snr(made.process.log_snr_times(3)).exp()
+    for row in (0, 17, 59, 60, 107):
+        others_of_training = seen[0][1][np.flatnonzero(folds[: 2 * TRAIN] != folds[row])]
+        assert len(others_of_training) == 2 * TRAIN * 4 // 5
+        expected = GaussianDenoiser(others_of_training).expected_errors(everyone[row : row + 1], snr)
+        assert errors.control[row] == pytest.approx(expected[0].numpy(), rel=1e-3)
+    with pytest.raises(UserError, match="two or more patients in training"):
+        denoising_errors(made, view, sides[0].select([0]), sides[1], CONFIG, 0)
+
+
+def test_groups_that_differ_are_named_and_are_no_finding(real: Store) -> None:
+    """A generator that restores whatever is easy, and training patients who are easier than others."""
+    generator, member = np.random.default_rng(0), np.arange(90) < 50
+    difficulty = generator.lognormal(-0.5 * member, 0.4)[:, None] * [1.0, 2.0]
+    values = 0.5 * difficulty + 0.05 * generator.normal(size=(90, 2))
+    names = [f"p{number:02}" for number in range(90)]
+    made = model("lidm")
+    for remembered in (0.0, 0.6):
+        errors = DenoisingErrors(values - remembered * member[:, None], difficulty, member, names, [0.3, 0.6])
+        found = next(membership_measures(errors, made, 0))
+        assert found.details["groups differ"]
+        assert found.details["control"]["low"] > 0.5
+        assert found.details["auc"]["low"] > 0.5  # without calibration
+        assert found.stands_out == (remembered > 0)
+        sentence = group_difference([asdict(found)])
+        assert sentence.startswith("Training and new patients differ by themselves")
+        assert "membership inference (lidm), AUC" in sentence
+    assert group_difference([asdict(replace(found, details={"groups differ": False}))]) == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_are_as_many_patients_and_records_on_both_sides(real: Store, kind: str) -> None:
+def test_all_patients_are_attacked_with_equally_many_records(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, None)
-    assert errors.values.shape == (2 * HELD * 2, 3)
-    assert errors.member.sum() == 2 * HELD
+    assert errors.values.shape == errors.control.shape == (2 * (TRAIN + HELD), 3)
+    assert errors.member.sum() == 2 * TRAIN
     members = {name for name, inside in zip(errors.patients, errors.member, strict=True) if inside}
     others = set(errors.patients) - members
-    assert (len(members), len(others)) == (HELD, HELD)
+    assert (len(members), len(others)) == (TRAIN, HELD)
     splits = dict(zip(real.table["PatientID"], real.table["Split"], strict=True))
     assert {splits[name] for name in members} == {"TRAIN"}
     assert {splits[name] for name in others} == {"TEST", "VAL"}
@@ -154,11 +205,13 @@ def test_noise_is_the_same_for_all_patients_and_errors_are_means_of_squares(
             a, s = shares[t[0]].sqrt(), (1 - shares[t[0]]).sqrt()
             made[row : row + len(x_0), place // 2, place % 2] = (a * noise - s * x_0).square().flatten(1).mean(dim=1)
             for number in range(len(x_0)):
-                noises.setdefault((place, (row + number) % (2 * HELD) % 2), []).append(noise[number])
+                noises.setdefault((place, (row + number) % 2), []).append(noise[number])
         row += len(x_0)
     assert errors.values == pytest.approx(made.mean(axis=2), abs=1e-4)
     assert len(noises) == 12
-    assert all(len(same) == 2 * HELD and all(torch.equal(same[0], each) for each in same) for same in noises.values())
+    assert all(
+        len(same) == TRAIN + HELD and all(torch.equal(same[0], each) for each in same) for same in noises.values()
+    )
     drawn = torch.stack([same[0] for same in noises.values()]).flatten(1)
     assert drawn.std() == pytest.approx(1, abs=0.1)
     assert torch.corrcoef(drawn).fill_diagonal_(0).abs().max() < 0.6

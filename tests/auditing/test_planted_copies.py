@@ -10,7 +10,7 @@ from torch import Tensor
 
 from echodream.auditing.embedding_sets import AuditSets, EmbeddingSet
 from echodream.auditing.inputs import open_inputs
-from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.leakage import leakage_measures
 from echodream.auditing.planted_copies import KINDS, SHARES, copy_count, make_copies, measure_power, power_text
 from echodream.auditing.record import measure_all
 from tests.support.audit_study import ENCODER, generator, networks, samples, strangers, study
@@ -44,11 +44,18 @@ def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None
     rows = np.r_[3:50, 61, 64]
     selected = everything.with_samples(rows)
     alone = AuditSets(
-        everything.samples.subset(rows), everything.train, everything.held_out, "euclidean", 0, 0.05, None
+        everything.samples.subset(rows),
+        everything.train,
+        everything.held_out,
+        "euclidean",
+        0,
+        0.05,
+        None,
+        " by latents",
     )
     for name, value in vars(alone.sample_distances).items():
         assert np.array_equal(value, getattr(selected.sample_distances, name)), name
-    for measure in LEAKAGE_MEASURES.values():
+    for _, measure in leakage_measures(selected):
         for one, two in zip(measure(selected), measure(alone), strict=True):
             assert (one.value, one.expected, one.details) == (two.value, two.expected, two.details)
 
@@ -90,6 +97,7 @@ def test_exact_copies_are_found_and_unrelated_samples_are_not() -> None:
     assert found["training patients singled out by latents"]["exact"] == {"0.01": 1.0}
     assert [*found["training patients singled out by latents"]["rotated"]] == ["0.01", "0.05", "0.1"]
     assert all(each["rotated"] is None for each in power.values() if each)
+    assert {*(power["membership by a trained attacker, AUC by latents"] or {})} == {"exact", "rotated"}
     assert power["precision"] is None  # a measure of quality is not a test for copies
 
 

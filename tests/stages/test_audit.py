@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from echodream.auditing.leakage import LEAKAGE_MEASURES
+from echodream.auditing.leakage import LATENT_MEASURES, LEAKAGE_MEASURES
 from echodream.auditing.quality import QUALITY_MEASURES
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
@@ -68,6 +68,11 @@ def test_a_generator_that_copies_stands_out(folder: Path, copied: tuple[Path, st
         assert found[f"data copying, C_T{space}"]["stands_out"]
         assert found[f"data copying, C_T{space}"]["value"]["high"] < -3
         assert found[f"authenticity{space}"]["value"]["value"] < 0.1
+    for attacker in ("the nearest sample", "a trained attacker"):
+        membership = found[f"membership by {attacker}, AUC by latents"]
+        assert membership["stands_out"]
+        assert membership["value"]["value"] > 0.9
+        assert f"membership by {attacker}, AUC" not in found  # the identity network was trained on training patients
     assert found["training patients covered"]["details"]["all samples"] > 0.8
     assert "<- stands out" in copied[1]
 
@@ -157,9 +162,11 @@ def test_what_is_not_measured_is_said_with_the_reason(folder: Path, harmless: tu
     assert "No cell has 10 samples" in record["not measured"]["data copying, C_T by latents"]
     assert "not measured: " in said
     todo = [*(f"{name}{space}" for name in LEAKAGE_MEASURES for space in SPACES), *QUALITY_MEASURES]
+    todo += [f"{name} by latents" for name in LATENT_MEASURES]
     told = {
         "linkability": "linkability, residual risk",
         "DCR and NNDR": "nearest in training (DCR)",
+        "membership by samples": "membership by the nearest sample, AUC",
         "precision, recall, density, coverage": "recall",
     }
     for name in todo:

@@ -1,5 +1,6 @@
-"""Membership inference: does a score of the network reveal which patients were in its training set?"""
+"""Membership inference: does a score of the network, or of the samples, reveal which patients were in training?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,8 +8,13 @@ import numpy as np
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, bootstrap_statistic, unit_indices
-from echodream.metrics.classification import roc_auc
+from echodream.metrics.classification import auc_interval
 from echodream.privacy.conformal import finite_scores
+
+FOLDS = 5
+"""Number of folds of patients of the trained attacker."""
+NEIGHBORS = 10
+"""Number of nearest samples whose distances the trained attacker uses."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,36 @@ class Membership:
     resolved: bool
     members: int
     others: int
+
+
+@dataclass(frozen=True)
+class ControlledAuc:
+    """AUC of an attack, and of a control: the same attack without anything that depends on who was in training.
+
+    If the interval of ``control`` excludes .5, the training patients differ from the others by themselves. ``beyond``:
+    difference of both AUCs; its interval treats them as independent, which is wide enough for the random samples.
+    """
+
+    auc: Interval
+    control: Interval
+    beyond: Interval
+
+    @property
+    def groups_differ(self) -> bool:
+        """Whether the training patients differ from the others by themselves."""
+        return not self.control.low <= 0.5 <= self.control.high
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether the attack is better than chance and than its control."""
+        return self.beyond.low > 0 if self.groups_differ else self.auc.low > max(0.5, self.control.value)
+
+
+def controlled_auc(scores: np.ndarray, control: np.ndarray, member: np.ndarray) -> ControlledAuc:
+    """AUC of ``scores`` and of ``control``, one per patient, (P,), higher for members; ``member``: bool (P,)."""
+    first, second = (auc_interval(values[member], values[~member]) for values in (scores, control))
+    difference, half = first.value - second.value, math.hypot(*((each.high - each.low) / 2 for each in (first, second)))
+    return ControlledAuc(first, second, Interval(difference, difference - half, difference + half))
 
 
 def membership(
@@ -52,7 +88,7 @@ def membership(
     if min(len(members), len(others)) == 0:
         raise UserError("Membership needs patients who were in training and patients who were not.")
     return Membership(
-        auc=bootstrap_statistic(auc, (members, others), repeats=repeats, seed=seed),
+        auc=auc_interval(members, others),
         tpr=bootstrap_statistic(lambda x, y: tpr_at_fpr(x, y, fpr), (members, others), repeats=repeats, seed=seed),
         fpr=fpr,
         resolved=len(others) * fpr >= 1,
@@ -74,9 +110,69 @@ def combine_levels(errors: np.ndarray) -> np.ndarray:
     return score
 
 
-def auc(members: np.ndarray, others: np.ndarray) -> float:
-    """ROC AUC of scores of ``members``, (n,), against ``others``, (m,)."""
-    return float(roc_auc(np.concatenate([members, others]), np.arange(len(members) + len(others)) < len(members))[0])
+def calibrated_errors(errors: np.ndarray, difficulty: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """``errors`` of patients, (P,), without the part that is linear in their ``difficulty``, (P,).
+
+    Some patients are difficult for every network (difficulty calibration, Watson et al. 2022, arXiv 2111.08440). The
+    slope is that within the groups of ``member``, bool (P,), so that the mean error of a group does not change it.
+    """
+    centered = difficulty.astype(np.float64)
+    for group in (member, ~member):
+        centered[group] -= centered[group].mean()
+    variance = centered @ centered
+    calibrated: np.ndarray = errors - difficulty * (centered @ errors / variance if variance > 0 else 0.0)
+    return calibrated
+
+
+def nearest_sample_scores(distances: np.ndarray) -> np.ndarray:
+    """Score of each patient, (P,): minus the distance of the nearest of n samples; ``distances``, (n, P)."""
+    scores: np.ndarray = -distances.min(axis=0)
+    return scores
+
+
+def trained_attacker_scores(distances: np.ndarray, member: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Score of each patient, (P,), by a regression on the distances to the nearest samples.
+
+    ``distances``, (n, P): of n samples to P patients. ``member``, bool (P,): whether a patient was in training. The
+    features are the distance to the nearest sample, and to the ``NEIGHBORS``-th nearest relative to it. The regression
+    is fitted without the patients that it scores (cross-fitting). Its coefficients cannot be negative: a regression
+    that learns the sign from few patients has an AUC that varies more than its interval says. Raises ``UserError`` for
+    a group of fewer than two patients.
+    """
+    from scipy.optimize import nnls
+
+    if min(member.sum(), (~member).sum()) < 2:
+        raise UserError("a trained attacker needs two or more patients in training and held out")
+    far = min(NEIGHBORS, len(distances)) - 1
+    nearest, further = np.partition(distances, (0, far), axis=0)[[0, far]].astype(np.float64)
+    floor = max(1e-3 * np.median(nearest), np.finfo(np.float32).tiny)
+    nearest, further = (np.log(np.maximum(each, floor)) for each in (nearest, further))
+    features, fold, scores = (
+        np.stack([-nearest, further - nearest], axis=1),
+        np.empty(len(member), int),
+        np.empty(len(member)),
+    )
+    for group in (member, ~member):
+        fold[group] = np.random.default_rng(seed).permutation(group.sum()) % FOLDS
+    for number in np.unique(fold):
+        fitted, scored = features[fold != number], features[fold == number]
+        spread = np.where(fitted.std(axis=0) > 0, fitted.std(axis=0), 1)
+        target = member[fold != number].astype(np.float64)
+        weights = nnls((fitted - fitted.mean(axis=0)) / spread, target - target.mean())[0]
+        scores[fold == number] = (scored - fitted.mean(axis=0)) / spread @ weights
+    return scores
+
+
+def without_own_distances(distances: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Distances of real patients in place of samples, (q, P), without those of a patient to itself: (q - 1, P).
+
+    Row k is of the patient ``patients[k]``. A patient without a row of its own is compared with a random q - 1 of the
+    rows, so that all patients are compared with equally many.
+    """
+    left_out = np.random.default_rng(seed).integers(len(distances), size=distances.shape[1])
+    left_out[patients] = np.arange(len(distances))
+    kept = np.arange(len(distances))[:, None] != left_out
+    return distances.T[kept.T].reshape(distances.shape[1], -1).T
 
 
 def tpr_at_fpr(members: np.ndarray, others: np.ndarray, fpr: float) -> float:

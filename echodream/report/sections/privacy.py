@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from echodream.auditing.measure import exact_value
+from echodream.auditing.record import group_difference
 from echodream.metrics.bootstrap import Interval
 from echodream.privacy.certification import WEAKEST
 from echodream.report.number_format import (
@@ -234,8 +235,9 @@ def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
     with sources.report_parse_errors(name):
         reasons = sources.records[name].get("not measured") or {}
         not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
+        difference = group_difference(sources.records[name]["measures"])
     tables, drift = audit_tables(sources, name), _drift_chart(sources, name)
-    return {"tables": tables, "drift": drift, "not_measured": not_measured}
+    return {"tables": tables, "drift": drift, "not_measured": not_measured, "difference": difference}
 
 
 def audit_tables(sources: Sources, name: str) -> list[Table]:

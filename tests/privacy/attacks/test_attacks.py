@@ -17,15 +17,20 @@ from echodream.metrics.bootstrap import (
     clopper_pearson_interval,
     wilson_interval,
 )
+from echodream.metrics.classification import auc_interval
 from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import drift
 from echodream.privacy.attacks.linkability import linkability, residual_risk
-from echodream.privacy.attacks.membership import auc, combine_levels, membership, tpr_at_fpr
+from echodream.privacy.attacks.membership import combine_levels, membership, tpr_at_fpr
 from echodream.privacy.attacks.retrieval import occupancy, retrieval
 
 
 def normal(rows: int, seed: int, width: int = 6) -> Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> float:
+    return auc_interval(members, others).value
 
 
 def test_shares_are_scipys() -> None:

@@ -18,12 +18,16 @@ def measure(name: str, power: dict[str, float | None] | None, **more: Any) -> di
     return {**found, "value": INTERVAL, "expected": INTERVAL, "power": power, **more}
 
 
-def tables(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+def page_sources(folder: Path, record: dict[str, Any]) -> Sources:
     path = folder / "audit.json"
     path.write_text(json.dumps(record))
     sources = object.__new__(Sources)
     sources.__dict__.update(records={"audit_image": record}, paths={"audit_image": path})
-    return {table.title: table for table in privacy.audit_tables(sources, "audit_image")}
+    return sources
+
+
+def tables(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    return {table.title: table for table in privacy.audit_tables(page_sources(folder, record), "audit_image")}
 
 
 @pytest.mark.parametrize("with_power", [True, False])
@@ -47,3 +51,12 @@ def test_power_of_each_privacy_measure_is_shown_if_it_was_measured(tmp_path: Pat
         assert "not tested" in rows["Membership"].value_text
         assert len(rows) == 4
         assert "no power at 10 %" in found["What can this audit find?"].note
+
+
+@pytest.mark.parametrize("differ", [True, False])
+def test_the_page_says_if_training_and_new_patients_differ_by_themselves(tmp_path: Path, differ: bool) -> None:
+    details = {"groups differ": differ, "control": {"value": 0.31, "low": 0.15, "high": 0.47}}
+    record = {"measures": [measure("membership inference (lvdm), AUC", None, details=details), measure("recall", None)]}
+    said = privacy._read_audit(page_sources(tmp_path, record), "audit_image")["difference"]
+    assert ("differ by themselves" in said) == differ
+    assert ("membership inference (lvdm), AUC: 0.31 [0.15, 0.47]" in said) == differ
