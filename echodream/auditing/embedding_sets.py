@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from echodream import validation
+from echodream.auditing.attributes import Attributes
 from echodream.datamodules.key_frames import evenly_spaced_frames, marked_triples, nearest_triple
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
@@ -259,6 +260,8 @@ class AuditSets:
     """Name of the embedding, as the suffix of a measure's name; empty for the identity network."""
     repeats: int = 1000
     """Number of permutations and bootstrap samples."""
+    attributes: Attributes = field(default_factory=dict)
+    """Attributes of the samples and of all patients."""
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Results that do not depend on the samples, by name."""
 
@@ -271,7 +274,10 @@ class AuditSets:
 
     def with_samples(self, rows: Sequence[int] | np.ndarray, repeats: int | None = None) -> "AuditSets":
         """The audit sets with the samples ``rows`` only; distances are not computed again."""
-        selected = replace(self, samples=self.samples.subset(rows), repeats=repeats or self.repeats)
+        attributes = {name: (values[rows], patients) for name, (values, patients) in self.attributes.items()}
+        selected = replace(
+            self, samples=self.samples.subset(rows), repeats=repeats or self.repeats, attributes=attributes
+        )
         vars(selected)["sample_distances"] = self.sample_distances.select(rows)
         return selected
 
@@ -364,10 +370,12 @@ def build_audit_sets(
     far: float,
     cells: int | None,
     copies: Mapping[str, Sequence[Tensor]],
+    attributes: Attributes,
 ) -> list[AuditSets]:
     """Embedding sets of the identity network, then of whitened latents with Euclidean distances.
 
-    ``copies``: planted copies by kind, latents (f, C, H, W); they follow the samples in ``AuditSets.samples``.
+    ``copies``: planted copies by kind, latents (f, C, H, W); they follow the samples in ``AuditSets.samples`` and in
+    the ``attributes``.
     """
     statistics = train.store.dataset.statistics
     assert statistics is not None  # Recordings refuse latent stores without statistics
@@ -381,7 +389,8 @@ def build_audit_sets(
         new_patients = builder.embed_patients(held_out, "held-out patients", sequences=not suffix)
         copy_sets = [builder.embed_copies(latents, kind) for kind, latents in copies.items()]
         sample_set = builder.embed_samples().concatenate(copy_sets)
-        return AuditSets(sample_set, training_patients, new_patients, similarity, config.seed, far, cells, suffix)
+        groups = sample_set, training_patients, new_patients
+        return AuditSets(*groups, similarity, config.seed, far, cells, suffix, attributes=attributes)
 
     similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
     return [build("", embedder.embed, similarity), build(" by latents", flatten_whitened, "euclidean")]

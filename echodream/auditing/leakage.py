@@ -13,6 +13,7 @@ from echodream.auditing.embedding_sets import AuditSets
 from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, control_details, exact_value
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
+from echodream.privacy.attacks.attributes import attribute_disclosure
 from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances
 from echodream.privacy.attacks.copying import copying_score
 from echodream.privacy.attacks.linkability import Linkability, linkability, linkability_of_distances
@@ -208,6 +209,27 @@ def membership_by_samples(sets: AuditSets) -> Iterator[Measure]:
         )
 
 
+def disclosed_attributes(sets: AuditSets) -> Iterator[Measure]:
+    """Residual risk that the nearest sample reveals an attribute of a training patient, for each attribute."""
+    if not sets.attributes:
+        raise UserError("samples and patients have no column with an attribute of the patient in common")
+    distances = sets.sample_distances.to_patients
+    for name, (samples, patients) in sets.attributes.items():
+        result = attribute_disclosure(distances, samples, patients, sets.is_member)
+        yield Measure(
+            f"attribute disclosure, {name}{sets.suffix}",
+            PRIVACY,
+            f"share of the correct guesses of {name} of a training patient, made from the nearest sample, that are due "
+            "to training on this patient",
+            "0: the attribute of a new patient is guessed as often; the value has no meaning if the attack is not "
+            "better than the best constant guess (baseline)",
+            result.risk,
+            exact_value(0.0),
+            result.risk.low > 0 and result.attack.low > result.baseline,
+            asdict(result),
+        )
+
+
 LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "linkability": linkability_risk,
     "training patients singled out": singled_out,
@@ -217,7 +239,10 @@ LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "authenticity": authentic_share,
 }
 """Privacy measures by name, computed both for embeddings of the identity network and for whitened latents."""
-LATENT_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {"membership by samples": membership_by_samples}
+LATENT_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
+    "membership by samples": membership_by_samples,
+    "attribute disclosure": disclosed_attributes,
+}
 """Privacy measures for whitened latents only: the identity network was trained on the training patients."""
 
 

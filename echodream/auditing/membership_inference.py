@@ -134,15 +134,15 @@ def denoising_errors(
         records = recordings.select(np.concatenate(rows).tolist())
         names.append(records.table["PatientID"].astype(str).tolist())
         samples.append(ViewDataset(records, view, seed, model.conditioner.columns))
-    folds = [_folds(group, config.samples, seed) for group in names]
+    folds = [_folds(patients, config.samples, seed) for patients in names]
     controls = _fit_controls(model, samples[0], folds[0], config, seed)
     levels = model.process.log_snr_times(config.levels)
     values, control = [], []
-    for group, fold, progress in zip(samples, folds, ("members", "others"), strict=True):
-        for errors, expected in _denoising_errors(model, group, levels, config, seed, controls, fold, progress):
+    for part, fold, progress in zip(samples, folds, ("members", "others"), strict=True):
+        for errors, expected in _denoising_errors(model, part, levels, config, seed, controls, fold, progress):
             values.append(errors)
             control.append(expected)
-    member = np.repeat([True, False], [len(group) for group in names])
+    member = np.repeat([True, False], [len(patients) for patients in names])
     times = model.process.relative_time(levels).tolist()
     return DenoisingErrors(np.concatenate(values), np.concatenate(control), member, [*itertools.chain(*names)], times)
 

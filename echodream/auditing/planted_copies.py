@@ -42,6 +42,12 @@ class PlantedCopies:
 
     latents: dict[str, list[Tensor]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    patients: list[str] = field(default_factory=list)
+    """The copied patients, the same for each kind."""
+
+    def copied(self) -> list[str]:
+        """Patient of each copy, kind by kind."""
+        return self.patients * len(self.latents)
 
 
 def make_copies(inputs: AuditInputs, autoencoder: str, frames: int, seed: int) -> PlantedCopies:
@@ -57,7 +63,7 @@ def make_copies(inputs: AuditInputs, autoencoder: str, frames: int, seed: int) -
         recordings.posterior_sample(part.row, part.frames, named_rng(seed, f"{EXACT}/{recordings.names[part.row]}"))
         for part in selections
     ]
-    copies = PlantedCopies({EXACT: exact})
+    copies = PlantedCopies({EXACT: exact}, patients=names)
     for kind, control in COPY_TRANSFORMS.items():
         try:
             copies.latents[kind] = _transform_copies(inputs, autoencoder, kind, control, selections, seed)

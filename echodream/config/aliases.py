@@ -43,7 +43,8 @@ def _quote_text(argument: str, is_sweep: bool) -> str:
     """
     key, equals, value = argument.partition("=")
     is_list_possible = _TEXT_OR_LIST_KEY.fullmatch(key) is not None
-    if not equals or not (is_list_possible or _TEXT_KEY.fullmatch(key)):
+    is_number = key == "pairs" and value.isdigit()  # of stage=audit; a csv file of the stages pairs and linkability
+    if not equals or is_number or not (is_list_possible or _TEXT_KEY.fullmatch(key)):
         return argument
     if value == "~" or value.startswith("~/"):  # some shells do not expand ~ after "="
         value = str(Path(value).expanduser())

@@ -11,7 +11,7 @@ from echodream.errors import UserError
 from echodream.filtering.ledger import AttemptCounts
 from echodream.filtering.scoring import FilterScores
 from echodream.privacy import statements
-from echodream.privacy.decision import Decision, shared_copies
+from echodream.privacy.decision import Decision, disagreement, shared_copies
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import TEMPORARY_PREFIX, read_record, write_record
 from echodream.store import Dataset, Store, StoreWriter
@@ -92,8 +92,11 @@ def public_decision(
             statements.number_of_decisions(tries.same, tries.other, rule.delta),
         ]
         record["statement"] = " ".join([record["statement"], *filter(None, sentences)])
+    several = decision.passed and scores.ranks is not None and len(scores.ranks) > 1
+    networks = asdict(disagreement(scores.ranks, decision.tau)) if several and scores.ranks is not None else None
     return {
         **record,
+        "disagreement": networks,
         "drawn": len(scores.names),
         "rejected": rejected,
         "kept": kept,
@@ -182,5 +185,8 @@ def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
             lines[f"copies: {row['transform']}"] = passes + note
     if copies := decision.get("copies"):
         lines["copies in the set"] = f"at most {copies['expected']:.2g} expected; bound {copies['bound']}"
+    if networks := decision.get("disagreement"):
+        by_all = f"{networks['by_all']} are rejected by all networks"
+        lines["networks disagree"] = f"on {networks['by_some']} of {networks['samples']} samples; {by_all}"
     lines["statement"] = decision["statement"]
     return lines

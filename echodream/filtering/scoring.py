@@ -113,6 +113,8 @@ class FilterScores:
     frames: int
     frames_per_sample: int
     by_network: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ranks: np.ndarray | None = None
+    """``rank_scores`` of the samples by each of K networks, (K, n); of one network, its scores."""
 
 
 def score_samples(
@@ -152,7 +154,7 @@ def score_samples(
         one.score(embedded, rule.similarity) for one, embedded in zip(references, queries.by_network, strict=True)
     ]
     counts = [len(names), len(names) + len(new)]
-    scores = combine_networks(by_network, slice(*counts), rule.similarity)
+    scores, ranks = combine_networks(by_network, slice(*counts), rule.similarity)
     samples, calibration, copies_ = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
@@ -169,23 +171,25 @@ def score_samples(
         networks=len(embedders),
     )
     each = {} if len(embedders) == 1 else dict(zip(embedders, (one.score[samples] for one in by_network), strict=True))
-    return FilterScores(names, scores.select(samples), evidence, frames, total, each)
+    return FilterScores(names, scores.select(samples), evidence, frames, total, each, ranks[:, samples])
 
 
-def combine_networks(scores: Sequence[QueryScores], calibration: slice, similarity: Similarity) -> QueryScores:
-    """Highest of the ``rank_scores`` of several networks; the unchanged scores of a single network.
+def combine_networks(
+    scores: Sequence[QueryScores], calibration: slice, similarity: Similarity
+) -> tuple[QueryScores, np.ndarray]:
+    """Highest of the ``rank_scores`` of K networks, and those of each, (K, n); the unchanged scores of one network.
 
     ``calibration``: slice of the scores of calibration patients. The nearest reference is that of the network with the
     highest score.
     """
     if len(scores) == 1:
-        return scores[0]
+        return scores[0], scores[0].score[None]
     highest = 0.0 if similarity == "euclidean" else 1.0
     ranks = np.stack([rank_scores(one.score, one.score[calibration], highest) for one in scores])
     decisive = np.where(np.isnan(ranks[0]), 0, np.argmax(ranks, axis=0))
     arrays = {name: np.stack([getattr(one, name) for one in scores]) for name in ("patient", "recording", "frame")}
     nearest = {name: np.take_along_axis(array, decisive[None], axis=0)[0] for name, array in arrays.items()}
-    return replace(scores[0], score=ranks.max(axis=0), **nearest)
+    return replace(scores[0], score=ranks.max(axis=0), **nearest), ranks
 
 
 def frames_per_sample(store: Store) -> int:

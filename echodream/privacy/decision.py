@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from echodream.metrics.binomial_bounds import clopper_pearson_upper, passing_copies_bound
+from echodream.metrics.bootstrap import Interval, clopper_pearson_interval
 from echodream.privacy.certification import Certificate, PatientScores
 from echodream.privacy.conformal import finite_scores, p_values, rank_grid
 
@@ -70,6 +71,28 @@ def shared_copies(samples: int, rejected: int, beta: float, delta: float) -> Sha
     """Bounds of the number of copies among ``samples`` that pass, from the number of ``rejected`` samples."""
     expected, bound = (rejected + 1) * beta / (1 - beta), passing_copies_bound(rejected, beta, delta)
     return SharedCopies(samples, rejected, min(expected, float(samples)), min(bound, samples))
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Consistency of several networks (arXiv 2510.01793) on ``samples``, each at its own threshold.
+
+    ``by_all``: number of samples that all networks reject. ``by_some``: number that at least one network rejects and at
+    least one accepts; ``share``: of the samples, with its exact interval.
+    """
+
+    samples: int
+    by_all: int
+    by_some: int
+    share: Interval
+
+
+def disagreement(scores: np.ndarray, tau: float) -> Disagreement:
+    """Disagreement of K networks with ``scores`` on a common scale, (K, n), that reject scores from ``tau``."""
+    rejected = scores >= tau
+    by_all, by_any = int(rejected.all(axis=0).sum()), int(rejected.any(axis=0).sum())
+    share = clopper_pearson_interval(by_any - by_all, rejected.shape[1])
+    return Disagreement(rejected.shape[1], by_all, by_any - by_all, share)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
+from echodream.auditing.attributes import read_attributes
 from echodream.auditing.embedding_sets import EmbeddingSetConfig, build_audit_sets
 from echodream.auditing.inputs import open_inputs
 from echodream.auditing.membership_inference import MembershipConfig, denoising_errors, membership_measures
@@ -39,6 +40,7 @@ def audit(
     far: float,
     pairs: int,
     plant: int,
+    attributes: Sequence[str] | None,
     membership: Mapping[str, int],
     command: str,
     code_version: str,
@@ -47,7 +49,8 @@ def audit(
 
     ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. ``held_out`` are
     splits that the generator was not trained on. Membership inference needs ``generator``. ``plant`` is the number of
-    random plantings of copies, which measure the power. Raises ``UserError`` for inputs that do not match.
+    random plantings of copies, which measure the power. ``attributes`` are columns of both stores; None: all. Raises
+    ``UserError`` for inputs that do not match.
     """
     from PIL import Image
 
@@ -68,8 +71,11 @@ def audit(
         "far": far,
         "pairs": pairs,
         "plant": plant,
+        "attributes": None if attributes is None else list(attributes),
         "membership": membership_config.settings() if inputs.generator else None,
     }
+    recordings = (inputs.samples, inputs.train, inputs.held_out)
+    read_attributes(*recordings, [], attributes)  # raises UserError before anything is written
     target = Path(dst)
     with atomic_folder(target) as folder:
         if folder is None:
@@ -77,10 +83,10 @@ def audit(
             return summarize(target / RECORD, "already complete, nothing to do", read_record(target / RECORD) or {})
         for leftover in folder.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        recordings = (inputs.samples, inputs.train, inputs.held_out)
         frame_count = min(frames, int(inputs.samples.frames.min()))
         copies = make_copies(inputs, autoencoder, frame_count, seed) if plant else PlantedCopies()
-        planted = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents)
+        shared = read_attributes(*recordings, copies.copied(), attributes)
+        planted = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents, shared)
         spaces = [sets.with_samples(range(len(inputs.samples))) for sets in planted]
         measures, missing = measure_all(spaces)
         power: dict[str, Any] = {}

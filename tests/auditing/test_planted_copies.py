@@ -36,7 +36,9 @@ def embedding_set(frames: Tensor, name: str) -> EmbeddingSet:
 def spaces(copies: dict[str, Tensor]) -> list[AuditSets]:
     samples = embedding_set(normal(SAMPLES, 2), "s").concatenate([embedding_set(each, k) for k, each in copies.items()])
     train, held = embedding_set(normal(TRAIN, 0), "t"), embedding_set(normal(HELD, 1), "h")
-    return [AuditSets(samples, train, held, "euclidean", 0, 0.05, None, " by latents")]
+    classes = np.array(["a", "b"])
+    attributes = {"class_name": (classes[np.arange(len(samples)) % 2], classes[np.arange(TRAIN + HELD) % 2])}
+    return [AuditSets(samples, train, held, "euclidean", 0, 0.05, None, " by latents", attributes=attributes)]
 
 
 def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None:
@@ -52,6 +54,7 @@ def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None
         0.05,
         None,
         " by latents",
+        attributes={"class_name": (np.array(["a", "b"])[rows % 2], everything.attributes["class_name"][1])},
     )
     for name, value in vars(alone.sample_distances).items():
         assert np.array_equal(value, getattr(selected.sample_distances, name)), name

@@ -74,6 +74,7 @@ def test_a_path_is_read_as_it_is_typed(key: str, name: str) -> None:
         "data.source.csv=[a,b]",
         "data.size=64",
         "seed=2024",
+        "pairs=0",
         "data.source.classes=[0,1]",
         "raw=",
     ],

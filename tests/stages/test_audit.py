@@ -167,6 +167,7 @@ def test_what_is_not_measured_is_said_with_the_reason(folder: Path, harmless: tu
         "linkability": "linkability, residual risk",
         "DCR and NNDR": "nearest in training (DCR)",
         "membership by samples": "membership by the nearest sample, AUC",
+        "attribute disclosure": "attribute disclosure, class_id",
         "precision, recall, density, coverage": "recall",
     }
     for name in todo:
@@ -263,6 +264,7 @@ MISTAKES = [
     (["far=1.5"], "far is 1.5: give a number above 0"),
     (["pairs=-1"], "pairs is -1"),
     (["plant=-1"], "plant is -1"),
+    (["attributes=[EF]"], r"attributes=\[EF\] is not a column of patients in both .*: choose from class_id"),
     (["membership.levels=0"], "membership.levels is 0"),
     (["src={folder}/real"], "real is not synthetic: give samples"),
     (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),

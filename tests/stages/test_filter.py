@@ -333,6 +333,11 @@ def test_a_second_network_recognises_what_the_first_does_not(folder: Path, monke
         assert found[name]["Kept"] == str(not rejected).lower()
     assert float(found["turned"]["Score_Identity"]) < thresholds["Identity"]
     assert found["turned"]["Kept"] == "false"
+    votes = [[float(row[f"Score_{key}"]) > tau + 1e-6 for key, tau in thresholds.items()] for row in found.values()]
+    disagreement = decision["disagreement"]
+    assert (disagreement["samples"], disagreement["by_all"]) == (len(flipped), sum(map(all, votes)))
+    assert disagreement["by_some"] == sum(any(vote) and not all(vote) for vote in votes) > 0
+    assert disagreement["share"]["value"] == disagreement["by_some"] / len(flipped)
     assert found["turned"]["NearestRecording"] == "clip-06-0"
     entry = json.loads(next((folder / "latents.decisions").glob("*.json")).read_text())
     assert len([*(folder / "latents.decisions").glob("*.json")]) == 2

@@ -169,7 +169,7 @@ def without_own_distances(distances: np.ndarray, patients: np.ndarray, seed: int
     Row k is of the patient ``patients[k]``. A patient without a row of its own is compared with a random q - 1 of the
     rows, so that all patients are compared with equally many.
     """
-    left_out = np.random.default_rng(seed).integers(len(distances), size=distances.shape[1])
+    left_out = np.random.default_rng(seed).integers(len(distances), size=(distances.shape[1],))
     left_out[patients] = np.arange(len(distances))
     kept = np.arange(len(distances))[:, None] != left_out
     return distances.T[kept.T].reshape(distances.shape[1], -1).T

@@ -28,6 +28,21 @@ from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
 KINDS = ("video", "image")
 """Kinds of samples that are filtered and audited."""
+SIMILARITY = "Similarity to training patients"
+RISKS: dict[str, tuple[tuple[str, ...], str]] = {
+    "Singling out": (
+        ("training patients singled out",),
+        "Does a sample show one training patient and nobody else? The filter bounds the same risk, for its transforms.",
+    ),
+    "Linkability": (("linkability",), "Do the samples link two recordings of a training patient?"),
+    "Inference: membership": (("membership",), "Does the set, or the generator, reveal who was in training?"),
+    "Inference: attributes": (
+        ("attribute disclosure",),
+        "Is an attribute guessed more often for training patients than for new patients?",
+    ),
+    SIMILARITY: ((), "Similarity is no risk by itself, and its absence is no proof of privacy."),
+}
+"""Risks of Article 29 Working Party Opinion 05/2014 (WP 216): first words of their measures, and the question."""
 
 
 def verdict(sources: Sources) -> Verdict:
@@ -89,6 +104,11 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     frames, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
     if total is not None and frames < total:
         notes.append(f"The filter compares {frames} of the {total} frames of each {kind}.")
+    if networks := decision.get("disagreement"):
+        notes.append(
+            f"Its {decision['networks']} networks disagree on {networks['by_some']} of {networks['samples']} samples "
+            f"({format_percent(float(networks['share']['value']))}); a sample passes if all networks accept it."
+        )
     if copies:
         notes.append(
             f"Of the {format_count(kept, 'sample')} that passed, at most {copies['expected']:.2g} are expected to be "
@@ -241,15 +261,15 @@ def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
 
 
 def audit_tables(sources: Sources, name: str) -> list[Table]:
-    """Tables of the audit record ``name``: privacy measures, quality measures, power."""
+    """Tables of the audit record ``name``: privacy measures by risk (``RISKS``), quality measures, power."""
     tables = []
     with sources.report_parse_errors(name):
         measures = sources.records[name]["measures"]
-        for about, title in (("privacy", "Is information on patients leaked?"), ("quality", "Is it varied?")):
-            rows = [row for measure in measures if measure["about"] == about and (row := _measure_row(measure))]
+        for title, (_, note) in {**RISKS, "Is it varied?": ((), "")}.items():
+            rows = [row for measure in measures if _risk(measure) == title and (row := _measure_row(measure))]
             rows.sort(key=lambda row: not row.stands_out)
             if rows:
-                tables.append(Table(title, ("Measure", "Synthetic", "Expected"), rows))
+                tables.append(Table(title, ("Measure", "Synthetic", "Expected"), rows, note))
         if rows := [row for measure in measures if (row := _power_row(measure, sources.records[name].get("power")))]:
             note = (
                 "The audit planted copies of training patients among the samples: 1, 5 and 10 %. The table has the "
@@ -257,6 +277,13 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
             )
             tables.append(Table("What can this audit find?", ("Measure", "Smallest share found", ""), rows, note, "%"))
     return tables
+
+
+def _risk(measure: Mapping[str, Any]) -> str:
+    """Title of the table of a ``measure``."""
+    if measure["about"] != "privacy":
+        return "Is it varied?"
+    return next((title for title, (names, _) in RISKS.items() if str(measure["name"]).startswith(names)), SIMILARITY)
 
 
 def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> Row | None:

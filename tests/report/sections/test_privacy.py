@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from echodream.report.number_format import capitalized
 from echodream.report.sections import privacy
 from echodream.report.sources import Sources
 
@@ -33,7 +34,7 @@ def tables(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("with_power", [True, False])
 def test_power_of_each_privacy_measure_is_shown_if_it_was_measured(tmp_path: Path, with_power: bool) -> None:
     measures = [
-        measure("singled out", {"exact": 0.01, "redrawn": 0.1}),
+        measure("training patients singled out", {"exact": 0.01, "redrawn": 0.1}),
         measure("blind", {"exact": None, "redrawn": None}),
         measure("found already", None, stands_out=True),
         measure("membership", None),
@@ -41,11 +42,12 @@ def test_power_of_each_privacy_measure_is_shown_if_it_was_measured(tmp_path: Pat
     ]
     found = tables(tmp_path, {"measures": measures, "power": {"copies": COPIES} if with_power else None})
     assert ("What can this audit find?" in found) == with_power
-    assert len(found["Is information on patients leaked?"].rows) == 4
+    assert [len(found[title].rows) for title in ("Singling out", "Inference: membership")] == [1, 1]
+    assert len(found["Similarity to training patients"].rows) == 2
     if with_power:
         rows = {row.name: row for row in found["What can this audit find?"].rows}
-        assert rows["Singled out"].value_text == "exact 1 %, redrawn 10 %"
-        assert rows["Singled out"].value.value == 0.01
+        assert rows["Training patients singled out"].value_text == "exact 1 %, redrawn 10 %"
+        assert rows["Training patients singled out"].value.value == 0.01
         assert rows["Blind"].value_text == "exact none, redrawn none"
         assert rows["Found already"].value_text == "stands out without copies"
         assert "not tested" in rows["Membership"].value_text
@@ -60,3 +62,34 @@ def test_the_page_says_if_training_and_new_patients_differ_by_themselves(tmp_pat
     said = privacy._read_audit(page_sources(tmp_path, record), "audit_image")["difference"]
     assert ("differ by themselves" in said) == differ
     assert ("membership inference (lvdm), AUC: 0.31 [0.15, 0.47]" in said) == differ
+
+
+def test_the_verdict_says_how_often_two_networks_disagree() -> None:
+    row = {"transform": "exact", "controls": 60, "passes": 0, "bound": 0.05}
+    settings = {"alpha": 0.05, "beta": 0.05, "delta": 0.05}
+    decision = {"rule": "calibrated", "passed": True, "statement": "s", "drawn": 50, "kept": 44, "tau": 0.9}
+    decision |= {"settings": settings, "table": [row], "networks": 2}
+    share = {"value": 0.1, "low": 0.03, "high": 0.22}
+    votes = {"samples": 50, "by_all": 1, "by_some": 5, "share": share}
+    for networks, expected in ((votes, 1), (None, 0)):
+        notes = privacy._guarantee_verdict({"decision": decision | {"disagreement": networks}}, "image").notes
+        assert sum("2 networks disagree on 5 of 50 samples" in note for note in notes) == expected
+
+
+def test_measures_are_grouped_by_risk_and_similarity_comes_last(tmp_path: Path) -> None:
+    """In the order of WP 216; every privacy measure has one place."""
+    names = {
+        "nearest in training (DCR)": "Similarity to training patients",
+        "attribute disclosure, EF by latents": "Inference: attributes",
+        "membership by the nearest sample, AUC by latents": "Inference: membership",
+        "membership inference (lidm), AUC": "Inference: membership",
+        "linkability, residual risk": "Linkability",
+        "training patients singled out by latents": "Singling out",
+        "a measure of tomorrow": "Similarity to training patients",
+    }
+    found = tables(tmp_path, {"measures": [measure(name, None) for name in names]})
+    assert [*found] == [*privacy.RISKS]
+    for name, title in names.items():
+        assert [row.name for row in found[title].rows].count(capitalized(name)) == 1
+        assert sum(row.name == capitalized(name) for table in found.values() for row in table.rows) == 1
+    assert all(table.note for table in found.values())
