@@ -115,15 +115,15 @@ def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset
 
 
 @_return_pixels
-def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str) -> "Figure":
-    """Histograms of ``series``, (n,) each, with common bins; the highest bin of each series has height 1."""
+def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
+    """Histograms of ``series``, (n,) each, with ``bins`` common bins; the highest bin of each series has height 1."""
     figure, (ax,) = _new_figure(640, 400)
-    _draw_histograms(ax, series)
+    _draw_histograms(ax, series, bins)
     ax.set(title=title, xlabel=x_label)
     return figure
 
 
-def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int = 24) -> None:
+def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) -> None:
     low, high = (float(extreme(np.concatenate([*series.values()]))) for extreme in (np.min, np.max))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     for color, (name, values) in zip(itertools.cycle(COLORS), series.items(), strict=False):
