@@ -1,0 +1,259 @@
+"""Training steps of a model on random data of a study's size: parameters, seconds per step, memory and disk."""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from echodream.artifact import Artifact, write_artifact
+from echodream.config.composition import composed_command
+from echodream.networks.autoencoder import downsampling_factor
+from echodream.runs.trainer import make_trainer
+from echodream.store import Dataset, Statistics
+from echodream.store.latents import write_latents
+from echodream.store.schema import DATASET, FILE_LIST, MEDIA_FILES, REQUIRED_COLUMNS, media_path
+from echodream.store.table import write_table
+from echodream.store.video import write_video
+from echodream.training.fit import build_module_and_data
+from echodream.weights import fingerprint
+
+_LENGTHS = 12
+"""Number of different lengths of the random recordings."""
+_STATE_BYTES, _FLOAT_BYTES = 16, 4
+"""Bytes per trained parameter of weight, gradient and two moments of Adam; bytes of a float."""
+
+
+@dataclass(frozen=True)
+class ModelTiming:
+    """Size and cost of the training of one model, measured on this machine."""
+
+    model: str
+    parameters: int
+    batch: int
+    """Samples per step."""
+    steps: int
+    epochs: int
+    seconds_per_step: float
+    hours: float
+    """Hours of training with validation, on this machine."""
+    gigabytes: float
+    """Estimate of the memory of weights, gradients, Adam and activations; on a GPU, the measured maximum."""
+    gigabytes_per_sample: float
+    """The part of ``gigabytes`` that grows with the batch, per sample."""
+    disk: int
+    """Bytes of artifact and checkpoint."""
+    device: str
+
+
+class RandomStudy:
+    """A study in ``folder`` with the recordings of ``table`` and random pixels and latents, for timing runs.
+
+    ``arguments``: arguments of train.py that select the study. Media files of equal length are hard links.
+    """
+
+    def __init__(self, folder: Path, table: pd.DataFrame, channels: int, arguments: Sequence[str]) -> None:
+        self.folder, self.channels = folder, channels
+        self.arguments = [
+            *arguments,
+            *(f"paths.{name}={folder / name}" for name in ("data", "models", "runs", "samples")),
+        ]
+        levels = np.unique(np.quantile(table["NumberOfFrames"], np.linspace(0, 1, _LENGTHS)).round().astype(int))
+        nearest = np.abs(table["NumberOfFrames"].to_numpy()[:, None] - levels).argmin(axis=1)
+        self.table = table.assign(NumberOfFrames=levels[nearest])
+        if not {"ED", "ES"} <= set(table):  # before stage=keyframes: one beat per second
+            marks = [_beats(frames, fps) for frames, fps in zip(levels[nearest], table["FPS"], strict=True)]
+            self.table = self.table.assign(ED=[ed for ed, _ in marks], ES=[es for _, es in marks])
+        with composed_command("train", ["model=vae", *self.arguments]) as cfg:
+            OmegaConf.resolve(cfg)
+            self.vae: Any = instantiate(cfg.vae)
+            study, root = str(cfg.data.name), Path(cfg.dst)
+        write_artifact(root, Artifact("vae", study, fingerprint(self.vae), ""), "", self.vae.save_pretrained)
+
+    def write_store(self, root: Path) -> None:
+        """Write the store ``root``, of latents if this is part of its name, unless it exists."""
+        if root.exists():
+            return
+        kind, scale = ("latent", downsampling_factor(self.vae)) if "latents" in root.name else ("video", 1)
+        table = self.table.assign(FrameHeight=self.table["FrameHeight"] // scale)
+        table["FrameWidth"] //= scale
+        channels = self.vae.config.latent_channels if kind == "latent" else self.channels
+        (root / MEDIA_FILES[kind][0]).mkdir(parents=True)
+        originals: dict[tuple[int, int, int], Path] = {}
+        for name, frames, height, width, fps in zip(*(table[c] for c in _MEDIA_COLUMNS), strict=True):
+            path, shape = media_path(root, kind, name), (int(frames), int(height), int(width))
+            if shape in originals:
+                os.link(originals[shape], path)
+            elif kind == "latent":
+                mean = np.random.default_rng(0).standard_normal((shape[0], channels, *shape[1:])).astype(np.float16)
+                write_latents(path, mean, np.full_like(mean, 0.1))
+            else:
+                write_video(path, _random_pixels(shape, channels), fps)
+            originals.setdefault(shape, path)
+        statistics = Statistics((0.0,) * channels, (1.0,) * channels) if kind == "latent" else None
+        layout = {"layout": "F,C,H,W", "fidelity": "float16", "encoder": fingerprint(self.vae)} if statistics else {}
+        dataset = Dataset(kind=kind, channels=channels, statistics=statistics, **layout)  # type: ignore[arg-type]
+        rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+        write_table(root / FILE_LIST, rows, REQUIRED_COLUMNS)
+        (root / DATASET).write_text(dataset.to_json(), encoding="utf-8")
+
+
+_MEDIA_COLUMNS = ("FileName", "NumberOfFrames", "FrameHeight", "FrameWidth", "FPS")
+
+
+def _beats(frames: int, fps: float) -> tuple[str, str]:
+    """Cells of ED and ES with one beat per second, at least one in the recording if it has three frames."""
+    beat = max(2, min(round(fps), int(frames) - 1))
+    starts = range(0, max(1, int(frames) - beat), beat)
+    diastoles = sorted({min(start + offset, int(frames) - 1) for start in starts for offset in (0, beat)})
+    return " ".join(map(str, diastoles)), " ".join(str(start + beat // 2) for start in starts)
+
+
+def _random_pixels(shape: tuple[int, int, int], channels: int) -> np.ndarray:
+    """A moving ramp with noise: uint8 (F, H, W, C)."""
+    noise = np.random.default_rng(0).integers(0, 64, (*shape, channels))
+    ramp = np.arange(shape[2])[:, None] + 2 * np.arange(shape[0])[:, None, None, None]
+    return ((noise + ramp) % 256).astype(np.uint8)
+
+
+class StepTimer(Callback):
+    """Times of the end of each step and of the start of the validation, and of the first steps of epochs."""
+
+    def __init__(self) -> None:
+        self.train: list[float] = []
+        self.validation: list[float] = []
+        self.starts: list[float] = []
+        """Seconds from the start of each epoch to its first step."""
+        self.saved: dict[int, int] = {}
+        """Bytes that autograd keeps in the first step, by address."""
+        self.state = ExitStack()
+        self._epoch_start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch_start = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.starts.append(time.perf_counter() - self._epoch_start)
+        if not self.train:
+            self.state.enter_context(torch.autograd.graph.saved_tensors_hooks(self._save, lambda tensor: tensor))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.state.close()
+        self.train.append(_now())
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validation.append(_now())
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.validation.append(_now())
+
+    def _save(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> ModelTiming:
+    """Train model=``name`` for two epochs of ``steps`` steps on ``study``; the second epoch is timed.
+
+    An adversarial loss that starts later is timed in both phases. Raises ``UserError`` if the model cannot be trained.
+    """
+    with composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
+        OmegaConf.resolve(cfg)
+        timing = _time(name, cfg, study, steps)
+        start = int(OmegaConf.select(cfg, "loss.adversarial.start", default=0) or 0)
+        if name != "vae" or not OmegaConf.select(cfg, "loss.adversarial.weight") or not 0 < start < timing.steps:
+            return timing
+        cfg.loss.adversarial.start = cfg.model.module.losses.adversarial.start = 0
+        second = _time(name, cfg, study, steps)
+    share = start / timing.steps
+    mixed = {
+        key: share * getattr(timing, key) + (1 - share) * getattr(second, key) for key in ("seconds_per_step", "hours")
+    }
+    largest = {
+        key: max(asdict(timing)[key], asdict(second)[key]) for key in ("gigabytes", "gigabytes_per_sample", "disk")
+    }
+    return replace(timing, parameters=second.parameters, **mixed, **largest)
+
+
+def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTiming:
+    study.write_store(Path(cfg.datamodule.src))
+    module, data = build_module_and_data(cfg)
+    planned: Mapping[str, Any] = OmegaConf.to_container(cfg.trainer)  # type: ignore[assignment]
+    batches = _limited(len(data.train_dataloader()), planned["limit_train_batches"])
+    validation_batches = _limited(len(data.val_dataloader()), planned["limit_val_batches"])
+    short: dict[str, Any] = {
+        "max_epochs": 2,
+        "check_val_every_n_epoch": 2,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 3,
+    }
+    settings = OmegaConf.merge(cfg.trainer, {**short, "limit_train_batches": min(batches, steps)})
+    timer, ema = StepTimer(), OmegaConf.select(cfg, "callbacks.ema")
+    callbacks = [timer, *([instantiate(ema)] if ema else [])]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    trainer = make_trainer(
+        instantiate(settings),
+        callbacks,
+        unused_parameters=module.has_unused_parameters,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, datamodule=data)
+    parameters = list(module.parameters())
+    weights = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    activations = sum(size for address, size in timer.saved.items() if address not in own)
+    state = _STATE_BYTES * trained + _FLOAT_BYTES * (weights - trained) + _FLOAT_BYTES * trained * bool(ema)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() if on_gpu else state + activations
+    epochs, every = int(planned["max_epochs"]), int(planned["check_val_every_n_epoch"] or 1)
+    per_step, per_validation = _median_step(timer.train), _median_step(timer.validation)
+    seconds = epochs * (timer.starts[-1] + batches * per_step) + epochs // every * validation_batches * per_validation
+    return ModelTiming(
+        model=name,
+        parameters=weights,
+        batch=int(cfg.datamodule.batch_size),
+        steps=batches * epochs,
+        epochs=epochs,
+        seconds_per_step=per_step,
+        hours=seconds / 3600,
+        gigabytes=memory / 1e9,
+        gigabytes_per_sample=max(0.0, memory - state) / 1e9 / int(cfg.datamodule.batch_size),
+        disk=_FLOAT_BYTES * (2 * weights + 2 * trained + trained * bool(ema)),
+        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+    )
+
+
+def _limited(batches: int, limit: float) -> int:
+    """Number of batches with Lightning's ``limit``: a number of batches, or a fraction."""
+    return min(batches, limit) if isinstance(limit, int) else math.floor(batches * limit)
+
+
+def _median_step(ends: Sequence[float]) -> float:
+    """Median seconds between the ends of successive steps of the second half; 0 without two steps."""
+    differences = np.diff(ends)[len(ends) // 2 :] if len(ends) > 3 else np.diff(ends)
+    return float(np.median(differences)) if len(differences) else 0.0

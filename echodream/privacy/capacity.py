@@ -1,0 +1,59 @@
+"""Guarantees that a number of patients can carry, by the arithmetic of the filter's rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from echodream.metrics.binomial_bounds import calibration_patients_needed, clopper_pearson_upper, controls_needed
+from echodream.privacy.certification import PatientScores, split_patients
+from echodream.privacy.conformal import p_values
+from echodream.privacy.rules import Calibrated
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The smallest ``alpha`` and ``beta`` that the filter can state, if no copy passes.
+
+    ``certifying``: training patients whose copies certify ``beta``. ``more_calibration``, ``more_training``: further
+    patients that are needed for the target.
+    """
+
+    training: int
+    certifying: int
+    calibration: int
+    alpha: float
+    beta: float
+    more_calibration: int
+    more_training: int
+
+
+def privacy_capacity(
+    rule: Calibrated, training: Sequence[str], calibration: int, target: float, networks: int = 1
+) -> Capacity:
+    """The capacity of the patients ``training``, by name, and of ``calibration`` new patients, under ``rule``.
+
+    ``target``: alpha and beta for which further patients are counted. ``networks``: number of networks of the filter.
+    """
+    certifying = _certifying(rule, training)
+    new = np.zeros(calibration)
+    needed, names = controls_needed(target, rule.delta), list(training)
+    while (missing := needed - _certifying(rule, names)) > 0:
+        names += [f"further patient {number}" for number in range(len(names), len(names) + missing)]
+    return Capacity(
+        training=len(training),
+        certifying=certifying,
+        calibration=calibration,
+        alpha=min(1.0, networks * float(p_values(np.array([np.inf]), new)[0])),
+        beta=clopper_pearson_upper(0, certifying, rule.delta) if certifying else 1.0,
+        more_calibration=max(0, calibration_patients_needed(target / networks) - calibration),
+        more_training=len(names) - len(training),
+    )
+
+
+def _certifying(rule: Calibrated, training: Sequence[str]) -> int:
+    """Number of patients whose copies certify, if each of ``training`` is copied under every transform."""
+    if not training:
+        return 0
+    scores = PatientScores(np.zeros(len(training)), np.array(training))
+    return len(split_patients({"copies": scores}, rule.choose, rule.seed)[1])

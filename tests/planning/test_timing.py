@@ -1,0 +1,98 @@
+"""Timing runs: the steps, parameters and files of the training that follows, and times that add up."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import echodream
+from echodream.ingest.phantom import Phantom
+from echodream.ingest.source import Limits
+from echodream.ingest.split import SplitRatios
+from echodream.planning.fingerprint import fingerprint_raw
+from echodream.planning.timing import RandomStudy, StepTimer, _median_step, time_model
+from echodream.store import Store
+from echodream.store.verify import find_problems
+
+SMALL = ["data=phantom", "preset=tiny", "data.size=32", "data.source.patients=10"]
+SHORT = ["trainer.max_epochs=3", "trainer.limit_train_batches=7", "trainer.accelerator=cpu", "datamodule.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def random_study(tmp_path_factory: pytest.TempPathFactory) -> RandomStudy:
+    phantom = Phantom(patients=10, size=32)
+    prepared = {"fps": None, "size": 32}
+    found = fingerprint_raw(phantom, None, SplitRatios(), Limits(), prepared, 3, 0)
+    return RandomStudy(tmp_path_factory.mktemp("random"), found.table, 1, SMALL)
+
+
+def test_the_random_stores_have_the_recordings_of_the_study(random_study: RandomStudy) -> None:
+    for kind in ("videos", "latents"):
+        root = random_study.folder / "data" / "phantom" / kind
+        random_study.write_store(root)
+        store = Store(root)
+        assert store.table["PatientID"].nunique() == 10
+        assert [text for text in find_problems(root) if "SHA256SUMS" not in text] == []
+    latents = store.latents(store.table["FileName"][0])[0]
+    assert latents.shape[1:] == (4, 4, 4)
+    assert latents.std() == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_timing_run_has_the_steps_and_parameters_of_the_training(
+    random_study: RandomStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing = time_model("lidm", random_study, 3, *SHORT, "datamodule.batch_size=8")
+    monkeypatch.chdir(tmp_path)
+    paths = [f"paths.{name}={random_study.folder / name}" for name in ("data", "models", "runs")]
+    assert timing.steps == 3 * 7
+    assert timing.epochs == 3
+    assert timing.batch == 8
+    with monkeypatch.context() as patch:
+        patch.setattr("echodream.training.fit.check_stores", lambda stores: None)
+        patch.setattr(Store, "checksum", "0" * 64)
+        metrics = echodream.run(
+            "train", ["model=lidm", *SMALL, *SHORT, *paths, "datamodule.batch_size=8", "callbacks.pictures=null"]
+        )
+    weights = sum(file.stat().st_size for file in Path(metrics["dst"]).glob("*.safetensors"))
+    assert weights == pytest.approx(4 * timing.parameters, rel=0.1)
+    checkpoint = next((random_study.folder / "runs").rglob("last.ckpt")).stat().st_size
+    assert weights + checkpoint == pytest.approx(timing.disk, rel=0.15)
+    assert timing.gigabytes > 16 * timing.parameters / 1e9
+    assert 0 < timing.gigabytes_per_sample < timing.gigabytes
+
+
+@pytest.mark.slow
+def test_an_adversarial_phase_is_timed_too(random_study: RandomStudy) -> None:
+    both = [
+        "loss.lite0.weight=0",
+        "loss.adversarial.weight=0.5",
+        "loss.adversarial.width=16",
+        "datamodule.batch_size=4",
+    ]
+    plain = time_model("vae", random_study, 2, *SHORT, *both, "loss.adversarial.weight=0")
+    late = time_model("vae", random_study, 2, *SHORT, *both, "loss.adversarial.start=15")
+    assert plain.steps == late.steps == 21
+    assert late.parameters > plain.parameters
+    assert late.disk > plain.disk
+
+
+def test_steps_are_timed_by_the_median_of_the_second_half() -> None:
+    assert _median_step([0, 9, 10, 11, 12, 13, 99]) == 1
+    assert _median_step([0, 2]) == 2
+    assert _median_step([3]) == 0
+
+
+def test_memory_is_what_autograd_keeps() -> None:
+    timer: Any = StepTimer()
+    timer.on_train_epoch_start(None, None)
+    timer.on_train_batch_start(None, None, None, 0)
+    x = torch.ones(7, 5, requires_grad=True)
+    y = torch.full((7, 5), 2.0)
+    loss = (x * y).exp().sum()
+    loss.backward()
+    timer.on_train_batch_end(None, None, None, None, 0)
+    assert sum(timer.saved.values()) == 2 * 7 * 5 * 4  # y, and the exponential
+    (x * 3).exp().sum().backward()
+    assert sum(timer.saved.values()) == 2 * 7 * 5 * 4
