@@ -203,13 +203,9 @@ def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTi
     planned: Mapping[str, Any] = OmegaConf.to_container(cfg.trainer)  # type: ignore[assignment]
     batches = _limited(len(data.train_dataloader()), planned["limit_train_batches"])
     validation_batches = _limited(len(data.val_dataloader()), planned["limit_val_batches"])
-    short: dict[str, Any] = {
-        "max_epochs": 2,
-        "check_val_every_n_epoch": 2,
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 3,
-    }
-    settings = OmegaConf.merge(cfg.trainer, {**short, "limit_train_batches": min(batches, steps)})
+    short: dict[str, Any] = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}
+    short |= {"limit_val_batches": 3, "limit_train_batches": min(batches, steps)}
+    settings = OmegaConf.merge(cfg.trainer, short)
     timer, ema = StepTimer(), OmegaConf.select(cfg, "callbacks.ema")
     callbacks = [timer, *([instantiate(ema)] if ema else [])]
     if torch.cuda.is_available():
