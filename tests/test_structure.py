@@ -41,7 +41,7 @@ LAYERS = [
     ["loaded_models"],
     ["api"],
 ]
-MOST_LINES = 35_000
+MOST_LINES = 35_600
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",
