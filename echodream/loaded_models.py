@@ -117,14 +117,14 @@ class Generator(LoadedModel):
         seed: int = 0,
         images: Store | Frames | None = None,
         frames: int | None = None,
-        steps: int = 20,
-        sampler: str | None = None,
-        spacing: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = "unipc",
+        spacing: str | None = "quadratic",
         clip: float | None = None,
         guidance: Mapping[str, float] | None = None,
         join: str = "crossfade",
         overlap: int | None = None,
-        windows: int = 4,
+        windows: int = 8,
         batch: int | None = None,
         **conditions: Any,
     ) -> Tensor:
@@ -133,11 +133,13 @@ class Generator(LoadedModel):
         ``conditions``: one value, or n values, of a condition, such as class_id=2; without any, images have evenly
         distributed values, and clips those of the store ``images``. ``images``, for a model of clips: a store of
         latents, or latents (n, R, C, H, W), that each clip begins from. ``frames``: length of the clips; by default as
-        in training. ``guidance``: scales by condition. Other settings are those of conf/stage/image.yaml and
-        video.yaml. Raises ``UserError`` for settings that the model cannot sample with.
+        in training. ``steps``: by default 12 for images and 6 for clips. ``guidance``: scales by condition. Other
+        settings are those of conf/stage/image.yaml and video.yaml. Raises ``UserError`` for settings that the model
+        cannot sample with.
         """
         model = self.model
         scales = {**_GUIDANCE, **(guidance or {})}
+        steps = (6 if model.is_video else 12) if steps is None else steps
         config = sample_store.sampling_config(model, seed, steps, sampler, spacing, scales, clip)
         length, references, defaults = None, None, dict[str, list[Any]]()
         if model.is_video:

@@ -103,7 +103,7 @@ def test_the_file_list_of_videos(tmp_path: Path, join: str) -> None:
         assert table[column].tolist() == stills.table[column].tolist()
     assert set(table["NumberOfFrames"]) == {19}
     assert set(table["Joins"]) == {{"crossfade": "3 7 11", "continue": "8 14"}[join]}
-    assert (set(table["Seed"]), set(table["Steps"]), set(table["Sampler"])) == ({2}, {3}, {"dpmpp_2m"})
+    assert (set(table["Seed"]), set(table["Steps"]), set(table["Sampler"])) == ({2}, {3}, {"unipc"})
     assert set(table["Guidance"]) == {"class_id=1 reference=1.5"}
     assert (store.dataset.synthetic, store.dataset.encoder, store.dataset.statistics) == (True, ENCODER, STATISTICS)
     assert not list(find_problems(store.root))
