@@ -1,6 +1,7 @@
 """Kinds of positive controls of the privacy filter: known copies of training patients.
 
-To add a control, add a line to conf/controls/declared.yaml; only another kind of copy needs a new class in this file.
+To add a control, add a line to conf/controls/declared.yaml; another kind of copy needs a new
+class in this file, and a new change of pixels a parameter of ``datamodules.random_transforms``.
 Classes are registered by ``kind``. The filter certifies each control and records its settings; the report describes
 controls with ``describe_control``.
 """

@@ -1,7 +1,7 @@
 """The fidelity metrics of ``stage=evaluate``: distances between features of synthetic and of real samples.
 
-To add a metric, add an entry to ``METRICS``. ``compare_features`` computes every entry; the report shows its
-description.
+To add a metric, add an entry to ``METRICS``, whose function returns an ``Estimate`` with the influence of every row,
+for the interval. ``compare_features`` computes every entry; the report shows its description.
 """
 
 import re

@@ -1,8 +1,9 @@
 """Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise.
 
 To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and add a
-key to conf/model/reid.yaml that is off by default, so that existing models do not change. To change the pixels of
-copies, add a field to ``datamodules.augmentation.Augment`` or to ``datamodules.random_transforms``.
+key to conf/model/reid.yaml that is off by default. To change the pixels of copies with ``copy_transforms=amounts``, add
+the change to ``Augment`` of ``datamodules.augmentation``, its name to ``PIXEL_CHANGES`` and its amount to
+conf/copy_transforms/amounts.yaml. For ``copy_transforms=ranges``, see ``datamodules.random_transforms``.
 """
 
 import math

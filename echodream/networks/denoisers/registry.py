@@ -1,4 +1,8 @@
-"""Registry of denoisers. To add a denoiser, add its class to ``DENOISERS`` and a file to ``conf/denoiser/``."""
+"""Registry of denoisers, which wrap networks of diffusers.
+
+To add a denoiser, write its class and a function that builds it in a file of this folder, like ``dit.py``, add the
+class to ``DENOISERS``, which loads it, and add a file to ``conf/denoiser/``, which names the function.
+"""
 
 import json
 from pathlib import Path
