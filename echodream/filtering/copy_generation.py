@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -71,6 +72,12 @@ class CopyGenerator:
             raise UserError(f"videos={videos.root} is not the store that {root} was encoded from: give that, or null")
         if generator is not None and generator.metadata.encoder != encoder:
             raise UserError(f"generator= samples latents of another autoencoder than that of {root}: train it again")
+
+    def with_generator(self, generator: DiffusionModel, recordings: Recordings) -> "CopyGenerator":
+        """The same networks and settings with another diffusion model, for other ``recordings`` of the study."""
+        other = copy(self)
+        other.generator, other.recordings = generator.to(self.device), recordings
+        return other
 
     @property
     def model(self) -> DiffusionModel:

@@ -1,8 +1,9 @@
 """Records of a filter's decision: private folder, store of samples that passed, and summary."""
 
+import csv
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,11 @@ def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Ma
     return int(previous.get("decision", {}).get("tries", 1)) + bool(_different_settings(previous, settings))
 
 
-def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether both folders are complete. Raises ``UserError`` for a folder with other settings.
+def complete_batch(dst: Path, private: Path, settings: Mapping[str, Any]) -> Path | None:
+    """The ``batch_folder`` if it and ``dst`` are complete, else None.
 
-    ``private`` may have a decision about other samples with the same settings.
+    Raises ``UserError`` if one of them has other settings. ``private`` may have a decision about other samples with
+    the same settings.
     """
     shared = read_dataset(dst).settings if dst.exists() else None
     if shared is not None and (different := _different_settings(shared, settings, "source")):
@@ -49,11 +51,10 @@ def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
             f"{private} already exists, made with another {different[0]}: choose another private=; ledger= counts the "
             "decisions in all folders, and further samples with the same settings need no new decision"
         )
-    batch = _passed_record(_batch_folder(private, settings["source"]))
-    own = any(record is not None and record.get("source") == settings["source"] for record in (latest, batch))
-    if shared is not None and own:
+    batch = None if shared is None else batch_folder(private, settings["source"])
+    if batch is not None:
         shutil.rmtree(partial_path(dst), ignore_errors=True)
-    return shared is not None and own
+    return batch
 
 
 def _different_settings(record: Mapping[str, Any], settings: Mapping[str, Any], *more: str) -> list[str]:
@@ -67,7 +68,13 @@ def _passed_record(folder: Path) -> dict[str, Any] | None:
     return record if record is not None and record.get("decision", {}).get("passed") else None
 
 
-def _batch_folder(private: Path, source: str) -> Path:
+def batch_folder(private: Path, source: str) -> Path | None:
+    """Folder of a decision that passed on samples whose store has the checksum ``source``; None if there is none."""
+    folders = (private, _earlier_folder(private, source))
+    return next((one for one in folders if (_passed_record(one) or {}).get("source") == source), None)
+
+
+def _earlier_folder(private: Path, source: str) -> Path:
     """Folder of the scores of an earlier batch of samples, whose store has the checksum ``source``."""
     return private / EARLIER / source[:16]
 
@@ -119,7 +126,7 @@ def write_private_folder(folder: Path, scores: FilterScores, decision: Decision,
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _passed_record(folder)
     if earlier is not None and earlier.get("source") != record["source"]:
-        batch = _batch_folder(folder, str(earlier.get("source")))
+        batch = _earlier_folder(folder, str(earlier.get("source")))
         batch.mkdir(parents=True, exist_ok=True)
         for name in (SCORES, EVIDENCE, RECORD):
             if (folder / name).is_file():
@@ -150,6 +157,17 @@ def write_private_folder(folder: Path, scores: FilterScores, decision: Decision,
         write_table(folder / f"{TEMPORARY_PREFIX}{name}", table)
         (folder / f"{TEMPORARY_PREFIX}{name}").replace(folder / name)
     write_record(folder / RECORD, record)
+
+
+def add_memoriser(folder: Path, result: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add the ``result`` of ``memoriser=true`` and its ``evidence`` to the files in ``folder``; returns the record."""
+    with (folder / EVIDENCE).open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["Kind"].startswith("memoriser")]
+    write_table(folder / f"{TEMPORARY_PREFIX}{EVIDENCE}", [*rows, *evidence])
+    (folder / f"{TEMPORARY_PREFIX}{EVIDENCE}").replace(folder / EVIDENCE)
+    record = {**(read_record(folder / RECORD) or {}), "memoriser": result}
+    write_record(folder / RECORD, record)
+    return record
 
 
 def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: Decision, scores: FilterScores) -> None:
@@ -183,6 +201,8 @@ def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
         for row in rows:
             passes = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
             lines[f"copies: {row['transform']}"] = passes + note
+    for row in (record.get("memoriser") or {}).get("table", []):
+        lines[row["transform"]] = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
     if copies := decision.get("copies"):
         lines["copies in the set"] = f"at most {copies['expected']:.2g} expected; bound {copies['bound']}"
     if networks := decision.get("disagreement"):

@@ -104,7 +104,7 @@ class FilterScores:
 
     ``frames``: number of compared frames of each sample, calibration patient and copy. ``frames_per_sample``: number of
     all frames of a sample. ``by_network``: scores of the samples by each network, if there are several; ``samples``
-    then has the combined scores.
+    then has the combined scores. ``further``: scores of latents that are no evidence, (n,).
     """
 
     names: list[str]
@@ -115,6 +115,7 @@ class FilterScores:
     by_network: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranks: np.ndarray | None = None
     """``rank_scores`` of the samples by each of K networks, (K, n); of one network, its scores."""
+    further: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def score_samples(
@@ -126,10 +127,12 @@ def score_samples(
     controls: Mapping[str, Control],
     report_only: Sequence[str],
     config: ScoringConfig,
+    further: Sequence[Tensor] = (),
 ) -> FilterScores:
     """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control.
 
-    ``embedders``: networks by name. The scores of several networks are combined by ``rank_scores``.
+    ``embedders``: networks by name. The scores of several networks are combined by ``rank_scores``. ``further``:
+    latents, (f, C, H, W) each, that are scored but are no evidence.
     """
     recordings = copy_generator.recordings
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
@@ -138,7 +141,7 @@ def score_samples(
     total = frames_per_sample(store)
     frames = len(config.checked_frames(total))
     queries = Queries([*embedders.values()], views)
-    queries.add(_read_samples(store, names, config))
+    queries.add(read_samples(store, names, config))
     held_out = [Recordings(real, split) for split in config.calibration]
     new = {patient: part for rows in held_out for patient, part in _new_patients(rows, frames, config).items()}
     queries.add(new.values())
@@ -148,14 +151,15 @@ def score_samples(
         copies = generate_copies(copy_generator, name, control, list(selections.values()))
         queries.add(progress_bar(copies, name, len(selections), "copy"), control, list(selections.values()))
         copied += [(name, patient) for patient in selections]
+    queries.add(further)
     first = config.reference == "first"
     references = [ReferenceFrames(each, recordings, config.reference_every, first) for each in embedders.values()]
     by_network = [
         one.score(embedded, rule.similarity) for one, embedded in zip(references, queries.by_network, strict=True)
     ]
-    counts = [len(names), len(names) + len(new)]
-    scores, ranks = combine_networks(by_network, slice(*counts), rule.similarity)
-    samples, calibration, copies_ = np.split(np.arange(len(scores.score)), counts)
+    counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
+    scores, ranks = combine_networks(by_network, slice(*counts[:2]), rule.similarity)
+    samples, calibration, copies_, others = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
     if isinstance(rule, Percentile):
@@ -171,7 +175,8 @@ def score_samples(
         networks=len(embedders),
     )
     each = {} if len(embedders) == 1 else dict(zip(embedders, (one.score[samples] for one in by_network), strict=True))
-    return FilterScores(names, scores.select(samples), evidence, frames, total, each, ranks[:, samples])
+    parts = (each, ranks[:, samples], scores.score[others])
+    return FilterScores(names, scores.select(samples), evidence, frames, total, *parts)
 
 
 def combine_networks(
@@ -205,7 +210,7 @@ def frames_per_sample(store: Store) -> int:
     return int(lengths[0])
 
 
-def _read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
+def read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
     """Yield the compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN and infinity."""
     frames = config.checked_frames(frames_per_sample(store))
     for name in progress_bar(names, "samples", unit="sample"):

@@ -18,7 +18,7 @@ from echodream.datamodules.views import Clips, Triplet
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import DiffusionModel, ModelMetadata
+from echodream.diffusion.model import DiffusionModel, ModelMetadata, load_diffusion_model
 from echodream.diffusion.noise import add_noise_offset, sample_noise
 from echodream.diffusion.processes.base import Process
 from echodream.errors import UserError
@@ -45,7 +45,8 @@ class LatentDiffusion(Trainable):
     ``conditions``, ``width``, ``joint_dropout``: see ``Conditioner``. ``optimizer``, ``schedule``: see ``Trainable``.
     ``checkpointing`` enables gradient checkpointing, ``compile`` torch.compile, ``channels_last`` this memory format.
     ``shared_noise``, ``noise_offset``: see ``diffusion.noise``. With ``residual``, the process models residuals
-    (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the denoised estimate of clips.
+    (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the denoised estimate of clips. ``initial`` is
+    the folder of an artifact with the same settings, whose weights and metadata the training starts with.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class LatentDiffusion(Trainable):
         joint_dropout: float = 0.0,
         noise_offset: float = 0.0,
         auxiliary: AuxiliaryClassifier | None = None,
+        initial: str | None = None,
     ) -> None:
         super().__init__()
+        self.initial = initial
         self.auxiliary = auxiliary
         self.residual = residual
         note = ", for example 0.5"
@@ -83,13 +86,26 @@ class LatentDiffusion(Trainable):
         store, view = data.store, data.view
         if store.dataset.kind != "latent":
             raise UserError(f"{store.root} holds videos: encode them (stage=encode), or give src= a store of latents")
-        rows = Recordings(store, "TRAIN")
-        channels, statistics = store.dataset.channels, store.dataset.statistics
-        assert statistics is not None
-        times, spread = _reference_times(data)
         if ("reference" in self.conditioner.names) != (isinstance(view, Clips) and view.reference != "none"):
             remedy = "set both, or neither (conditioning=[class_id] view.reference=none)"
             raise UserError(f"conditioning=reference and view.reference need each other: {remedy}")
+        network, metadata = self._new_network(data) if self.initial is None else self._initial_network(data)
+        self.model = DiffusionModel(network, self.conditioner, self.process, metadata)
+        if self.checkpointing:
+            network.enable_gradient_checkpointing()
+        if self.channels_last:
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):  # channels_last does not exist for 5D weights
+                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled:
+            network.compile()
+
+    def _new_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
+        """Untrained network for ``data``, and the metadata of ``data``."""
+        store, view, rows = data.store, data.view, Recordings(data.store, "TRAIN")
+        channels, statistics = store.dataset.channels, store.dataset.statistics
+        assert statistics is not None
+        times, spread = _reference_times(data)
         self.conditioner.fit(rows.table, channels)
         stride = view.stride if isinstance(view, Clips) else 1
         residual = None
@@ -114,15 +130,20 @@ class LatentDiffusion(Trainable):
         extra_channels, token_width = self.conditioner.extra_channels, self.conditioner.width
         network = self.make_denoiser(channels=sample_channels, extra_channels=extra_channels, token_width=token_width)
         check_registered(network)
-        self.model = DiffusionModel(network, self.conditioner, self.process, metadata)
-        if self.checkpointing:
-            network.enable_gradient_checkpointing()
-        if self.channels_last:
-            for module in network.modules():
-                if isinstance(module, nn.Conv2d):  # channels_last does not exist for 5D weights
-                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compiled:
-            network.compile()
+        return network, metadata
+
+    def _initial_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
+        """Trained network and metadata of the artifact ``initial``, whose conditions are copied."""
+        folder, video, found = str(self.initial), isinstance(data.view, Clips), data.store.dataset
+        model = load_diffusion_model(folder, "lvdm" if video else "lidm")
+        same_view = video or model.metadata.frames == (3 if isinstance(data.view, Triplet) else 1)
+        same_process = model.process.settings() == self.process.settings()
+        if not (same_view and same_process and model.metadata.encoder == found.encoder):
+            raise UserError(
+                f"initial={folder} has another process, view or autoencoder: give a model that has the same"
+            )
+        self.conditioner.copy_from(model.conditioner)
+        return model.denoiser.requires_grad_(True).train(), model.metadata
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted squared error of the prediction from corrupted latents, scalar, plus the auxiliary loss."""

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,16 @@ from echodream.filtering.embedding import (
     sampling_settings,
 )
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
+from echodream.filtering.memorization import (
+    MemorisedSamples,
+    MemoriserConfig,
+    measure_memorization,
+    sample_memorised,
+)
 from echodream.filtering.positive_controls import Control, ViewGrid, select_controls
-from echodream.filtering.record import RECORD, is_complete, summary_lines
-from echodream.filtering.scoring import ScoringConfig, frames_per_sample, score_samples
+from echodream.filtering.record import RECORD, complete_batch, summary_lines
+from echodream.filtering.scoring import FilterScores, ScoringConfig, frames_per_sample, score_samples
+from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_paths_in_command
@@ -70,6 +78,9 @@ def filter_(
     view_grid: Mapping[str, Any] | None,
     patients: int | None,
     steps: int,
+    memoriser: bool,
+    memoriser_settings: Mapping[str, int],
+    work: OutputPath,
     seed: int,
     device: str | None,
     command: str,
@@ -82,20 +93,24 @@ def filter_(
     of ``src``, from frames of ``videos``, if this store exists; controls in ``report_only`` are not part of the
     guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
     dataset.json, and the scores and nearest patients of all samples to ``private``. The folder ``ledger`` records all
-    decisions. Without the guarantee of the rule no sample passes, and the summary has a problem.
+    decisions. Without the guarantee of the rule no sample passes, and the summary has a problem. With ``memoriser``, a
+    copy of the generator is trained in ``work`` on a few patients, and its samples are scored, too; the decision does
+    not depend on them.
     """
+    tuning = MemoriserConfig(**memoriser_settings) if validation.true_or_false("memoriser", memoriser) else None
     grid = None if view_grid is None else _view_grid(view_grid)
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed, grid)
     if copies is not None and not isinstance(rule, Calibrated):
         raise UserError(f"rule={rule.name} compares samples by one network: set copies=null, or rule=calibrated")
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
     _check_stores(store, study)
-    _check_private_folder(Path(private), Path(dst), store.root)
+    for key, path in (("private", private), ("work", work)):
+        _check_private_folder(key, Path(path), Path(dst), store.root)
     decisions = find_ledger(ledger, study.root, (Path(private), Path(dst), store.root))
     selected = select_controls(controls, leave_out, report_only, config.views)
     needing = [name for name, control in selected.items() if control.needs_generator]
     video_store = None if videos is None else _find_videos(Path(videos), study)
-    model_fingerprint = _check_generator(generator, needing, on, store, study)
+    model_fingerprint = _check_generator(generator, needing, memoriser, on, store, study)
     networks = {"artifact": artifact} | ({} if copies is None else {"copies": copies})
     for key, folder in (*networks.items(), ("generator", generator), ("autoencoder", autoencoder)):
         check_unused_for_model_selection(folder, key, config.calibration)
@@ -113,23 +128,35 @@ def filter_(
     }
     private_lock = lock_for_writing(Path(private), key="private=")
     try:
-        if is_complete(Path(dst), Path(private), settings):
-            record = read_dataset(Path(dst)).settings
-            return Summary(f"filter: {dst} already complete, nothing to do", summary_lines(record))
+        batch = complete_batch(Path(dst), Path(private), settings)
+        if batch is not None:
+            measured = (read_record(batch / RECORD) or {}).get("memoriser")
+            if tuning is None or (measured or {}).get("settings") == asdict(tuning):
+                record = {**read_dataset(Path(dst)).settings, "memoriser": measured}
+                return Summary(f"filter: {dst} already complete, nothing to do", summary_lines(record))
         check_ledger(decisions)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         embedders = {
             NETWORKS[key]: _load_embedder(key, folder, autoencoder, device, (store, study), rule)
             for key, folder in networks.items()
         }
-        model = load_diffusion_model(str(generator), GENERATORS[on]) if needing else None
+        model = load_diffusion_model(str(generator), GENERATORS[on]) if needing or tuning is not None else None
         guidance = Guidance()
         if model is not None:
             guidance = Guidance.from_record(sampling_settings(store).get("guidance"), model.conditioner.names)
         recordings = Recordings(study, "TRAIN")
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device, video_store)
-        scores = score_samples(store, study, embedders, copy_generator, rule, selected, report_only, config)
+        memorised = None
+        if tuning is not None:
+            place = (str(generator), work, device, command, code_version)
+            memorised = _memorised_samples(tuning, copy_generator, store, config, *place)
+        further = () if memorised is None else memorised.latents
+        scores = score_samples(store, study, embedders, copy_generator, rule, selected, report_only, config, further)
         decision = rule.decide(scores.evidence)
+        measure = partial(_add_memoriser, memorised, scores, decision, store, study, config)
+        if batch is not None:
+            record = measure(batch)
+            return Summary(f"filter: {dst} already complete, memoriser added to {batch}", summary_lines(record))
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
         tries = register_decision(decisions, entry, decision.passed, code_version)
         before = filter_record.decisions_before_the_ledger(read_record(Path(private) / RECORD), settings)
@@ -140,14 +167,15 @@ def filter_(
         command = redact_paths_in_command(command)
         origin: dict[str, Any] = {"command": command, "code_version": code_version}
         filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin})
+        private_record = measure(Path(private))
         if decision.rejected(scores.samples.score).all():
             problem = f"none of the {len(scores.names)} samples is below the threshold: all resemble a training patient"
             problem = (problem if decision.passed else decision.statement) + _withdraw_passed_store(Path(dst))
-            return Summary(f"filter: no sample passes, {dst} was not written", summary_lines(record), problem)
+            return Summary(f"filter: no sample passes, {dst} was not written", summary_lines(private_record), problem)
         samples_record = {**record, "samples": store.dataset.settings}
         dataset = replace(store.dataset, settings=samples_record, statistics=None, **origin)
         filter_record.write_passed_samples(store, Path(dst), dataset, decision, scores)
-        return Summary(f"filter: {dst} done", summary_lines(record))
+        return Summary(f"filter: {dst} done", summary_lines(private_record))
     finally:
         unlock(private_lock)
 
@@ -193,29 +221,76 @@ def _check_stores(store: Store, study: Store) -> None:
             )
 
 
-def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
-    """Raise ``UserError`` if ``private`` lies in ``dst`` or ``src``, which may be shared."""
+def _check_private_folder(key: str, private: Path, dst: Path, src: Path) -> None:
+    """Raise ``UserError`` if ``private``, set by ``key``, lies in ``dst`` or ``src``, which may be shared."""
     folder = private.resolve()
     for shared in (dst, partial_path(dst), src):
         if shared.resolve() in (folder, *folder.parents):
-            raise UserError(f"private={private} lies in {shared}, which may be shared: choose a folder elsewhere")
+            raise UserError(f"{key}={private} lies in {shared}, which may be shared: choose a folder elsewhere")
 
 
-def _check_generator(folder: str | None, needing: Sequence[str], on: str, store: Store, study: Store) -> str | None:
+def _check_generator(
+    folder: str | None, needing: Sequence[str], memoriser: bool, on: str, store: Store, study: Store
+) -> str | None:
     """Fingerprint of the generator in ``folder``, or None.
 
-    Raises ``UserError`` if controls ``needing`` a generator have none, or if it did not sample ``store``.
+    Raises ``UserError`` if controls ``needing`` a generator, or ``memoriser``, have none, or if it did not sample
+    ``store``.
     """
+    if folder is None and memoriser:
+        raise UserError("memoriser=true trains a copy of generator=, the model that sampled src: give it")
     if folder is None and needing:
         control = f"controls.{needing[0]}"
         raise UserError(f"{control} needs generator=, the model that sampled src: give it, or {control}=null")
-    if folder is None or not (needing or Path(folder).exists()):
+    if folder is None or not (needing or memoriser or Path(folder).exists()):
         return None
     check_training_store(folder, GENERATORS[on], study, "generator")
     fingerprint, recorded = read_artifact(folder, GENERATORS[on]).fingerprint, sampling_settings(store).get("model")
     if recorded is not None and recorded != fingerprint:
         raise UserError(f"generator={folder} did not sample src={store.root}: give the folder of the model that did")
     return fingerprint
+
+
+def _memorised_samples(
+    tuning: MemoriserConfig,
+    copy_generator: CopyGenerator,
+    store: Store,
+    config: ScoringConfig,
+    generator: str,
+    work: str,
+    device: str,
+    command: str,
+    code_version: str,
+) -> MemorisedSamples:
+    """Fine-tune copies of the generator and sample from them, as many frames as are compared of a sample."""
+    from echodream.training.fine_tuning import fine_tune, training_config
+
+    cfg = training_config(generator, GENERATORS[config.on])
+    recordings, folders = fine_tune(
+        cfg, generator, copy_generator.recordings, tuning, config.seed, Path(work), device, command, code_version
+    )
+    frames = len(config.checked_frames(frames_per_sample(store)))
+    sampling = sampling_settings(store)
+    return sample_memorised(folders, GENERATORS[config.on], recordings, tuning, copy_generator, sampling, frames)
+
+
+def _add_memoriser(
+    memorised: MemorisedSamples | None,
+    scores: FilterScores,
+    decision: Decision,
+    store: Store,
+    study: Store,
+    config: ScoringConfig,
+    folder: Path,
+) -> dict[str, Any]:
+    """Measure which copies pass the threshold of the decision in ``folder``, and add this to its record."""
+    record = read_record(folder / RECORD) or {}
+    if memorised is None:
+        return record
+    tau = record["decision"]["tau"]
+    tau, delta = decision.tau if tau is None else float(tau), float(decision.settings.get("delta", 0.05))
+    result, evidence = measure_memorization(memorised, scores.further, tau, delta, store, study, config)
+    return filter_record.add_memoriser(folder, result, evidence)
 
 
 def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, generator: str | None) -> LedgerEntry:

@@ -116,7 +116,7 @@ def fit(trainer: pl.Trainer, module: Trainable, data: StoreData, checkpoint: Pat
 
 def test_metrics(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData) -> dict[str, float]:
     """Metrics on the test patients, and the metric ``cfg.objective`` on the validation patients."""
-    values = dict(trainer.test(module, datamodule=data, verbose=False)[0])
+    values = dict(next(iter(trainer.test(module, datamodule=data, verbose=False)), {}))  # none without test batches
     if cfg.get("objective") is not None:  # a search must not select models on the test patients
         validation_metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
         objective_value(cfg.objective, validation_metrics)

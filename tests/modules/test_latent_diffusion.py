@@ -463,6 +463,22 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     refused(r"has no column 'EF'", bare(tmp_path / "bare"), "lidm", "conditioning=[EF]")
 
 
+@pytest.mark.parametrize("kind", ["lidm", "lvdm"])
+def test_training_starts_with_the_weights_of_an_artifact(
+    tmp_path: Path, study: Path, trained: dict[str, LatentDiffusion], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """All weights, also of the conditions, and the metadata; of other patients, too. The process has to be the same."""
+    latent_store(tmp_path / "latents", class_id=[0] * 8)
+    initial = f"+model.module.initial={study / kind}"
+    own = Spied(monkeypatch, tmp_path, kind, initial).module
+    first = load_diffusion_model(str(study / kind), kind)
+    assert own.model.fingerprint() == first.fingerprint()
+    assert all(parameter.requires_grad for parameter in own.parameters())
+    assert own.model.denoiser.training
+    refused("initial=.* has another process, view or autoencoder", tmp_path, kind, initial, "process=flow")
+    refused("the model to start from has other conditions", tmp_path, kind, initial, "model.width=16")
+
+
 def bare(folder: Path) -> Path:
     folder.mkdir()
     latent_store(folder / "latents", EF=[None] * 8)

@@ -93,6 +93,16 @@ class Conditioner(nn.Module):
         if self._reference_module is not None:
             self._reference_module.build(channels)
 
+    def copy_from(self, other: "Conditioner") -> None:
+        """Copy metadata and parameters of ``other``. Raises ``UserError`` if it has conditions with other settings."""
+        if self.names == other.names:
+            for name, module in self._token_conditions.items():
+                module.metadata = dict(cast(ConditionModule, other.conditions[name]).metadata)
+            self.build(cast(int, other.channels))
+        if self.settings() != other.settings():
+            raise UserError("the model to start from has other conditions: train with its conditioning= and width")
+        self.load_state_dict(other.state_dict())
+
     def encode_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Encode the conditions of a batch: tensors (B, ...) by name of the condition, and ``reference_time``."""
         device = batch["x"].device

@@ -193,13 +193,17 @@ def copy_tables(sources: Sources, kind: str) -> list[Table]:
         decision, controls = record["decision"], record.get("controls", {})
         covered, others = list(decision.get("table", [])), list(decision.get("reported", []))
         beta = decision.get("settings", {}).get("beta")
-        largest = max([float(row["bound"]) for row in [*covered, *others]], default=0.0)
+        memorized = record.get("memoriser") or {}
+        tested = [memorized["together"]] if memorized and memorized["together"]["controls"] else []
+        largest = max([float(row["bound"]) for row in [*covered, *others, *tested]], default=0.0)
         scale = SHARE if largest > 0.5 else (0.0, axis_end(largest))
         columns = ("Copy", "Passed", "At most")
         if rows := [_copy_row(row, controls, scale, beta) for row in covered]:
             note = f"The band ends at the allowed {format_percent(beta)}." if beta else ""
             tables.append(Table("Covered by the guarantee", columns, rows, note, "%", collapsible=bool(beta)))
-        if rows := [_copy_row(row, controls, scale, None) for row in others]:
+        rows = [_copy_row(row, controls, scale, None) for row in others]
+        rows += [_memorized_row(memorized, row, scale) for row in tested]
+        if rows:
             note = "These transforms are measured, but the guarantee does not cover them."
             tables.append(Table("Not covered by the guarantee", columns, rows, note, "%"))
     return tables
@@ -220,6 +224,14 @@ def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[
         value_text=f"{row['passes']} of {row['controls']}",
         reference_text=format_percent(value.high),
     )
+
+
+def _memorized_row(record: Mapping[str, Any], together: Mapping[str, Any], scale: tuple[float, float]) -> Row:
+    """The samples that a fine-tuned generator copied from training patients, wholly or in part."""
+    parts = [f"{row['transform']}: {row['passes']} of {row['controls']} pass" for row in record["table"]]
+    patients = format_count(int(record["settings"]["patients"]), "patient")
+    row = _copy_row({**together, "transform": f"samples of a generator that memorizes {patients}"}, {}, scale, None)
+    return replace(row, meaning=f"{capitalized('; '.join(parts))}.")
 
 
 def _read_scores(sources: Sources, kind: str) -> dict[str, Any] | None:

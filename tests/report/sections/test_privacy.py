@@ -93,3 +93,31 @@ def test_measures_are_grouped_by_risk_and_similarity_comes_last(tmp_path: Path) 
         assert [row.name for row in found[title].rows].count(capitalized(name)) == 1
         assert sum(row.name == capitalized(name) for table in found.values() for row in table.rows) == 1
     assert all(table.note for table in found.values())
+
+
+def certificate(transform: str, passes: int, controls: int, bound: float) -> dict[str, Any]:
+    return {"transform": transform, "passes": passes, "controls": controls, "bound": bound, "lower": 0.0} | {
+        "rate": passes / controls if controls else None
+    }
+
+
+@pytest.mark.parametrize("copies", [40, 0])
+def test_what_a_generator_memorizes_is_one_row_outside_of_the_guarantee(tmp_path: Path, copies: int) -> None:
+    decision = {"table": [certificate("flip", 0, 120, 0.025)], "settings": {"beta": 0.05}, "reported": []}
+    memoriser = {
+        "settings": {"patients": 8},
+        "table": [certificate("memorized copies", 1, copies, 0.12), certificate("half-memorized copies", 2, 10, 0.5)],
+        "together": certificate("both", 3 if copies else 0, copies + 10 if copies else 0, 0.15),
+    }
+    record = {"decision": decision, "controls": {}, "memoriser": memoriser}
+    sources = object.__new__(Sources)
+    sources.__dict__.update(records={"filter_image": record}, paths={"filter_image": tmp_path / "filter.json"})
+    found = {table.title: table for table in privacy.copy_tables(sources, "image")}
+    assert len(found["Covered by the guarantee"].rows) == 1
+    if not copies:  # no sample is a copy
+        assert "Not covered by the guarantee" not in found
+        return
+    (row,) = found["Not covered by the guarantee"].rows
+    assert row.name == "Samples of a generator that memorizes 8 patients"
+    assert (row.value_text, row.reference_text) == ("3 of 50", "15\u00a0%")
+    assert row.meaning == "Memorized copies: 1 of 40 pass; half-memorized copies: 2 of 10 pass."
