@@ -102,7 +102,7 @@ def stage(tmp_path: Path) -> Stage:
 def test_the_same_is_run_once(stage: Stage) -> None:
     said = stage.answer()
     assert stage.runs == 1
-    assert said == Summary(f"some: {stage.folder}/dst already complete, nothing to do", {"rows": "3"})
+    assert said == Summary(f"some: {stage.folder}/dst already complete, nothing to do", {"rows": 3})
 
 
 def rewrite(path: str) -> Callable[[Path], object]:
