@@ -16,6 +16,8 @@ from echodream.auditing.record import measure_all
 from tests.support.audit_study import ENCODER, generator, networks, samples, strangers, study
 from tests.support.tiny_diffusion import C, H, W, model
 
+pytestmark = pytest.mark.slow
+
 TRAIN, HELD, SAMPLES, WIDTH = 40, 26, 60, 12
 
 

@@ -111,6 +111,7 @@ def test_offline_run_has_no_patient_path_or_machine(trained: Path) -> None:
     assert not run.kinds & {"output", "output_raw", "environment", "stats"}
 
 
+@pytest.mark.slow
 def test_images_are_logged_by_content(tmp_path: Path) -> None:
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="pictures")
     trainer = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])

@@ -78,6 +78,7 @@ def check_every_fault_is_visible(train: Clips, test: Clips) -> None:
         assert grade(max(ratios)) > 0, (fault.__name__, ratios, GRADES)
 
 
+@pytest.mark.slow
 def test_faults_of_phantom_recordings() -> None:
     source = Phantom(patients=24, size=64, seconds=(1.0, 1.0), per_patient=(1, 1))
     clips = [render(source.scene(recording.name)).astype(float) for recording in source.recordings(None)]

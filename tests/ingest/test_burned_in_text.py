@@ -166,6 +166,7 @@ def test_ingest_reports_blanks_or_refuses(clips: Path) -> None:
         assert "WEBER" not in path.read_text().upper()
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_summary_and_an_error_say_how_to_install_it(
     clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

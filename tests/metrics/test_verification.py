@@ -101,6 +101,7 @@ def test_pair_weights_equal_repeated_pairs() -> None:
     assert sk.roc_auc_score(same, scores) != pytest.approx(auc(made), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_bootstrap_resamples_patients() -> None:
     made = all_pairs(table(), PATIENT)
     found = bootstrap_pairs(made, auc, repeats=40, confidence=0.9, seed=3)

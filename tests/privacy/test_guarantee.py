@@ -108,6 +108,7 @@ def test_two_networks_together_reject_at_most_alpha_of_novel_samples(held: int, 
     assert mean == pytest.approx(exact / 2 if shared == 1 else exact, rel=0.1) or shared == 0.5
 
 
+@pytest.mark.slow
 def test_two_networks_lower_their_thresholds_together_and_still_certify_what_holds() -> None:
     """1,000 studies in which copies are recognised by one network or the other; the true passing share is computed."""
     generator, rule = np.random.default_rng(0), Calibrated(choose=0.0, alpha_max=0.6)

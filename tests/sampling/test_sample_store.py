@@ -44,6 +44,7 @@ def test_the_exact_denoiser_gives_stores_of_the_right_mean_and_std(
         assert not list(find_problems(store.root))
 
 
+@pytest.mark.slow
 def test_no_patient_of_the_study_is_in_a_store_of_samples(tmp_path: Path) -> None:
     """Not behind synthetic images, and not where the source is real."""
     folder = study(tmp_path, latents=True)

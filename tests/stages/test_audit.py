@@ -19,6 +19,8 @@ from tests.support.audit_study import HELD, TRAIN, audit, copies, networks, reid
 from tests.support.tiny_vae import tiny_autoencoder
 from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 SPACES = ("", " by latents")
 

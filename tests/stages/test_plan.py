@@ -36,6 +36,7 @@ def planned(folder: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, An
     return summary, json.loads(Path(summary["dst"], "plan.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     summary, record = planned(tmp_path, "experiment=smoke", "data.source.patients=40", "gpus=2")
@@ -72,6 +73,7 @@ def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pyt
     assert {tuple(cfg.vae.widths) for cfg in trainings if "vae" in cfg} == {(8, 16, 16, 16)}
 
 
+@pytest.mark.slow
 def test_an_own_study_is_planned_from_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "mine" / "data" / "hearts.yaml"

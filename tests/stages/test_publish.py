@@ -30,6 +30,8 @@ from tests.support.stores import ENCODER
 from tests.support.tiny_diffusion import artifact, model
 from tests.support.tiny_report import STATEMENT, number, real_store, records, synthetic_stores
 
+pytestmark = pytest.mark.slow
+
 GENERATOR = model("lidm")
 LIDM, LVDM = GENERATOR.fingerprint(), "b" * 64
 

@@ -110,6 +110,7 @@ def test_copies_in_two_splits_are_an_error_and_others_are_not(tmp_path: Path) ->
     assert verify(src=str(tmp_path / "two"), command="", code_version="").problem is None
 
 
+@pytest.mark.slow
 def test_recordings_of_one_patient_may_share_frames(tmp_path: Path) -> None:
     (name, (_, frames)), *_ = hearts().items()
     recordings = {"a": ("P", frames), "b": ("P", frames[5:]), **hearts()}
