@@ -115,6 +115,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, body in re.findall(r"^    # mine/(\S+\.yaml)\n((?:    .*\n)+)", page.read_text(), re.MULTILINE):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(re.sub(r"^    ", "", body, flags=re.MULTILINE))
+    (folder / "experiment").mkdir(exist_ok=True)
+    (folder / "experiment/plan.yaml").write_text("# @package _global_\ndefaults: [demo]\n")  # written by stage=plan
     return folder
 
 
