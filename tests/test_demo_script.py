@@ -77,7 +77,7 @@ def test_each_stage_has_its_line_and_the_verdict_stands_at_the_end(tmp_path: Pat
     done = called(tmp_path, "nothing", "smoke")
     said = done.stdout.splitlines()
     assert done.returncode == 0
-    assert said[0] == "[1/22] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke"
+    assert said[0].startswith("[1/22] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke")
     encoded = r" {8}encode: data/smoke/latents already complete, nothing to do \(\d+ min \d\d s\)"
     assert re.fullmatch(encoded, said[1])
     assert sum(line.startswith("[") for line in said) == 22
