@@ -1,4 +1,4 @@
-"""Functions for notebooks and scripts (docs/python.md), with the code of the stages. Slow imports are where needed."""
+"""Functions for notebooks and scripts (docs/python.md), with the code of the stages. Functions import slow packages."""
 
 from collections.abc import Sequence
 from itertools import islice

@@ -210,9 +210,9 @@ NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> list[Tensor]:
-    """The first ``length`` frames of ``count`` recordings, evenly spread over those that are as long: (F, C, H, W).
+    """Clips of the first ``length`` frames of ``count`` recordings with at least ``length`` frames: (F, C, H, W) each.
 
-    Returns fewer clips if fewer recordings have ``length`` frames.
+    The recordings are evenly spread over the table. Returns fewer clips if fewer recordings are long enough.
     """
     rows = np.flatnonzero(recordings.frames >= length)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]

@@ -20,7 +20,7 @@ CONFIG_KEY = "has_decoder_noise"
 CORRELATION_KEY = "decoder_noise_correlation"
 """Key of config.json: correlation of the decoder noise of consecutive frames; without it 1, static noise."""
 _SMALLEST_WEIGHT = 0.01
-"""Innovations with a smaller weight than this share of the newest one are left out of the noise of a frame."""
+"""Smallest weight, relative to the first, of a term in the sum of ``DecoderNoise._noise``; the rest is left out."""
 
 
 class DecoderNoise(nn.Module):
