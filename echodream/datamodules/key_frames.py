@@ -7,6 +7,7 @@ import numpy as np
 
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError, shortened_list
+from echodream.store.table import parse_key_frames
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +54,6 @@ def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
     if count == 1:
         return np.array([frames // 2])
     return np.linspace(0, frames - 1, count).round().astype(np.int64)
-
-
-def parse_key_frames(text: str, frames: int, subject: str) -> list[int]:
-    """Frame numbers, below ``frames``, in a cell of ED or ES. Raises ``UserError``, which starts with ``subject``."""
-    try:
-        marks = [int(word) for word in text.split()]
-    except ValueError:
-        marks = [-1]
-    if any(not 0 <= mark < frames for mark in marks):
-        problem = f"{subject} {text[:60]!r}, not frame numbers from 0 to {frames - 1} separated by spaces"
-        raise UserError(f"{problem}: correct it, or use another view")
-    return marks
 
 
 def nearest_triple(triples: list[Triple], frame: float) -> Triple:

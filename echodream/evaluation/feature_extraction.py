@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from echodream.datamodules.key_frames import evenly_spaced_frames, parse_key_frames
+from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.normalization import from_uint8
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
@@ -22,6 +22,7 @@ from echodream.networks.decoder_noise import noise_seeds
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.progress import progress_bar
 from echodream.store import Store
+from echodream.store.table import parse_key_frames
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -1,16 +1,14 @@
 """``stage=export``: write a Store as files of a common format, such as mp4 or NIfTI."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.progress import progress_bar
 from echodream.runs.atomic_folder import (
-    TEMPORARY_PREFIX,
     atomic_folder,
     require_same_settings,
     start_or_resume_folder,
@@ -18,9 +16,9 @@ from echodream.runs.atomic_folder import (
 )
 from echodream.runs.summary import Summary
 from echodream.store import Store
-from echodream.store.export_formats import FORMATS, MAX_GIF_FPS, ExportSettings
+from echodream.store.export_formats import FORMATS, ExportSettings, Row, export_recording, store_rows
 from echodream.store.schema import FILE_LIST
-from echodream.store.table import read_text_table, write_table
+from echodream.store.table import write_table
 
 RECORD = "export.json"
 _KIND = "an export"
@@ -42,19 +40,21 @@ def export(
     _check_exportable(store, target, format)
     quality = jpg_quality if format == "jpg" else None
     settings = ExportSettings(format, store.checksum, quality, crf if format == "mp4" else None)
+    rows = store_rows(store)
+    tables = FORMATS[format].tables(rows)
     with atomic_folder(target) as work:
         if work is None:
             require_same_settings(target / RECORD, asdict(settings), _KIND)
-            return _summary(target, store, settings, "already complete, nothing to do")
+            return _summary(target, rows, settings, "already complete, nothing to do")
         start_or_resume_folder(work / RECORD, asdict(settings), _KIND)
-        names = store.table["FileName"].tolist()
-        progress = progress_bar(names, "export", unit="rec")
-        written = sum(_export_recording(store, name, work, settings) for name in progress)
-        rows = read_text_table(store.root / FILE_LIST).to_dict("records")
-        write_table(work / FILE_LIST, [_exported_row(row, settings) for row in rows])
+        written = 0
+        for row in progress_bar(rows, "export", unit="rec"):
+            written += export_recording(store, row, work / FORMATS[format].path.format(row["FileName"]), settings)
+        for name, (first, content) in tables.items():
+            write_table(work / name, content, first)
         write_record(work / RECORD, {**asdict(settings), "command": command, "code_version": code_version})
-    resumed = len(names) - written
-    return _summary(target, store, settings, f"done, {resumed} recordings were already there" if resumed else "done")
+    resumed = len(rows) - written
+    return _summary(target, rows, settings, f"done, {resumed} recordings were already there" if resumed else "done")
 
 
 def _check_exportable(store: Store, target: Path, format: str) -> None:
@@ -66,52 +66,14 @@ def _check_exportable(store: Store, target: Path, format: str) -> None:
     reserved = {FILE_LIST.casefold(), RECORD}
     if clash := [name for name in store.table["FileName"] if FORMATS[format].path.format(name).casefold() in reserved]:
         raise UserError(f"{store.root}: a recording called {clash[0]!r} would replace {FILE_LIST} or {RECORD}")
-    if format == "mp4":
-        import av
-
-        if "libx264" not in av.codecs_available:
-            raise UserError("this build of PyAV has no libx264: install the wheel of PyAV from PyPI, or use format=avi")
+    FORMATS[format].check(store)
 
 
-def _export_recording(store: Store, name: str, work: Path, settings: ExportSettings) -> bool:
-    """Write the recording ``name`` atomically. Returns False if its file exists already."""
-    path = work / FORMATS[settings.format].path.format(name)
-    if path.exists():
-        return False
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    if store.dataset.kind == "latent":
-        import torch
-
-        mean, std = store.latents(name)
-        torch.save({"mean": mean, "std": std}, temporary)
-    else:
-        fps = float(store.table["FPS"][store.table["FileName"] == name].iloc[0])
-        FORMATS[settings.format].write(temporary, store.frames(name), fps, settings)
-    temporary.rename(path)
-    return True
-
-
-def _exported_row(row: Mapping[Any, str], settings: ExportSettings) -> dict[str, Any]:
-    """The ``row`` of FileList.csv, a mapping of texts, with the size and frame rate of the exported file."""
-    changed: dict[str, Any] = {str(name): text for name, text in row.items()}
-    if settings.format == "mp4":
-        sides = {name: int(float(row[name])) for name in ("FrameHeight", "FrameWidth")}
-        changed |= {name: side + side % 2 for name, side in sides.items()}
-    if settings.format == "gif" and float(row["FPS"]) > MAX_GIF_FPS:
-        changed["FPS"] = MAX_GIF_FPS
-    return changed
-
-
-def _summary(target: Path, store: Store, settings: ExportSettings, state: str) -> Summary:
-    table = store.table
+def _summary(target: Path, rows: Sequence[Row], settings: ExportSettings, state: str) -> Summary:
+    chosen = FORMATS[settings.format]
     facts: dict[str, object] = {
-        "recordings": f"{len(table)}, {table['NumberOfFrames'].sum()} frames",
-        "format": f"{settings.format}, {FORMATS[settings.format].path.format('<FileName>')}",
+        "recordings": f"{len(rows)}, {sum(int(float(row['NumberOfFrames'])) for row in rows)} frames",
+        "format": f"{settings.format}, {chosen.path.format('<FileName>')}",
+        **chosen.notes(rows),
     }
-    odd = ((table["FrameHeight"] % 2 + table["FrameWidth"] % 2) > 0).sum()
-    if settings.format == "mp4" and odd:
-        facts["padded"] = f"{odd} recordings by one row or column: H.264 4:2:0 needs an even height and width"
-    if settings.format == "gif" and (fast := int((table["FPS"] > MAX_GIF_FPS).sum())):
-        facts["slowed"] = f"{fast} recordings to {MAX_GIF_FPS:g} frames/s, the highest frame rate of a GIF in players"
     return Summary(f"export: {target} {state}", facts)

@@ -14,20 +14,34 @@ _BT601 = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0,
 """Matrix from red, green and blue in [0, 1] to Y, Cb and Cr in video range (ITU-R BT.601)."""
 
 
-def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
-    """``frames``, uint8 (F, H, W, 1 or 3), as mp4; an odd height or width is padded by repeating the last line.
+def check_encoder() -> None:
+    """Raise ``UserError`` if PyAV cannot write H.264."""
+    import av
 
+    if "libx264" not in av.codecs_available:
+        raise UserError("this build of PyAV has no libx264: install the wheel of PyAV from PyPI")
+
+
+def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
+    """``frames`` as the content of an mp4 file of ``write_mp4``."""
+    target = io.BytesIO()
+    write_mp4(target, frames, fps, quality)
+    return target.getvalue()
+
+
+def write_mp4(target: str | io.BytesIO, frames: np.ndarray, fps: float, quality: int) -> None:
+    """Write ``frames``, uint8 (F, H, W, 1 or 3), as mp4; an odd height or width is padded by repeating the last line.
+
+    ``quality`` is the constant rate factor. A file begins with its index, so that a browser plays it while it loads.
     Equal frames give equal bytes, except for frames smaller than about 48 pixels, for which x264 is nondeterministic.
     """
     import av
 
-    if "libx264" not in av.codecs_available:
-        raise UserError("this build of PyAV has no libx264, which videos in a browser need: install PyAV from PyPI")
+    check_encoder()
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
-    target = io.BytesIO()
-    with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        rate = Fraction(fps).limit_denominator(1000)
-        stream = container.add_stream("libx264", rate=rate)
+    options = {"fflags": "+bitexact", **({"movflags": "+faststart"} if isinstance(target, str) else {})}
+    with av.open(target, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(100_000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"crf": str(quality), "preset": "slow", "tune": "grain", "bf": "0"}
@@ -36,7 +50,6 @@ def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
             picture.pts = index
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-    return target.getvalue()
 
 
 def _yuv_planes(frame: np.ndarray) -> np.ndarray:

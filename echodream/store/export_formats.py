@@ -1,6 +1,6 @@
 """File formats of ``stage=export``. A new format is a function and an entry of ``FORMATS``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +9,11 @@ from typing import Any, cast
 import numpy as np
 
 from echodream import validation
+from echodream.store import echonet_layout
+from echodream.store.browser_video import check_encoder, write_mp4
+from echodream.store.reader import Store
+from echodream.store.schema import FILE_LIST, TEMPORARY_PREFIX
+from echodream.store.table import read_text_table
 from echodream.store.video import encode_frames
 
 MAX_GIF_FPS = 50.0
@@ -33,17 +38,34 @@ class ExportSettings:
                 validation.whole_number(name, value, low, high)
 
 
+Row = Mapping[str, Any]
+"""A row of FileList.csv with its cells as text."""
+Tables = dict[str, tuple[Sequence[str], list[dict[str, Any]]]]
+"""File name -> first columns and rows of a csv file."""
+
+
+def same_table(rows: Sequence[Row]) -> Tables:
+    """FileList.csv of the store."""
+    return {FILE_LIST: ((), [dict(row) for row in rows])}
+
+
 @dataclass(frozen=True)
 class ExportFormat:
     """File path and writer of an export format."""
 
     path: str
     """Path of a recording within the export; {} is replaced by the FileName."""
-    write: Callable[[Path, np.ndarray, float, ExportSettings], None]
-    """Function that writes pixels, uint8 (F, H, W, C), with a frame rate in frames per second to a new path."""
+    write: Callable[[Path, np.ndarray, Row, ExportSettings], None]
+    """Function that writes pixels, uint8 (F, H, W, C), of a recording with its row of FileList.csv to a new path."""
+    tables: Callable[[Sequence[Row]], Tables] = same_table
+    """Function from the rows of FileList.csv to the tables of the export."""
+    check: Callable[[Store], None] = lambda store: None
+    """Function that raises ``UserError`` if a store cannot be exported in this format."""
+    notes: Callable[[Sequence[Row]], Mapping[str, str]] = lambda rows: {}
+    """Function from the rows of FileList.csv to lines of the summary about changed or incomplete recordings."""
 
 
-def write_images(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
+def write_images(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
     """Write a folder of images, one per frame."""
     from PIL import Image
 
@@ -58,11 +80,11 @@ def _pillow_array(frame: np.ndarray) -> np.ndarray:
     return frame[..., 0] if frame.shape[-1] == 1 else frame
 
 
-def write_gif(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
+def write_gif(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
     """Write a looping GIF. Frame times are rounded to 1/100 s without drift; Pillow merges identical frames."""
     from PIL import Image
 
-    frame_ends = np.rint(np.arange(len(frames) + 1) * 100 / min(fps, MAX_GIF_FPS)).astype(int)
+    frame_ends = np.rint(np.arange(len(frames) + 1) * 100 / min(float(row["FPS"]), MAX_GIF_FPS)).astype(int)
     images = [Image.fromarray(_pillow_array(frame)) for frame in frames]
     if frames.shape[-1] == 3:
         images = [image.quantize(256, dither=Image.Dither.NONE) for image in images]
@@ -72,41 +94,66 @@ def write_gif(path: Path, frames: np.ndarray, fps: float, settings: ExportSettin
     )
 
 
-def write_avi_or_mp4(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
-    """Write avi as Motion JPEG 4:4:4 of the best quality, or mp4 as H.264 4:2:0, which all browsers play."""
+def slowed_table(rows: Sequence[Row]) -> Tables:
+    """FileList.csv with the frame rates of the GIFs."""
+    return {FILE_LIST: ((), [{**row, "FPS": min(float(row["FPS"]), MAX_GIF_FPS)} for row in rows])}
+
+
+def slowed_note(rows: Sequence[Row]) -> dict[str, str]:
+    """Number of recordings with a lower frame rate than in the store."""
+    count = sum(float(row["FPS"]) > MAX_GIF_FPS for row in rows)
+    text = f"{count} recordings to {MAX_GIF_FPS:g} frames/s, the highest frame rate of a GIF in players"
+    return {"slowed": text} if count else {}
+
+
+def write_avi(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
+    """Write avi as Motion JPEG 4:4:4 of the best quality, as in EchoNet-Dynamic."""
     import av
 
-    is_mp4 = settings.format == "mp4"
-    if is_mp4:
-        frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
-    options = {"movflags": "+faststart"} if is_mp4 else {}
-    with av.open(str(path), "w", format=settings.format, options=options) as container:
-        rate = Fraction(fps).limit_denominator(100_000)
-        stream = cast("av.VideoStream", container.add_stream("libx264" if is_mp4 else "mjpeg", rate=rate))
+    with av.open(str(path), "w", format="avi") as container:
+        rate = Fraction(float(row["FPS"])).limit_denominator(100_000)
+        stream = cast("av.VideoStream", container.add_stream("mjpeg", rate=rate))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p" if is_mp4 else "yuvj444p"
-        if is_mp4:
-            stream.codec_context.options = {"crf": str(settings.crf)}
-        else:
-            stream.codec_context.qmin = stream.codec_context.qmax = 1
+        stream.pix_fmt = "yuvj444p"
+        stream.codec_context.qmin = stream.codec_context.qmax = 1
         encode_frames(container, stream, np.broadcast_to(frames, (*frames.shape[:3], 3)), "rgb24")
 
 
-def write_pt(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
+def write_h264(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
+    """Write mp4 as H.264 4:2:0, which all browsers play."""
+    assert settings.crf is not None
+    write_mp4(str(path), frames, float(row["FPS"]), settings.crf)
+
+
+def padded_table(rows: Sequence[Row]) -> Tables:
+    """FileList.csv with the even sizes of the H.264 videos."""
+    sides = [{name: int(float(row[name])) for name in ("FrameHeight", "FrameWidth")} for row in rows]
+    even = [{name: side + side % 2 for name, side in each.items()} for each in sides]
+    return {FILE_LIST: ((), [{**row, **each} for row, each in zip(rows, even, strict=True)])}
+
+
+def padded_note(rows: Sequence[Row]) -> dict[str, str]:
+    """Number of recordings with an odd height or width."""
+    count = sum(any(float(row[name]) % 2 for name in ("FrameHeight", "FrameWidth")) for row in rows)
+    text = f"{count} recordings by one row or column: H.264 4:2:0 needs an even height and width"
+    return {"padded": text} if count else {}
+
+
+def write_pt(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
     """Write a uint8 tensor, (F, C, H, W), by ``torch.save``."""
     import torch
 
     torch.save(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), path)
 
 
-def write_nifti(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
+def write_nifti(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
     """Write NIfTI-1, (W, H, F), with uint8 or RGB voxels; the third voxel size is the seconds per frame."""
     import nibabel
 
     volume = frames.transpose(2, 1, 0, 3)
     if volume.shape[3] == 3:
         volume = np.ascontiguousarray(volume).view([("R", "u1"), ("G", "u1"), ("B", "u1")])
-    image = nibabel.Nifti1Image(volume[..., 0], np.diag([1.0, 1.0, 1 / fps, 1.0]))
+    image = nibabel.Nifti1Image(volume[..., 0], np.diag([1.0, 1.0, 1 / float(row["FPS"]), 1.0]))
     image.header.set_xyzt_units(t="sec")
     nibabel.save(image, path)
 
@@ -114,9 +161,35 @@ def write_nifti(path: Path, frames: np.ndarray, fps: float, settings: ExportSett
 FORMATS = {
     "jpg": ExportFormat("{}", write_images),
     "png": ExportFormat("{}", write_images),
-    "gif": ExportFormat("Videos/{}.gif", write_gif),
-    "avi": ExportFormat("Videos/{}.avi", write_avi_or_mp4),
-    "mp4": ExportFormat("Videos/{}.mp4", write_avi_or_mp4),
+    "gif": ExportFormat("Videos/{}.gif", write_gif, slowed_table, notes=slowed_note),
+    "avi": ExportFormat("Videos/{}.avi", write_avi),
+    "mp4": ExportFormat("Videos/{}.mp4", write_h264, padded_table, lambda store: check_encoder(), padded_note),
     "pt": ExportFormat("{}.pt", write_pt),
     "nifti": ExportFormat("{}.nii.gz", write_nifti),
+    "echonet": ExportFormat(
+        "Videos/{}.avi", write_avi, echonet_layout.tables, echonet_layout.check_names, echonet_layout.notes
+    ),
 }
+
+
+def store_rows(store: Store) -> list[Row]:
+    """Rows of FileList.csv with unchanged texts of the cells."""
+    table = read_text_table(store.root / FILE_LIST)
+    return [{str(name): text for name, text in row.items()} for row in table.to_dict("records")]
+
+
+def export_recording(store: Store, row: Row, path: Path, settings: ExportSettings) -> bool:
+    """Write the recording of ``row`` to ``path`` atomically. Returns False if ``path`` exists already."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    if store.dataset.kind == "latent":
+        import torch
+
+        mean, std = store.latents(row["FileName"])
+        torch.save({"mean": mean, "std": std}, temporary)
+    else:
+        FORMATS[settings.format].write(temporary, store.frames(row["FileName"]), row, settings)
+    temporary.rename(path)
+    return True

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echodream.errors import CONTROL_CHARACTERS
+from echodream.errors import CONTROL_CHARACTERS, UserError
 from echodream.store import schema
 from echodream.store.schema import StoreError
 
@@ -149,3 +149,15 @@ def _parse_numeric_columns(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
 def is_numeric_text(text: str) -> bool:
     """Whether the cell ``text`` is a number. 007, 1_000, inf and integers of more than 15 digits are text."""
     return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
+def parse_key_frames(text: str, frames: int, subject: str) -> list[int]:
+    """Frame numbers, below ``frames``, in a cell of ED or ES. Raises ``UserError``, which starts with ``subject``."""
+    try:
+        marks = [int(word) for word in text.split()]
+    except ValueError:
+        marks = [-1]
+    if any(not 0 <= mark < frames for mark in marks):
+        problem = f"{subject} {text[:60]!r}, not frame numbers from 0 to {frames - 1} separated by spaces"
+        raise UserError(f"{problem}: correct it, or use another view")
+    return marks

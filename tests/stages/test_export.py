@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import av
 import nibabel
@@ -15,6 +16,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from echodream.errors import UserError
+from echodream.ingest.echonet import EchoNetDynamic
 from echodream.ingest.source import Limits
 from echodream.ingest.videos import Videos
 from echodream.runs import atomic_folder as folder
@@ -23,7 +25,8 @@ from echodream.stages import export as module
 from echodream.stages.export import FORMATS, export
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
-from tests.support.stores import make_latent_store, posterior_mean, row
+from tests.support import echonet_class
+from tests.support.stores import make_latent_store, make_video_store, posterior_mean, row
 
 HEIGHT, WIDTH = 18, 22
 LENGTHS = {"a.1": 9, "b": 12}
@@ -140,6 +143,91 @@ def test_our_own_reader_takes_the_avi_back(tmp_path: Path) -> None:
     source = Videos()
     found = {r.name: source.read(r, Limits()) for r in source.recordings(dst) if r.problem is None}
     assert {video.frames.shape[0] for video in found.values()} == set(LENGTHS.values())
+
+
+def synthetic_rows() -> list[dict[str, Any]]:
+    """Recordings with key frames of several beats, from ES on, without ES, with all key frames in one frame."""
+    kept = {"FrameHeight": HEIGHT, "FrameWidth": WIDTH}
+    return [
+        row("s-1", "Doe-1", 9, **kept, EF=55.5, View="A4C", ED="0 6", ES="3 8", Seed=4),
+        row("s-2", "Doe-2", 12, "VAL", **kept, EF="", View="A4C", ED="5", ES="1", Seed=5),
+        row("s-3", "Doe-3", 8, **kept, EF=40, View="A4C", ED="0 4", ES="", Seed=6),
+        row("s-4", "Doe-4", 7, **kept, EF=41, View="A4C", ED="2", ES="2", Seed=7),
+        row("s-5", "Doe-5", 10, **kept, EF=30.25, View="A4C", ED="8 2", ES="9 4", Seed=8),
+    ]
+
+
+def test_echonet_dataset_class_opens_the_export(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    src, dst = make_video_store(tmp_path / "videos", synthetic_rows()), tmp_path / "out"
+    summary = run(src, dst, "echonet")
+    assert summary.facts["without ED and ES"] == "2 recordings, which EchoNet's class leaves out: run stage=keyframes"
+    assert summary.facts["without EF"] == "1 recordings, whose target is NaN in EchoNet's class"
+    train, val = (list(echonet_class.items(dst, split)) for split in ("train", "val"))
+    assert [(item.file, item.large, item.small) for item in train + val] == [
+        ("s-1.avi", 0, 3),
+        ("s-5.avi", 2, 4),
+        ("s-2.avi", 5, 1),
+    ]
+    assert [echonet_class.target(item, "EF") for item in train] == [55.5, 30.25]
+    assert np.isnan([echonet_class.target(val[0], name) for name in ("EF", "ESV", "EDV")]).all()
+    assert list(echonet_class.items(dst, "test")) == []
+    for item in train + val:
+        expected = src.frames(item.file.removesuffix(".avi"))
+        found = echonet_class.video(dst / "Videos" / item.file)
+        assert found.shape == (3, len(expected), HEIGHT, WIDTH)
+        assert psnr(found.transpose(1, 2, 3, 0), np.broadcast_to(expected, (*expected.shape[:3], 3))) >= 38
+
+
+def test_echonet_tables_have_its_columns_and_no_patient(tmp_path: Path) -> None:
+    dst = tmp_path / "out"
+    run(make_video_store(tmp_path / "videos", synthetic_rows()), dst, "echonet")
+    head = "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split,View,ED,ES"
+    assert (dst / "FileList.csv").read_text().splitlines()[:2] == [
+        head,
+        f"s-1,55.5,,,{HEIGHT},{WIDTH},32.0,9,TRAIN,A4C,0 6,3 8",
+    ]
+    assert not any(b"Doe" in path.read_bytes() for path in dst.iterdir() if path.is_file())
+    assert (dst / "VolumeTracings.csv").read_text().splitlines()[:3] == [
+        echonet_class.TRACED,
+        "s-1.avi,nan,nan,nan,nan,3",
+        "s-1.avi,nan,nan,nan,nan,0",
+    ]
+
+
+def test_ingest_reads_the_echonet_export_with_its_key_frames(tmp_path: Path) -> None:
+    dst = tmp_path / "out"
+    run(make_video_store(tmp_path / "videos", synthetic_rows()), dst, "echonet")
+    source = EchoNetDynamic()
+    found = {one.name: one for one in source.recordings(dst) if one.problem is None}
+    assert found.keys() == {f"s-{k}" for k in range(1, 6)}
+    assert (found["s-1"].columns["EF"], found["s-2"].columns.get("EF")) == (55.5, None)
+    marks = {name: source.read(one, Limits()).marks for name, one in found.items()}
+    assert marks["s-5"]["ED"] == pytest.approx([2 / 32])
+    assert marks["s-5"]["ES"] == pytest.approx([4 / 32])
+    assert not marks["s-3"]
+
+
+def test_without_key_frames_only_the_header_of_the_tracings_is_written(tmp_path: Path) -> None:
+    src, dst = make_video_store(tmp_path / "videos", [row("s-1", "A", 9)]), tmp_path / "out"
+    assert str(run(src, dst, "echonet").facts["without ED and ES"]).startswith("1 recordings")
+    assert (dst / "VolumeTracings.csv").read_text() == f"{echonet_class.TRACED}\n"
+    assert list(echonet_class.items(dst, "all")) == []
+
+
+@pytest.mark.parametrize("names", [["s-1", "a.1"], ["007", "008"], ["s-1", "NA"]])
+def test_names_that_echonet_dataset_class_would_lose_are_refused(tmp_path: Path, names: list[str]) -> None:
+    src = make_video_store(tmp_path / "videos", [row(name, name, 9) for name in names])
+    with pytest.raises(UserError, match=f"leaves out or misreads a recording called '{names[names[0] == 's-1']}'"):
+        run(src, tmp_path / "out", "echonet")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_invalid_key_frames_are_refused(tmp_path: Path) -> None:
+    src = make_video_store(tmp_path / "videos", [row("s-1", "A", 9, ED="0", ES="9")])
+    with pytest.raises(UserError, match=r"s-1 has ES '9', not frame numbers from 0 to 8"):
+        run(src, tmp_path / "out", "echonet")
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -262,7 +350,7 @@ def test_another_quality_is_another_export(tmp_path: Path) -> None:
 
 def test_a_half_made_export_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src, dst = store(tmp_path / "videos"), tmp_path / "out"
-    monkeypatch.setattr(module, "_export_recording", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "export_recording", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(src, dst, "png")
     with pytest.raises(UserError, match=r"out\.partial already exists, made with format=png, now jpg"):

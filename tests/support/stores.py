@@ -52,10 +52,12 @@ def video_frames(number: int, frames: int, height: int = HEIGHT, width: int = WI
     return pixels
 
 
-def make_video_store(root: Path, rows: Sequence[Row] | None = None, channels: int = 1) -> Store:
+def make_video_store(
+    root: Path, rows: Sequence[Row] | None = None, channels: int = 1, *, synthetic: bool = False
+) -> Store:
     """A video store with ``video_frames`` of each row; ``number`` is the row's position."""
     rows = study() if rows is None else rows
-    with StoreWriter(root, Dataset(kind="video", channels=channels)) as writer:
+    with StoreWriter(root, Dataset(kind="video", channels=channels, synthetic=synthetic)) as writer:
         for number, entry in enumerate(rows):
             size = entry["NumberOfFrames"], entry["FrameHeight"], entry["FrameWidth"]
             path = writer.scratch_path(entry["FileName"])
