@@ -131,6 +131,7 @@ def test_a_damaged_store_is_an_error_and_not_an_exit(tmp_path: Path) -> None:
         echodream.run("sample", verify_arguments(tmp_path / "videos"))
 
 
+@pytest.mark.slow
 def test_a_run_equals_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and encoding in this process write the same bytes as the programs."""
     moving_disc_store(tmp_path / "data" / "blobs" / "videos")

@@ -100,6 +100,7 @@ def test_a_mistake_in_the_arrays_is_one_sentence(changes: dict[str, Any], words:
         echodream.filter(**{**planted(), **changes})
 
 
+@pytest.mark.slow
 def test_the_audit_finds_copies_and_is_silent_without_them() -> None:
     training, new = people(60, 1, frames=2), people(40, 2, frames=2)
     honest, copies = people(50, 3, frames=2), training[np.arange(50) % 60] + people(50, 9, frames=2) * 0.02
@@ -124,6 +125,7 @@ def test_an_audit_of_single_frames_names_what_it_cannot_measure() -> None:
     assert "nearest in training (DCR)" in table.index
 
 
+@pytest.mark.slow
 def test_fidelity_metrics_are_those_of_the_same_number_of_rows() -> None:
     rng = np.random.default_rng(0)
     real, floor, synthetic = rng.normal(size=(80, 5)), rng.normal(size=(60, 5)), rng.normal(size=(60, 5)) + 3

@@ -97,6 +97,7 @@ def test_a_model_of_images_samples_those_of_the_stage(tmp_path: Path) -> None:
             model.sample(2, **{"steps": 3, **arguments})
 
 
+@pytest.mark.slow
 def test_a_model_of_clips_samples_those_of_the_stage(tmp_path: Path) -> None:
     tiny_diffusion.latent_store(tmp_path / "images", lengths=(1, 1, 1), synthetic=True)
     tiny_diffusion.artifact(tmp_path / "lvdm", tiny_diffusion.model("lvdm", ("reference", "class_id")), "lvdm")

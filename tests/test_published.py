@@ -123,6 +123,7 @@ def test_a_model_without_conditions_is_given_none(tmp_path: Path) -> None:
     assert not (tmp_path / "lidm").exists()
 
 
+@pytest.mark.slow
 def test_an_imported_video_model_is_given_its_reference_and_its_number(tmp_path: Path) -> None:
     net = imported(tmp_path, "lvdm")
     made = load_diffusion_model(str(tmp_path / "lvdm"), "lvdm")
@@ -141,6 +142,7 @@ def test_an_imported_video_model_is_given_its_reference_and_its_number(tmp_path:
         assert torch.allclose(found[row], truth.transpose(1, 2), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_import_is_done_once_and_again_for_other_weights(tmp_path: Path) -> None:
     net = imported(tmp_path, "lidm")
     before = (tmp_path / "lidm" / "artifact.json").read_bytes()

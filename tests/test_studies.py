@@ -215,6 +215,7 @@ def unconditional_size() -> int:
 
 
 @pytest.mark.parametrize("experiment", FAST_EXPERIMENTS)
+@pytest.mark.slow
 def test_the_diffusion_networks_have_the_published_size(experiment: str) -> None:
     """Ours have wider tokens and three key frames, and no more than 7 % more parameters than published.
 

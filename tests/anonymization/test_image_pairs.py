@@ -138,6 +138,7 @@ def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
         assert {path.name: path.read_bytes() for path in (folder / stage).iterdir()} == before
 
 
+@pytest.mark.slow
 def test_sets_that_are_no_pairs_are_refused_by_name(folder: Path) -> None:
     store(folder / "few", rows()[2:], 0.0, synthetic=True)
     with pytest.raises(UserError, match=rf"few lacks 2 of the {len(rows())} in .*real \(img-00-0, img-00-1\): give"):

@@ -65,6 +65,7 @@ def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None
             assert (one.value, one.expected, one.details) == (two.value, two.expected, two.details)
 
 
+@pytest.mark.slow
 def test_copies_show_random_training_patients_and_are_redrawn_by_the_generator(tmp_path: Path) -> None:
     real, folder = study(tmp_path / "real", train=12, held=3), networks(tmp_path)
     made = model("lidm", frames=3, encoder=ENCODER)
@@ -90,6 +91,7 @@ def test_copies_show_random_training_patients_and_are_redrawn_by_the_generator(t
     assert "need generator=" in alone.missing["redrawn"]
 
 
+@pytest.mark.slow
 def test_exact_copies_are_found_and_unrelated_samples_are_not() -> None:
     size = copy_count(SHARES[-1], SAMPLES)
     copies = {"exact": normal(TRAIN, 0)[:size], "rotated": normal(size, 9)}  # the latter are of nobody

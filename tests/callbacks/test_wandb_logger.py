@@ -319,6 +319,7 @@ def failing(error: Exception) -> Any:
     return fail
 
 
+@pytest.mark.slow
 def test_training_continues_if_logging_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -360,6 +360,7 @@ def test_names_and_patients_become_pseudonyms_with_a_key(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("fps", [None, 32.0])
+@pytest.mark.slow
 def test_a_store_of_images_holds_one_frame_each_whatever_the_rate(tmp_path: Path, fps: float | None) -> None:
     raw = folder(tmp_path / "raw", *(f"{name}.png" for name in "abcdefg"))
     cut(save(raw / "broken.jpg", ramp()), 0.6)

@@ -284,6 +284,7 @@ def test_any_embedder_of_reid_can_be_trained(tmp_path: Path, study: Path) -> Non
         FrameEmbedder(str(tmp_path / "identity"), "vae", kind="video")
 
 
+@pytest.mark.slow
 def test_training_hash_depends_on_the_anonymized_images_and_not_on_their_folder(tmp_path: Path, study: Path) -> None:
     def settings(*overrides: str) -> str:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -113,6 +113,7 @@ def test_unsupported_precision_is_refused(tmp_path: Path, precision: str) -> Non
     assert not (tmp_path / "lidm").exists()
 
 
+@pytest.mark.slow
 def test_a_fused_optimizer_works_with_mixed_precision(tmp_path: Path) -> None:
     """Lightning cannot clip gradients of a fused optimizer."""
     latent_store(tmp_path / "latents")

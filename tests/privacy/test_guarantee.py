@@ -77,6 +77,7 @@ def two_networks(generator: np.random.Generator, count: int, shared: float) -> n
 
 
 @pytest.mark.parametrize(("held", "shared"), [(52, 0.0), (79, 0.5), (52, 1.0)])
+@pytest.mark.slow
 def test_two_networks_together_reject_at_most_alpha_of_novel_samples(held: int, shared: float) -> None:
     """1,500 studies with 400 novel samples each; with the bound for these patients, and the exact level of each."""
     generator, rule, alpha = np.random.default_rng(held), Calibrated(alpha=0.05, choose=0.0), 0.05

@@ -31,6 +31,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     shutil.rmtree(profile, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_page_opens_without_requests_or_errors_and_videos_play(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     chromium.until(SEEN)

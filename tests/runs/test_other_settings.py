@@ -97,6 +97,7 @@ def told(final: str, setting: str) -> str:
     return rf"{final} already exists with other settings \(settings\.{named}( |\.)"
 
 
+@pytest.mark.slow
 def test_the_same_settings_are(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         image(drawn, *asked(drawn, "image"))

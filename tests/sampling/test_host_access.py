@@ -96,6 +96,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("process", "sampler", "kind", "guidance"), CASES)
+@pytest.mark.slow
 def test_no_step_waits_for_the_device(
     watched: list[int], process: Process, sampler: str, kind: str, guidance: str
 ) -> None:

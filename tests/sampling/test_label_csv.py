@@ -98,6 +98,7 @@ def test_the_cells_of_a_csv_are_typed_as_those_of_a_store(tmp_path: Path) -> Non
     assert read_labels(str(file), ["EF"]).values == {"EF": [50, None, 55]}
 
 
+@pytest.mark.slow
 def test_columns_that_nothing_reads_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = study(tmp_path)
     rows = [f"image-{row:06d},1,x,y" for row in range(5)]
@@ -124,6 +125,7 @@ def test_a_model_that_is_told_nothing_takes_no_csv(tmp_path: Path) -> None:
     assert len(image(tmp_path, "n=3", "steps=1", "labels=training")) == 3
 
 
+@pytest.mark.slow
 def test_without_n_a_csv_gives_all_of_its_rows_and_other_labels_two_thousand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

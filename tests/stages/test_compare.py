@@ -88,6 +88,7 @@ def test_rejection_has_the_exact_interval(tmp_path: Path) -> None:
         assert (found.value, found.low, found.high) == (rejected / 40, pytest.approx(low), pytest.approx(high))
 
 
+@pytest.mark.slow
 def test_table_csv_and_plot(tmp_path: Path) -> None:
     sweep(tmp_path)
     said = str(run(tmp_path, both(tmp_path)))

@@ -111,6 +111,7 @@ def test_statistics_are_those_of_the_training_patients_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("one_version")
+@pytest.mark.slow
 def test_encoding_again_reproduces_the_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = study(tmp_path / "a"), study(tmp_path / "b")
     encode(first)
@@ -264,6 +265,7 @@ def test_decoding_to_grey_and_back_to_the_size(tmp_path: Path) -> None:
     assert store.table.equals(Store(folder / "videos").table)
 
 
+@pytest.mark.slow
 def test_the_psnr_is_left_out_where_there_is_no_source(tmp_path: Path) -> None:
     folder = study(tmp_path)
     encode(folder)

@@ -164,6 +164,7 @@ def test_images_are_compared_by_frames(study: Path) -> None:
     assert "images: class agreement, five" in said
 
 
+@pytest.mark.slow
 def test_every_frame_is_used_once_with_its_class(study: Path) -> None:
     encoder, side = ClassifierExtractor(str(study / "classifier")), load_recordings(str(study / "real"), "real")
     seen = FeatureExtraction(10_000, 7, 0).frames(side, encoder)

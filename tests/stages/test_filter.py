@@ -494,6 +494,7 @@ def decided(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_decisions_are_counted_in_whichever_folder_and_after_its_removal(folder: Path) -> None:
     refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
     shutil.rmtree(folder / "report")
@@ -510,6 +511,7 @@ def test_decisions_are_counted_in_whichever_folder_and_after_its_removal(folder:
     assert "This is one of 4 decisions" in decided(folder / "other")["statement"]
 
 
+@pytest.mark.slow
 def test_further_samples_under_the_same_decision_are_no_new_attempt(folder: Path) -> None:
     run(folder)
     first, scored = decided(folder / "private"), (folder / "report/scores.csv").read_bytes()
@@ -628,6 +630,7 @@ STOPPED = "callbacks:\n  ema: null\n  {name}:\n    _target_: x.EarlyStopping\n  
 
 
 @pytest.mark.parametrize("name", ["early_stopping", "patience"])
+@pytest.mark.slow
 def test_patients_who_stopped_a_training_are_no_new_patients(folder: Path, name: str) -> None:
     stopped, own = (STOPPED.format(name=name, monitor=monitor) for monitor in ("val/auc", "train/loss"))
     words = r"calibration=\['VAL'\] is not possible: {key}=.* was chosen by {by} of the VAL patients.*\[TEST\]"
@@ -652,6 +655,7 @@ def test_val_patients_calibrate_a_network_that_was_not_chosen_by_them(folder: Pa
     assert decided(folder / "private")["sizes"]["calibration_patients"] == 3
 
 
+@pytest.mark.slow
 def test_a_network_on_pixels_is_of_this_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was trained on the videos that were decoded from the latents, or that the latents were encoded from."""
     plant(monkeypatch, folder, on="pixels")

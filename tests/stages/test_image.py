@@ -44,6 +44,7 @@ def test_uniform_labels_are_balanced(tmp_path: Path) -> None:
     assert table["EF"].mean() == pytest.approx(50.5, abs=2)
 
 
+@pytest.mark.slow
 def test_labels_as_in_training_are_those_of_its_train_rows(tmp_path: Path) -> None:
     folder = study(tmp_path, CONDITIONS, latents=True)
     made = image(folder, "n=60", "steps=1", "labels=training").table
@@ -78,6 +79,7 @@ def test_the_column_guidance_tells_all_that_is_not_the_default(tmp_path: Path, o
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed", "bf16-true"])
+@pytest.mark.slow
 def test_precisions_that_images_are_drawn_with(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights in bf16, noise and samples are float32, and the record names the weights of the artifact."""
     folder, seen = study(tmp_path), list[torch.Tensor]()

@@ -53,6 +53,7 @@ def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
         assert words in text
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
     source = Fake(moods={"2": "rejected", "5": "black"})
     for workers in (0, 2):
@@ -161,6 +162,7 @@ def test_a_second_run_finds_nothing_to_do(tmp_path: Path) -> None:
         ({"limits": Limits(max_frames=49)}, "settings.limits.max_frames"),
     ],
 )
+@pytest.mark.slow
 def test_other_settings_need_another_destination(tmp_path: Path, changes: Mapping[str, Any], key: str) -> None:
     run(tmp_path / "store", Fake())
     arguments = {"source": Fake(), **changes}

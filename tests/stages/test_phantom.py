@@ -68,6 +68,7 @@ def bytes_of(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_other_settings_are_refused(tmp_path: Path) -> None:
     assert draw(tmp_path / "raw").endswith("done")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -131,6 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_published_videos_are_those_that_passed_under_other_names(published: Path, whole: Path) -> None:
     """The same pixels, without columns about sampling and similarity, in another order."""
     made, source = Store(published / "store"), Store(whole / "samples/phantom/videos")
@@ -163,6 +164,7 @@ def test_data_card_has_the_statement_and_the_measures(published: Path) -> None:
     assert "\n\n\n" not in text
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_certified_and_not_that_no_copy_is_there(study: Path, tmp_path: Path) -> None:
     """Two decisions, and copies that the set may contain."""
     run(study, f"dst={tmp_path}/first")
@@ -414,6 +416,7 @@ class Hub:
         return SimpleNamespace(repo_url="https://hub.example/lab/hearts")
 
 
+@pytest.mark.slow
 def test_push_uploads_the_checked_folder(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
@@ -590,6 +593,7 @@ def test_license_identifiers() -> None:
 
 
 @pytest.mark.parametrize("text", ["ANNA WEBER", "12.03.1961"])
+@pytest.mark.slow
 def test_readable_text_in_a_frame_is_refused_unless_it_is_accepted(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:

@@ -147,6 +147,7 @@ def test_regression_is_evaluated_in_its_unit(study: Path) -> None:
     assert "both" not in found["tasks"]["EF"]
 
 
+@pytest.mark.slow
 def test_the_record_has_sizes_and_protocol(study: Path) -> None:
     found, _ = asked(study)
     assert found["sizes"]["test"]["recordings"] == 28
@@ -158,6 +159,7 @@ def test_the_record_has_sizes_and_protocol(study: Path) -> None:
     assert again["tasks"]["PAH"]["both"]["f1"] == pytest.approx(found["tasks"]["PAH"]["both"]["f1"])
 
 
+@pytest.mark.slow
 def test_tasks_can_be_classes_and_pairs(study: Path) -> None:
     found, _ = asked(study, "tasks=[PAH,[ASD,PAH]]")
     assert set(found["tasks"]) == {"PAH", "ASD against PAH"}
@@ -200,6 +202,7 @@ def test_relabeled_training_and_perfect_metrics_have_notes(study: Path, tmp_path
     assert "abc123def456" in found["tasks"]["ASD"]["note"]
 
 
+@pytest.mark.slow
 def test_a_rerun_is_skipped_unless_a_classifier_changed(study: Path, tmp_path: Path) -> None:
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both")

@@ -14,6 +14,7 @@ from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, artifac
 from tests.support.tiny_vae import moving_disc_store
 
 
+@pytest.mark.slow
 def test_key_frames_become_three_frames_and_the_video_takes_all_three(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +43,7 @@ def test_key_frames_become_three_frames_and_the_video_takes_all_three(
     refused(words, lambda: video(tmp_path, f"src={tmp_path}/single/images", at="other"), tmp_path, "other")
 
 
+@pytest.mark.slow
 def test_key_frames_come_again_with_every_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ED at 0, then ES and ED of each beat; the beats' lengths vary from video to video as they did in training."""
     facts = {"reference_times": (0.0, 3.0, 8.0), "beat_spread": 0.2}
@@ -109,6 +111,7 @@ def test_the_file_list_of_videos(tmp_path: Path, join: str) -> None:
     assert not list(find_problems(store.root))
 
 
+@pytest.mark.slow
 def test_going_round_again_gives_other_videos_of_the_same_image(tmp_path: Path) -> None:
     folder = study(tmp_path)
     image(folder, "n=2")
@@ -119,6 +122,7 @@ def test_going_round_again_gives_other_videos_of_the_same_image(tmp_path: Path) 
     assert np.abs(first - third).mean() > 0.1
 
 
+@pytest.mark.slow
 def test_what_nobody_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The source has no EF: it is drawn without, and the summary says so; guided it is refused."""
     folder = study(tmp_path)
@@ -133,6 +137,7 @@ def test_what_nobody_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCapture
     refused(words, lambda: video(folder, *guided, at="guided"), folder, "guided")
 
 
+@pytest.mark.slow
 def test_uniform_labels_of_videos_are_balanced(tmp_path: Path) -> None:
     """Also of a condition that the source does not have."""
     folder = study(tmp_path)
@@ -216,6 +221,7 @@ def test_videos_that_cannot_be_drawn(sources: Path, overrides: list[str], words:
     assert not (sources / "refused.partial").exists()
 
 
+@pytest.mark.slow
 def test_a_model_without_references_draws_videos_from_noise_alone(sources: Path) -> None:
     assert len(video(sources, f"artifact={sources}/free", "frames=13", "overlap=4", at="free_videos")) == 3
     assert WINDOW == 8

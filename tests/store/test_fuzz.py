@@ -858,6 +858,7 @@ def test_any_link(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in copies} == copies
 
 
+@pytest.mark.slow
 def test_any_name(tmp_path: Path) -> None:
     """Nothing is written or read outside the store, whatever a recording is called."""
     media = tmp_path / "media.mkv"

@@ -219,6 +219,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
+@pytest.mark.slow
 def test_a_nan_loss_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

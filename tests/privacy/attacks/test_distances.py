@@ -178,6 +178,7 @@ def test_c_t_is_the_weighted_mean_of_its_cells() -> None:
     assert (fewer.left_out, fewer.score.value) == (1, pytest.approx(z[0]))
 
 
+@pytest.mark.slow
 def test_the_interval_of_c_t_covers_zero_where_nothing_is_copied() -> None:
     """Two cells of unequal size, 400 times: 95 % of the intervals."""
     hits = 0
