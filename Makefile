@@ -30,10 +30,10 @@ check: setup  ## lint, format check, types, then all tests: what CI runs
 	$(BIN)/python -m pytest
 
 demo: setup  ## run the whole pipeline on the embedded phantom study, from raw files to the report
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
+	@$(BIN)/python launch/run.py demo
 
-smoke: setup  ## the same list with tiny networks in two to three minutes, to test that every command works
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh smoke
+smoke: setup  ## the same steps with tiny networks in two to three minutes, to test that every command works
+	@$(BIN)/python launch/run.py smoke
 
 clean:  ## remove the environment and caches (never data, models, samples, runs or reports)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

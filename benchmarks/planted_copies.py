@@ -3,7 +3,7 @@
     python benchmarks/planted_copies.py [--root .] [--study phantom] [--novel 200] [--views flip shift] [--share 0.2]
         [--beta 0.05] [--choose 0] [--every 1] [--patients 112] [--out reports/phantom/planted_copies]
 
-``--root`` has a study as launch/demo.sh writes it; a missing phantom, autoencoder, latent store or identity network is
+``--root`` has a study as `make demo` writes it; a missing phantom, autoencoder, latent store or identity network is
 created first. The set has ``--novel`` samples of phantom patients with another seed, who are in no split, and one copy
 of each training patient under each transform of conf/controls/declared.yaml. Transforms that need the generator are
 left out if models/<study>/lidm does not exist. A sample has as many frames as a sample of the generator, or

@@ -91,9 +91,9 @@ def time_pipeline() -> None:
         folder = Path(name)
         for part in ("train.py", "sample.py", "launch"):
             (folder / part).symlink_to(ROOT / part)
-        print(f"\n{'bash launch/demo.sh smoke':<58}{'wall s':>8}{'CPU s':>8}")
+        print(f"\n{'python launch/run.py smoke':<58}{'wall s':>8}{'CPU s':>8}")
         for run in ("first run", "second run"):
-            wall, cpu = measure_command(["bash", f"{folder}/launch/demo.sh", "smoke"], folder)
+            wall, cpu = measure_command([sys.executable, f"{folder}/launch/run.py", "smoke"], folder)
             print(f"{run:<58}{wall:>8.1f}{cpu:>8.1f}", flush=True)
 
 

@@ -1,9 +1,12 @@
-"""The real studies: each launch script, line by line, on a raw tree that the phantom writes in that study's layout.
+"""The real studies: each step of launch/studies on a raw tree that the phantom writes in that study's layout.
 
-The scripts run as they are but for ``SMALL``: networks of preset=tiny, two steps of training, eight of sampling, frames
+The steps run as they are but for ``SMALL``: networks of preset=tiny, two steps of training, eight of sampling, frames
 of 32 x 32, few samples, and a rule that so few patients can satisfy. How good results are, ``make demo`` shows.
 """
 
+import os
+import re
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,19 +27,19 @@ from echodream.errors import UserError
 from echodream.store import Store
 from tests.support.launching import LAUNCH, Line, lines
 
-SCRIPTS = {
-    "cardiacnet.sh": "cardiacnet",
-    "echonet.sh": "echonet_dynamic",
-    "echodream_published.sh": "cardiacnet",
-    "echonet_synthetic_published.sh": "echonet_dynamic",
+STUDIES = {
+    "cardiacnet": "cardiacnet",
+    "echonet": "echonet_dynamic",
+    "echodream_published": "cardiacnet",
+    "echonet_synthetic_published": "echonet_dynamic",
 }
-"""The study that each script is run on."""
+"""The data that each study of launch/studies is run on."""
 RECORDED = {
-    "chest.sh": {"identity", "anonymise", "linkability", "utility"},
-    "lung.sh": {"vae", "lidm", "reid", "filter", "audit", "lvdm", "classifier", "evaluate"},
+    "chest": {"identity", "anonymise", "linkability", "utility"},
+    "lung": {"vae", "lidm", "reid", "filter", "audit", "lvdm", "classifier", "evaluate"},
 }
-"""Scripts for recordings that no phantom writes, and some of what each carries out."""
-EXPERIMENTS = [script.removesuffix(".sh") for script in SCRIPTS]
+"""Studies of recordings that no phantom writes, and some of what each carries out."""
+EXPERIMENTS = list(STUDIES)
 FAST_EXPERIMENTS = [
     "echodream_published",
     "cardiacnet",
@@ -101,28 +104,28 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-def lines_of(script: str, study: str, raw: Path = Path("/raw")) -> list[Line]:
-    """The lines of ``script`` for ``study``, whose raw files are in ``raw``."""
-    return lines(script, *([str(raw)] if study == "cardiacnet" else [study, str(raw)]))
+def lines_of(study: str, data: str, raw: Path = Path("/raw")) -> list[Line]:
+    """The lines of ``study`` with ``data=``, whose raw files are in ``raw``."""
+    return lines(study, data=data, raw=str(raw))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "study"), SCRIPTS.items())
+@pytest.mark.parametrize(("study", "data"), STUDIES.items())
 def test_the_whole_list_runs_on_a_raw_tree_of_the_study(
-    script: str, study: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: str, data: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = raw(study)
+    tree = raw(data)
     monkeypatch.chdir(tmp_path)
-    for line in lines_of(script, study, tree):
+    for line in lines_of(study, data, tree):
         line.run(*smaller(line))
-    below = Path("published") if "published" in script else Path()
-    real, drawn = (Store(Path(part) / below / study / "videos") for part in ("data", "samples"))
+    below = Path("published") if "published" in study else Path()
+    real, drawn = (Store(Path(part) / below / data / "videos") for part in ("data", "samples"))
     assert len(real) == PATIENTS
     assert len(drawn) >= 1
-    assert drawn.dataset.channels == real.dataset.channels == (3 if "published" in script else 1)
-    assert (Path("reports") / below / study / "index.html").is_file()
-    utility = (Path("reports") / below / study / "utility.json").read_text()
-    assert ('"PAH"' if study == "cardiacnet" else '"EF"') in utility
+    assert drawn.dataset.channels == real.dataset.channels == (3 if "published" in study else 1)
+    assert (Path("reports") / below / data / "index.html").is_file()
+    utility = (Path("reports") / below / data / "utility.json").read_text()
+    assert ('"PAH"' if data == "cardiacnet" else '"EF"') in utility
 
 
 @pytest.mark.slow
@@ -133,7 +136,7 @@ def test_the_pediatric_studies_enter_by_the_same_list(
     """What follows reads the columns that EchoNet-Dynamic has, too."""
     tree = raw(study)
     monkeypatch.chdir(tmp_path)
-    listed = lines_of("echonet.sh", study, tree)
+    listed = lines_of("echonet", study, tree)
     for line in listed[:3]:
         line.run(*smaller(line))
     assert [line.what for line in listed[:3]] == ["ingest", "verify", "keyframes"]
@@ -144,16 +147,17 @@ def test_the_pediatric_studies_enter_by_the_same_list(
     assert found["ED"].ne("").all()
 
 
-def test_every_script_is_run_by_a_test() -> None:
-    known = {*SCRIPTS, *RECORDED, "demo.sh", "progress.sh"}
-    assert {path.name for path in LAUNCH.glob("*.sh")} == known
+def test_every_study_is_run_by_a_test() -> None:
+    known = {*STUDIES, *RECORDED, "demo", "smoke"}
+    assert {path.stem for path in (LAUNCH / "studies").glob("*.yaml")} == known
+    assert {path.stem for path in LAUNCH.glob("*.sh")} == known - {"smoke"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "stages"), RECORDED.items())
-def test_the_lines_for_recordings_that_no_phantom_writes_compose(script: str, stages: set[str]) -> None:
+@pytest.mark.parametrize(("study", "stages"), RECORDED.items())
+def test_the_lines_for_recordings_that_no_phantom_writes_compose(study: str, stages: set[str]) -> None:
     """What their stages do, the stages' own tests show; docs/chest.md and docs/results/lung.md are of whole runs."""
-    listed = lines(script, "/raw")
+    listed = lines(study, raw="/raw")
     for line in listed:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(line.program, list(line.overrides), return_hydra_config=True)
@@ -161,10 +165,24 @@ def test_the_lines_for_recordings_that_no_phantom_writes_compose(script: str, st
     assert stages <= {line.what for line in listed}
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, *RECORDED])
-def test_the_scripts_say_what_they_need(script: str) -> None:
-    with pytest.raises(AssertionError, match=f"give .* launch/{script}"):
-        lines(script)
+@pytest.mark.parametrize("study", [*STUDIES, *RECORDED])
+def test_the_scripts_say_what_they_need(study: str) -> None:
+    done = subprocess.run(["bash", LAUNCH / f"{study}.sh"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(f"give .* launch/{study}.sh", done.stderr)
+
+
+@pytest.mark.parametrize("study", [*STUDIES, *RECORDED])
+def test_a_script_names_the_study_and_its_files(study: str, tmp_path: Path) -> None:
+    """``python`` stands for itself and prints what it is given."""
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    data = [STUDIES[study]] if "echonet" in study else []
+    command = ["bash", str(LAUNCH / f"{study}.sh"), *data, "/raw files", "--dry-run"]
+    around = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    said = subprocess.run(command, env=around, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = [f"data={data[0]}"] if data else []
+    assert said == [str(LAUNCH / "run.py"), study, *given, "raw=/raw files", "--dry-run"]
 
 
 # ------------------------------------------------------------------------------------------------- at their real size
@@ -172,9 +190,8 @@ def test_the_scripts_say_what_they_need(script: str) -> None:
 
 @cache
 def of_experiment(experiment: str) -> dict[str, Line]:
-    """The first line of each model and stage of the experiment's script."""
-    script = f"{experiment}.sh"
-    return {line.what: line for line in reversed(lines_of(script, SCRIPTS[script]))}
+    """The first line of each model and stage of the study of that name."""
+    return {line.what: line for line in reversed(lines_of(experiment, STUDIES[experiment]))}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The list of launch/demo.sh at the smoke size: to its verdict, again, killed, without room, from broken files."""
+"""The steps of launch/studies/smoke.yaml: to the verdict, again, killed, without room, from broken files."""
 
 import json
 import math
@@ -160,7 +160,7 @@ def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, stud
 @when_asked
 @pytest.mark.skipif(KILLS == 0, reason="takes long: ECHODREAM_CHAOS=30 says how many kills")
 def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
-    """The script is killed with all that goes on side by side, and given again; where it ended, it begins anew."""
+    """Snakemake is killed with all that goes on side by side, and started again; where it ended, it begins anew."""
     chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
     study, kills, met = copied(tmp_path / "0"), 0, set()
     while kills < KILLS:
@@ -179,30 +179,47 @@ def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke
     assert len(met) > KILLS // 5
     code, said = listed(study)
     assert code == 0
-    assert said.count("nothing to do (") == len(smoke.lines) - 1
+    assert said.startswith(f"{len(smoke.lines)} of {len(smoke.lines)} steps are complete\nreport: ")
+
+
+@pytest.mark.slow
+def test_the_steps_by_snakemake_killed_once_end_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
+    """Killed with its first training, which has written a checkpoint; what others make, the tests before show."""
+    study = copied(tmp_path / "study")
+    code, said = listed(study, until=lambda: list(study.glob("runs/smoke/vae/*/last.ckpt")))
+    assert code == -signal.SIGKILL, said
+    assert said.splitlines()[-1].startswith("[4/22] train.py model=vae")
+    code, said = listed(study)
+    assert code == 0, said
+    assert said.startswith("3 of 22 steps are complete\n[4/22] ")
+    same(smoke, study)
 
 
 def copied(folder: Path) -> Path:
-    """The script with what it calls, and nothing else."""
-    shutil.copytree(LAUNCH, folder / "launch")
+    """launch/ with what it calls, and nothing else."""
+    shutil.copytree(LAUNCH, folder / "launch", ignore=shutil.ignore_patterns("__pycache__"))
     for program in ("train.py", "sample.py"):
         shutil.copy(ROOT / program, folder)
     return folder
 
 
-def listed(study: Path, seconds: float | None = None) -> tuple[int, str]:
-    """What the script in ``study`` ends with, and what it says; after ``seconds`` it is killed with all it began."""
-    around = {**AROUND, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command, pipe = ["bash", str(study / "launch/demo.sh"), "smoke"], subprocess.PIPE
+def listed(study: Path, seconds: float = math.inf, until: Callable[[], object] = lambda: False) -> tuple[int, str]:
+    """What the steps in ``study`` end with, and what is said.
+
+    After ``seconds``, or once ``until`` is true, they are killed with all that they began.
+    """
+    end, pipe = time.monotonic() + seconds, subprocess.PIPE
+    command = [sys.executable, str(study / "launch/run.py"), "smoke"]
     with subprocess.Popen(
-        command, env=around, start_new_session=True, stdout=pipe, stderr=subprocess.STDOUT, text=True
-    ) as script:
-        try:
-            said, _ = script.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(script.pid, signal.SIGKILL)
-            said, _ = script.communicate()
-    return script.returncode, said
+        command, env=AROUND, start_new_session=True, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        while running.poll() is None:
+            if time.monotonic() > end or until():
+                os.killpg(running.pid, signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        said, _ = running.communicate()
+    return running.returncode, said
 
 
 @contextmanager

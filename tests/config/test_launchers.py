@@ -24,7 +24,6 @@ from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.runs import trainer as trainers
 from echodream.training import fit as training
-from tests.support.launching import LAUNCH, lines
 from tests.support.tiny_diffusion import latent_store, train_cfg
 from tests.support.tiny_vae import moving_disc_store
 
@@ -225,36 +224,6 @@ def test_processes_that_do_not_belong_together_are_refused(monkeypatch: pytest.M
     made.num_nodes = 2
     with pytest.raises(UserError, match=r"has 2 tasks and trainer= is for 4: use trainer=ddp"):
         trainers._check_process_count(made)  # type: ignore[arg-type]
-
-
-SBATCH = """#!/bin/sh
-{ for word; do printf '%s\\037' "$word"; done; printf '\\n'; } >> "$SUBMITTED"
-echo $(($(wc -l < "$SUBMITTED") + 40))
-"""
-"""Stands for SLURM's: the first job is 41."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["cardiacnet.sh", "demo.sh"])
-def test_submit_makes_a_chain_of_jobs_of_a_launch_script(tmp_path: Path, script: str) -> None:
-    raw = ["/tmp"] if script == "cardiacnet.sh" else []
-    sbatch, submitted = tmp_path / "sbatch", tmp_path / "submitted"
-    sbatch.write_text(SBATCH)
-    sbatch.chmod(0o755)
-    around = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SUBMITTED": str(submitted)}
-    command = ["bash", str(LAUNCH / "slurm/submit.sh"), str(LAUNCH / script), *raw]
-    done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    jobs = [line.split("\037")[:-1] for line in submitted.read_text().splitlines()]
-    meant = lines(script, *raw)
-    assert len(jobs) == len(meant) > 10
-    for number, (job, line) in enumerate(zip(jobs, meant, strict=True)):
-        after = [word for word in job if word.startswith("--dependency")]
-        assert after == ([f"--dependency=afterok:{40 + number}"] if number else [])
-        assert Path(job[job.index("python") - 1]).is_file()
-        assert ("--gpus-per-node=1" in job) == (line.what not in ("phantom", "ingest", "verify", "keyframes"))
-        assert sum(word.startswith(("--cpus-per-task=", "--mem=", "--time=")) for word in job) == 3
-        assert job[job.index("python") :] == str(line).split(" ")
 
 
 def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

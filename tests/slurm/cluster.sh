@@ -54,6 +54,9 @@ CONF
 
 start() {
   configure
+  # Snakemake's jobs call srun without SLURM_CONF, so that it reads the file of the machine.
+  mkdir -p /etc/slurm
+  [ -e /etc/slurm/slurm.conf ] || ln -sfn "$SLURM_CONF" /etc/slurm/slurm.conf
   munged --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
     --log-file="$folder/munged.log" --seed-file="$folder/munged.seed"
   slurmctld
@@ -71,6 +74,7 @@ stop() {
   [ -f "$SLURM_CONF" ] || return 0
   scancel --full --signal=KILL --state=RUNNING --user=root 2>/dev/null || true
   for _ in $(seq 20); do [ -z "$(squeue --noheader 2>/dev/null)" ] && break; scancel --user=root 2>/dev/null || break; sleep 0.5; done
+  [ "$(readlink /etc/slurm/slurm.conf)" != "$SLURM_CONF" ] || rm /etc/slurm/slurm.conf
   local pid
   for pid in "$folder"/n1/slurmd.pid "$folder"/n2/slurmd.pid "$folder/slurmctld.pid" "$folder/munged.pid"; do
     [ -f "$pid" ] && kill "$(cat "$pid")" 2>/dev/null || true

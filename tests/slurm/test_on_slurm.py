@@ -17,18 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.smoke_study import content
 from tests.support.tiny_diffusion import artifact, latent_store, model
 from tests.support.tiny_vae import moving_disc_store
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
-CHAIN = """
-cd "$(dirname "$0")"
-python sample.py stage=image  data=phantom n=3 steps=3 workers=0 trainer.accelerator=cpu dst="$1"
-python sample.py stage=verify src="$1"
-python sample.py stage=verify src=nowhere
-python sample.py stage=verify src="$1"
-"""
+STATUS = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
+"""This cluster has no accounting, which sacct needs."""
 LAUNCHER = ["launcher=slurm", *(f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=1", "timeout_min=30"))]
 TWO_NODES = [*LAUNCHER, "hydra.launcher.nodes=2", "trainer=ddp"]
 VAE = [
@@ -191,20 +187,41 @@ def test_a_failed_run_of_a_sweep_and_a_refused_job_are_each_a_sentence(study: Pa
     assert wrong.splitlines()[-1].startswith("error: SLURM refused the job (sbatch: error: invalid partition")
 
 
-def test_a_launch_script_is_a_chain_of_jobs_that_ends_where_one_fails(study: Path, cluster: dict[str, str]) -> None:
-    (study / "sample.py").write_text((ROOT / "sample.py").read_text())
-    (study / "chain.sh").write_text(CHAIN)
-    submit = ["bash", str(ROOT / "launch/slurm/submit.sh"), str(study / "chain.sh"), "chained"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(submit, env={**cluster, "PATH": path}, check=True)
-    until(lambda: not subprocess.run(["squeue", "-h"], env=cluster, capture_output=True).stdout, "the jobs")
-    logs = {path.stem: path.read_text() for path in sorted((study / "runs/slurm").glob("*.log"), key=job_of)}
-    assert [name.split("-")[0] for name in logs] == ["image", "verify", "verify"]
-    drawn, valid, failed = logs.values()
-    assert "chained done" in drawn
-    assert "chained is a valid store" in valid
-    assert "error: nowhere does not exist: check src=" in failed
+def test_a_study_by_snakemake_ends_with_the_bytes_of_a_local_run(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Although one of its jobs is cancelled, and one of the two nodes is drained."""
+    environment = {**cluster, "PYTHONPATH": str(ROOT)}
+    folders = {name: tmp_path / name for name in ("here", "there")}
+    for folder in folders.values():
+        shutil.copytree(ROOT / "launch", folder / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+        for program in ("train.py", "sample.py"):
+            shutil.copy(ROOT / program, folder)
+    command = [sys.executable, "launch/run.py", "smoke", "cores=1"]
+    subprocess.run(command, cwd=folders["here"], env=environment, check=True, timeout=1800, capture_output=True)
 
+    def asked(*words: str) -> str:
+        return subprocess.run(words, env=cluster, capture_output=True, text=True, check=True).stdout
 
-def job_of(log: Path) -> int:
-    return int(log.stem.split("-")[1])
+    def running(rule: str) -> str:
+        """The job of ``rule``; empty: it does not run."""
+        found = re.search(
+            rf"^(\d+) rule_{rule}\b", asked("squeue", "--noheader", "--states=RUNNING", "-o", "%i %k"), re.M
+        )
+        return found[1] if found else ""
+
+    there, pipe = [*command, "--profile", "slurm", *STATUS], subprocess.PIPE
+    with subprocess.Popen(there, cwd=folders["there"], env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            until(lambda: running("vae"), "the autoencoder", 300)
+            asked("scancel", running("vae"))
+            until(lambda: running("lidm"), "the image model", 600)
+            asked("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+            said, wrong = process.communicate(timeout=1800)
+        finally:
+            asked("scontrol", "update", "NodeName=n1", "State=RESUME")
+            process.terminate()
+    assert process.returncode == 0, said + wrong
+    assert said.count("is started again") == 1
+    assert "report: reports/smoke/index.html done" in said
+    here, there_made = (content(folder) for folder in folders.values())
+    assert sorted(here) == sorted(there_made)
+    assert [name for name in here if here[name] != there_made[name]] == []

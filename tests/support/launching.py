@@ -1,23 +1,20 @@
-"""The lines of a launch script, as bash reads them, each run in this process: a script and its test cannot part."""
+"""The steps of launch/, each run in this process: a study and its test cannot part."""
 
-import os
-import subprocess
+import importlib.util
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from unittest import mock
 
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from echodream import cli
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
-_RECORDER = """#!/bin/sh
-{ for word; do printf '%s\\037' "$word"; done; printf '\\n'; } >> "$LAUNCHED"
-"""
-"""Stands for python: writes down what it is given."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +49,34 @@ class Line:
                 raise AssertionError(f"{self} exited with {stopped.code}") from None
 
 
-def lines(script: str, *arguments: str) -> list[Line]:
-    """Every line of launch/``script`` that calls python, when it is called with ``arguments``, in their order."""
-    with tempfile.TemporaryDirectory() as folder:
-        python, launched = Path(folder) / "python", Path(folder) / "launched"
-        python.write_text(_RECORDER)
-        python.chmod(0o755)
-        launched.touch()
-        around = {
-            **os.environ,
-            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-            "LAUNCHED": str(launched),
-            "JOBS": "1",
-        }
-        done = subprocess.run(["bash", LAUNCH / script, *arguments], env=around, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return [_line(words.split("\037")[:-1]) for words in launched.read_text().splitlines()]
+def _pipeline() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("launch_pipeline", LAUNCH / "pipeline.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def _line(words: Sequence[str]) -> Line:
-    program, *overrides = words
-    return Line(Path(program).stem, tuple(overrides))
+pipeline = _pipeline()
+
+
+def settings(study: str, **keys: str) -> dict[str, Any]:
+    """The yaml of ``study``, with ``keys`` of the command line in place of its own."""
+    found: dict[str, Any] = yaml.safe_load((LAUNCH / "studies" / f"{study}.yaml").read_text())
+    return {**found, **keys}
+
+
+def steps(study: str, **keys: str) -> Sequence[Any]:
+    """The steps of ``study``, in their order."""
+    found: Sequence[Any] = pipeline.steps(settings(study, **keys))
+    return found
+
+
+def lines(study: str, **keys: str) -> list[Line]:
+    """The command of each step of ``study``, in their order."""
+    return [Line(step.program, step.overrides) for step in steps(study, **keys)]
 
 
 def _key(override: str) -> str:

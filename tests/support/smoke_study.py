@@ -1,4 +1,4 @@
-"""The smoke study: every line of launch/demo.sh on few patients, run once for all tests that look at it."""
+"""The study launch/studies/smoke.yaml: every step on few patients, run once for all tests that look at it."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from tests.support.launching import Line, lines
 
 torch.set_num_threads(1)  # networks this small are slower on several
 
-SCRIPT = ("demo.sh", "smoke")
 FOLDERS = ("raw", "data", "models", "samples", "reports")
 """What lines make; runs/ holds logs, checkpoints and notes."""
 
@@ -39,7 +38,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 def smoke_study(folder: Path) -> Smoke:
     """The study in ``folder``, made by whichever test process comes first."""
-    asked, root = lines(*SCRIPT), folder / "study"
+    asked, root = lines("smoke"), folder / "study"
     with FileLock(folder / "lock"):
         known = folder / "made"
         if not known.is_file():

@@ -1,0 +1,137 @@
+"""Prints a line when a step of a study starts and one when it ends, and a sentence for an error."""
+
+import contextlib
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from logging import LogRecord
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pipeline import Step
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+DONE = re.compile(r"^.* (?:done|done, .*|already complete, nothing to do|is a valid store)$", re.MULTILINE)
+ERROR = re.compile(r"^error: .*", re.MULTILINE | re.DOTALL)
+STEP_FAILED = ("CalledProcessError", "RuleException")
+"""Exceptions of Snakemake for a step that failed, whose own message is in its log."""
+
+
+class State:
+    """The study that runs in this process."""
+
+    steps: Mapping[str, Step] = {}
+    report_log: Path
+    """Log that ends with the first lines of the report, if the study has one."""
+    failed: int = 0
+    """Number of the first step that failed; 0: none."""
+    ended: bool = False
+    """Whether Ctrl-C or ``kill`` ended the run."""
+
+
+def end(*_: object) -> None:
+    """Handler of SIGINT and SIGTERM: end the running steps, and wait for them."""
+    State.ended = True
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end_steps()
+    raise KeyboardInterrupt  # Snakemake cancels the jobs of a cluster, and waits for those of this machine
+
+
+def end_steps() -> None:
+    """End the steps that run on this machine: a training after its batch, a stage after its recording."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself
+        for shell in psutil.Process().children():
+            for step in shell.children():
+                if any(word in ("train.py", "sample.py") for word in step.cmdline()):
+                    step.terminate()
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+class LogHandler(LogHandlerBase):
+    """Prints the events of Snakemake; what is not about a step is not printed, unless it is an error."""
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = True
+    has_formatter = True
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        self.began = time.monotonic()
+        self.numbers: dict[str, int] = {}
+        self.complete = 0
+        self.counted = False
+        self.running: dict[int, tuple[int, float, Path]] = {}
+
+    def emit(self, record: LogRecord) -> None:
+        event, given = getattr(record, "event", None), record.__dict__
+        if event == LogEvent.RUN_INFO and not self.counted:  # after a dry run, it comes again
+            self.counted = True
+            self.complete = len(State.steps) + 1 - given["stats"]["total"]
+            if self.complete:
+                self.say(f"{self.complete} of {len(State.steps)} steps are complete")
+        elif event == LogEvent.JOB_INFO:
+            self.begins(given)
+        elif event == LogEvent.JOB_FINISHED:
+            self.ends(given["job_id"])
+        elif event == LogEvent.JOB_ERROR:
+            self.fails(given)
+        elif event == LogEvent.ERROR and not (State.failed or State.ended):
+            self.error(given.get("exception", ""), record.getMessage())
+        elif event is None and record.getMessage().startswith("Trying to restart job"):
+            State.failed = 0
+            self.say("        is started again")
+
+    def begins(self, job: Mapping[str, Any]) -> None:
+        name = job["rule_name"]
+        if name in State.steps:
+            number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
+            self.running[job["jobid"]] = (number, time.monotonic(), Path(job["log"][0]))
+            step = State.steps[name]
+            self.say(f"[{number}/{len(State.steps)}] {shlex.join([f'{step.program}.py', *step.overrides])}")
+        elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
+            self.verdict()
+
+    def ends(self, number: int) -> None:
+        if number in self.running:
+            _, began, log = self.running.pop(number)
+            said = DONE.findall(log.read_text(errors="replace"))
+            self.say(f"        {said[-1] if said else 'done'} ({clock(time.monotonic() - began)})")
+
+    def fails(self, job: Mapping[str, Any]) -> None:
+        number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
+        if State.failed or State.ended:
+            return  # ended together with the first step that failed
+        State.failed = number
+        text = log.read_text(errors="replace") if log.is_file() else ""
+        if (said := ERROR.search(text)) is None:  # a crash, or killed, as for memory
+            last = "".join(f": {line}" for line in text.splitlines()[-1:])
+            print(f"error: the step ended without a message{last}; read {', '.join(job['log'])}", file=sys.stderr)
+        else:
+            print(said[0].rstrip(), file=sys.stderr)
+        end_steps()
+
+    def error(self, exception: str, message: str) -> None:
+        """An error of the workflow itself: without the name of the exception, and without its traceback."""
+        if exception not in STEP_FAILED and "At least one job did not complete" not in message:
+            lines = [line.strip() for line in message.splitlines() if not line.startswith("  File ")]
+            print(f"error: {' '.join(lines).removeprefix(f'{exception}:').strip()}", file=sys.stderr, flush=True)
+
+    def verdict(self) -> None:
+        """The first lines of the report, and the time of this run."""
+        if State.report_log.is_file():
+            text = State.report_log.read_text(errors="replace")
+            self.say(text[text.find("\nreport: ") + 1 :].rstrip())
+        self.say(f"total time: {clock(time.monotonic() - self.began)}")
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)

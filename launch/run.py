@@ -1,0 +1,85 @@
+"""Run a study from raw files to its report: ``python launch/run.py demo``, ``launch/run.py cardiacnet raw=/path``.
+
+``key=value`` stands in place of a key of launch/studies/<study>.yaml. What follows the first option that begins with
+``-`` is for Snakemake: ``--dry-run``, ``--profile slurm`` (launch/profiles/slurm), ... Started again, a run continues.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).absolute().parent
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status of the run with ``arguments``."""
+    studies = {path.stem: path for path in sorted((HERE / "studies").glob("*.yaml"))}
+    if not arguments or arguments[0] not in studies:
+        return refuse(f"give a study ({', '.join(studies)}): python launch/run.py demo")
+    options = next((at for at, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    keys = dict(word.partition("=")[::2] for word in arguments[1:options])
+    if "raw" in keys:
+        keys["raw"] = str(Path(keys["raw"]).resolve())
+    if "JOBS" in os.environ:
+        keys.setdefault("jobs", os.environ["JOBS"])
+    try:
+        return run(studies[arguments[0]], keys, arguments[options:])
+    except ImportError as error:
+        if "snakemake" not in str(error):
+            raise
+        return refuse("launch/ needs Snakemake: install it with python -m pip install 'echodream[pipeline]'")
+
+
+def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
+    """Let Snakemake run the study of the yaml ``file``, with ``keys`` in place of its own."""
+    import progress
+    import yaml
+    from pipeline import logs, steps
+    from snakemake.cli import args_to_api, parse_args
+    from snakemake.exceptions import print_exception
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+
+    study = {**yaml.safe_load(file.read_text()), **keys}
+    for key in ("data", "raw"):
+        if study.get(key, "") is None:
+            return refuse(f"give {key}=: python launch/run.py {file.stem} {key}=...")
+    if "--profile" in options:
+        keys.setdefault("cores", "8")  # of a job on a cluster, whatever machine this is
+    progress.State.steps = {step.name: step for step in steps(study)}
+    progress.State.report_log = logs(study) / "evaluate.log"
+    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_steps", progress)
+    os.chdir(HERE.parent)
+    if "--profile" not in options:
+        options = ["--profile", "local", *options]
+    name = options.index("--profile") + 1
+    own = HERE / "profiles" / options[name]
+    options[name] = str(own) if own.is_dir() else options[name]
+    config = ["--configfile", str(file), *(["--config", *(f"{key}={keys[key]}" for key in keys)] if keys else [])]
+    command = ["--snakefile", str(HERE / "Snakefile"), *config, "--workflow-profile", "none", "--logger", "steps"]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:  # which profile is used
+            parser, args = parse_args([*command, *options])
+    except SystemExit as error:
+        sys.stderr.write(said.getvalue())
+        return int(error.code or 0)
+    try:
+        done = args_to_api(args, parser)
+    except Exception as error:  # noqa: BLE001, as Snakemake's own program does
+        print_exception(error)
+        done = False
+    if progress.State.failed:
+        total = len(progress.State.steps)
+        text = "fix the error and run the same command again to continue"
+        print(f"stopped at command {progress.State.failed} of {total}: {text}", file=sys.stderr)
+    return 0 if done else 1
+
+
+def refuse(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,444 @@
+"""launch/: Snakemake runs the steps of a study, each once what it needs is complete, and can be ended anywhere."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from echodream.config.paths import CONF_DIR
+from tests.support.launching import LAUNCH, lines, steps
+
+STUDIES = sorted(path.stem for path in (LAUNCH / "studies").glob("*.yaml"))
+GIVEN = {"echonet": "echonet_dynamic", "echonet_synthetic_published": "echonet_dynamic"}
+"""Studies whose data= is on the command line."""
+STUB = """#!/bin/sh
+here=$(dirname "$0")
+makes=$(grep -F -- "$*	" "$here/makes" | cut -f 2)
+echo "begin ${OMP_NUM_THREADS:-none} ${OMP_WAIT_POLICY:-active} $*" >> "$here/log"
+[ -f "$makes" ] || echo "making $*" >> "$here/log"
+trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$here/log"; exit 1' TERM INT
+case "$*" in *"${STUCK:-nothing}"*) while sleep 0.1 2>/dev/null; do :; done ;; esac
+case "$*" in *"${FAILING:-nothing}"*) echo "error: raw=raw/smoke does not exist: check raw=" >&2; exit 1 ;; esac
+if grep -qxF -- "$*" "$here/slow" 2>/dev/null; then sleep 1 2>/dev/null; fi
+mkdir -p "$(dirname "$makes")"
+[ -f "$makes" ] || echo "$*" > "$makes"
+echo "end $*" >> "$here/log"
+echo "epoch 1 of 2"
+case "$*" in
+  *evaluate*) printf "evaluate: some.json done\\nreport: reports/smoke/index.html done\\n  privacy  shown\\n" ;;
+  *) echo "encode: data/smoke/latents already complete, nothing to do"; echo "  frames  3" ;;
+esac
+"""
+"""Stands for python: writes down what it is given, and makes what that step makes."""
+CORES = len(os.sched_getaffinity(0))
+HALF = (CORES + 1) // 2
+AROUND = {key: value for key, value in os.environ.items() if key not in ("JOBS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+
+
+@dataclass
+class Run:
+    """A folder with launch/ in it, whose steps are the stub's."""
+
+    folder: Path
+    study: str
+
+    def command(self, *keys: str, options: tuple[str, ...] = ()) -> list[str]:
+        run = str(self.folder / "launch/run.py")
+        return [sys.executable, run, self.study, f"python={self.folder}/stub", *keys, *options]
+
+    def __call__(self, *keys: str, options: tuple[str, ...] = (), **around: str) -> subprocess.CompletedProcess[str]:
+        command, environment = self.command(*keys, options=options), {**AROUND, **around}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    @property
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def happened(self, what: str, known: int = 0) -> list[str]:
+        """The steps that began, or ended, or were gone, in their order; those after ``known`` lines of the log."""
+        return [name for how, name in self.events(known) if how == what]
+
+    def events(self, known: int = 0) -> Iterator[tuple[str, str]]:
+        names = {" ".join([f"{step.program}.py", *step.overrides]): step.name for step in self.steps}
+        for event in self.log[known:]:
+            how, _, rest = event.partition(" ")
+            yield how, names[rest.split(" ", 2)[2] if how == "begin" else rest]
+
+    @property
+    def steps(self) -> list[Any]:
+        return list(steps(self.study, **({"raw": "/tmp"} if self.study == "lung" else {})))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., Run]:
+    def made(name: str = "smoke") -> Run:
+        run = Run(tmp_path, name)
+        shutil.copytree(LAUNCH, tmp_path / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+        (tmp_path / "stub").write_text(STUB)
+        (tmp_path / "stub").chmod(0o755)
+        table = "".join(f"{step}\t{step.makes}\n" for step in run.steps)
+        (tmp_path / "makes").write_text(table)
+        return run
+
+    return made
+
+
+def keys(study: str) -> dict[str, str]:
+    return {"raw": "/raw", **({"data": GIVEN[study]} if study in GIVEN else {})}
+
+
+# ------------------------------------------------------------------------------------------------------------ the steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["demo", "smoke"])
+def test_every_line_composes_and_the_sizes_share_the_steps(experiment: str) -> None:
+    study = {"demo": "phantom", "smoke": "smoke"}[experiment]
+    swaps = {
+        "experiment=demo": f"experiment={experiment}",
+        "raw/demo": f"raw/{experiment}",
+        "data.name=phantom": f"data.name={study}",
+        "data.source.patients=372": f"data.source.patients={372 if experiment == 'demo' else 36}",
+    }
+    for line, demo in zip(lines(experiment), lines("demo"), strict=True):
+        expected = str(demo)
+        for old, new in swaps.items():
+            expected = expected.replace(old, new)
+        assert str(line) == expected
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(line.program, list(line.overrides))
+        assert cfg.data.name.removesuffix("_further") == study
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_step_makes_what_its_command_writes(study: str) -> None:
+    """The folder of ``makes`` is dst= of the composed command; stages that write elsewhere are named here."""
+    for step in steps(study, **keys(study)):
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(step.program, list(step.overrides))
+        folder = cfg.src if step.what == "verify" else cfg.dst
+        assert str(Path(step.makes).parent) == folder, step.name
+
+
+def test_the_demo_s_sizes_leave_another_study_its_name() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("sample", ["stage=ingest", "data=videos", "raw=/raw", "experiment=demo"])
+    assert (cfg.data.name, cfg.dst) == ("videos", "data/videos/videos")
+
+
+NEEDED = {
+    "encode": ["vae", "verify"],
+    "reid": ["encode"],
+    "lidm": ["encode"],
+    "lvdm": ["encode"],
+    "classifier": ["verify"],
+    "image": ["lidm"],
+    "filter": ["image", "reid"],
+    "audit": ["filter"],
+    "decode_image": ["filter"],
+    "video": ["filter", "lvdm"],
+    "filter_video": ["video"],
+    "audit_video": ["filter_video"],
+    "decode": ["filter_video"],
+    "classifier_synthetic": ["decode"],
+    "classifier_both": ["decode"],
+    "utility": ["classifier", "classifier_synthetic", "classifier_both"],
+    "evaluate": ["utility", "audit", "audit_video", "decode", "decode_image"],
+}
+"""What has ended when a step begins."""
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_step_comes_after_all_that_it_needs(study: str) -> None:
+    found: dict[str, set[str]] = {}
+    for step in steps(study, **keys(study)):
+        assert set(step.needs) <= found.keys(), step.name
+        found[step.name] = {step.name, *step.needs}.union(*(found[need] for need in step.needs))
+    for name, needed in NEEDED.items():
+        assert found.keys().isdisjoint({name}) or set(needed) & found.keys() <= found[name], name
+    assert "further" not in found or "further" in found["evaluate"]
+
+
+def test_overrides_of_an_unknown_step_are_refused() -> None:
+    with pytest.raises(ValueError, match="overrides of lidmm, which is not a step"):
+        steps("demo", overrides={"lidmm": ["view=triplet"]})  # type: ignore[arg-type]
+
+
+def test_each_step_has_its_own_resources() -> None:
+    resources = {step.name: step.resources for step in steps("demo")}
+    assert all(found["mem_mb"] >= 32_000 and found["runtime"] >= 24 * 60 for found in resources.values())
+    assert {name for name, found in resources.items() if "gpu" not in found} == {
+        "phantom",
+        "ingest",
+        "verify",
+        "further",
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ Snakemake
+
+
+def test_each_step_has_its_line_and_the_verdict_stands_at_the_end(study: Callable[..., Run]) -> None:
+    run = study()
+    done = run()
+    said = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert said[0] == "[1/22] sample.py stage=phantom data=phantom experiment=smoke dst=raw/smoke"
+    encoded = r" {8}encode: data/smoke/latents already complete, nothing to do \(\d+ min \d\d s\)"
+    assert re.fullmatch(encoded, said[1])
+    assert [int(line[1:].partition("/")[0]) for line in said if line.startswith("[")] == list(range(1, 23))
+    assert sum(bool(re.fullmatch(encoded, line)) for line in said) == 21
+    assert said[-3:-1] == ["report: reports/smoke/index.html done", "  privacy  shown"]
+    assert said[-1].startswith("total time: ")
+    assert len(said) == 2 * 22 + 3
+    again = run()
+    said = again.stdout.splitlines()
+    assert (again.returncode, again.stderr) == (0, "")
+    assert said[:3] == ["22 of 22 steps are complete", "report: reports/smoke/index.html done", "  privacy  shown"]
+    assert len(run.happened("begin")) == 22
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("name", ["demo", "lung"])
+def test_no_step_begins_before_what_it_needs_has_ended(study: Callable[..., Run], name: str, jobs: str) -> None:
+    """Steps that others can run beside are slow here, so that one that nobody waits for would come too late."""
+    run = study(name)
+    slow = [str(step) for step in run.steps if not step.alone]
+    (run.folder / "slow").write_text("\n".join(slow))
+    done = run(*(["raw=/tmp"] if name == "lung" else []), JOBS=jobs)
+    assert done.returncode == 0, done.stderr
+    found = list(run.events())
+    wrong = [
+        (step.name, need)
+        for step in run.steps
+        for need in step.needs
+        if found.index(("end", need)) > found.index(("begin", step.name))
+    ]
+    assert not wrong
+    at_once = [how for how in pairwise(how for how, _ in found if how != "making") if how == ("begin", "begin")]
+    assert bool(at_once) == (jobs == "2" and CORES > 1)
+
+
+def test_steps_side_by_side_share_the_cores_and_one_alone_has_them_all(study: Callable[..., Run]) -> None:
+    run = study()
+    run()
+    given = {step: line.split()[1:3] for step, line in zip(run.happened("begin"), begun(run), strict=True)}
+    halves = {name for name, found in given.items() if found == [str(HALF), "PASSIVE"]}
+    assert {tuple(found) for found in given.values()} == {(str(HALF), "PASSIVE"), (str(CORES), "active")}
+    assert {"reid", "lidm", "audit", "decode", "classifier_both"} <= halves
+    assert not {"vae", "encode", "filter", "video", "filter_video", "evaluate"} & halves
+
+
+def begun(run: Run) -> list[str]:
+    return [line for line in run.log if line.startswith("begin")]
+
+
+def test_steps_one_at_a_time_have_all_cores_unless_a_number_was_asked_for(study: Callable[..., Run]) -> None:
+    run = study()
+    run(JOBS="1")
+    assert {line.split()[1] for line in begun(run)} == {str(CORES)}
+    (run.folder / "log").unlink()
+    shutil.rmtree(run.folder / "runs")
+    run(OMP_NUM_THREADS="3")
+    assert {line.split()[1] for line in begun(run)} == {"3"}
+
+
+@pytest.mark.parametrize("failing", ["raw=raw/smoke", "model=reid"])
+def test_a_step_that_fails_is_the_last_and_the_same_command_continues(study: Callable[..., Run], failing: str) -> None:
+    run = study()
+    done = run(FAILING=failing)
+    assert done.returncode == 1
+    line = next(line for line in done.stdout.splitlines() if failing in line)
+    number = line[1:].partition("/")[0]
+    assert done.stderr == (
+        "error: raw=raw/smoke does not exist: check raw=\n"
+        f"stopped at command {number} of 22: fix the error and run the same command again to continue\n"
+    )
+    assert "report:" not in done.stdout
+    assert "filter" not in run.happened("begin")
+    complete = len(set(run.happened("end")))
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"{complete} of 22 steps are complete"
+    assert f"[{complete + 1}/22] " in done.stdout.splitlines()[1]
+    assert sorted(run.happened("end")) == sorted(step.name for step in run.steps)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CORES < 2, reason="nothing runs side by side on one core")
+def test_a_step_that_fails_takes_those_beside_it_along(study: Callable[..., Run]) -> None:
+    run = study()
+    done = run(FAILING="model=lidm", STUCK="model=reid")
+    assert done.returncode == 1
+    assert re.search(r"stopped at command \d+ of 22: fix the error and run", done.stderr.splitlines()[-1])
+    assert done.stderr.count("error:") == 1
+    assert "reid" in run.happened("gone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_nothing_running(study: Callable[..., Run], how: signal.Signals) -> None:
+    """As by Ctrl-C, which the whole group gets, or by a shutdown of the run alone; it waits for what it ends."""
+    run = study()
+    with process(run, STUCK="model=lvdm") as running:
+        until(lambda: "lvdm" in run.happened("begin"), running)
+        (os.killpg if how == signal.SIGINT else os.kill)(running.pid, how)
+        said, told = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert told == ""
+    assert "Snakemake" not in said
+    assert "lvdm" in run.happened("gone")
+
+
+def process(run: Run, *keys: str, **around: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        run.command(*keys),
+        env={**AROUND, **around},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
+    )
+
+
+def until(ready: Callable[[], object], running: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_continues_and_nothing_of_a_step_is_removed(study: Callable[..., Run]) -> None:
+    """Neither the partial output of the step that was killed, nor the record of one that was complete."""
+    run = study()
+    partial = run.folder / "models/smoke/lvdm.partial/checkpoint"
+    with process(run, STUCK="model=lvdm") as running:
+        until(lambda: "lvdm" in run.happened("making"), running)
+        partial.parent.mkdir(parents=True)
+        partial.write_text("epoch 3")
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+    assert running.returncode == -signal.SIGKILL
+    before = records(run)
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert partial.read_text() == "epoch 3"
+    assert {name: records(run)[name] for name in before} == before
+    assert run.happened("making").count("lvdm") == 2
+    assert run.happened("begin").count("encode") == 1
+
+
+def records(run: Run) -> dict[str, tuple[int, int]]:
+    """The files that steps made, with their inode and time of change."""
+    made = {step.makes: run.folder / step.makes for step in run.steps}
+    return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in made.items() if path.exists()}
+
+
+def test_a_step_is_asked_again_where_something_changed_and_its_output_stays(study: Callable[..., Run]) -> None:
+    """After another time of a file nothing is done; after other content, or another setting in conf/, no output is
+    removed or gets another time.
+    """
+    run = study()
+    run()
+    known, later, changed = len(run.log), time.time() + 5, run.folder / "samples/smoke/video_latents/dataset.json"
+    for step in run.steps:
+        os.utime(run.folder / step.makes, (later, later))
+    assert run().returncode == 0
+    assert len(run.log) == known
+    changed.write_text("other content")
+    os.utime(changed, (later + 1, later + 1))
+    touched = records(run)
+    assert run().returncode == 0
+    again = set(run.happened("begin", known))
+    assert "filter_video" in again
+    assert not {"vae", "encode", "lidm", "filter"} & again
+    assert records(run) == touched
+    known = len(run.log)
+    (run.folder / "conf").mkdir()
+    (run.folder / "conf/sample.yaml").write_text("seed: 1\n")
+    assert run().returncode == 0
+    assert sum(event.startswith("begin") for event in run.log[known:]) == 22
+    assert not any(event.startswith("making") for event in run.log[known:])
+    assert records(run) == touched
+
+
+def test_a_store_that_was_removed_is_made_again(study: Callable[..., Run]) -> None:
+    run = study()
+    run()
+    shutil.rmtree(run.folder / "samples/smoke/videos")
+    known = len(run.log)
+    assert run().returncode == 0
+    made = [event for event in run.log[known:] if event.startswith("making")]
+    assert made == [f"making {next(step for step in run.steps if step.name == 'decode')}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_snakemake_plans_the_steps_of_each_study(study: Callable[..., Run], name: str) -> None:
+    run = study(name) if name in ("demo", "smoke") else Run(study("smoke").folder, name)
+    given = [f"{key}={value}" for key, value in keys(name).items() if name not in ("demo", "smoke")]
+    done = run(*given, options=("--dry-run",))
+    assert done.returncode == 0, done.stderr
+    planned = sorted(line.partition("] ")[2].replace("'", "") for line in done.stdout.splitlines())
+    assert planned == sorted(str(step) for step in steps(name, **keys(name)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], r"error: give a study \(cardiacnet, chest, demo, .*\): python launch/run.py demo"),
+        (["nosuch"], r"error: give a study \(cardiacnet, .*\): python launch/run.py demo"),
+        (["lung"], r"error: give raw=: python launch/run.py lung raw=\.\.\."),
+        (["echonet", "raw=/raw"], r"error: give data=: python launch/run.py echonet data=\.\.\."),
+    ],
+)
+def test_what_is_missing_is_named(arguments: list[str], says: str) -> None:
+    command = [sys.executable, str(LAUNCH / "run.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(f"{says}\n", done.stderr), done.stderr
+
+
+def test_without_snakemake_its_package_is_named() -> None:
+    code = "import sys, runpy; sys.modules['snakemake'] = None; sys.argv = ['run.py', 'demo']"
+    code += f"; sys.path[0] = {str(LAUNCH)!r}; runpy.run_path({str(LAUNCH / 'run.py')!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: launch/ needs Snakemake: install it with python -m pip install 'echodream[pipeline]'\n"
+    )
+
+
+@pytest.mark.parametrize("program", ["train", "sample"])
+@pytest.mark.parametrize("folder", ["run", "sweep"])
+def test_two_runs_that_begin_in_one_second_have_folders_of_their_own(program: str, folder: str) -> None:
+    """Trainings side by side wrote into one metrics.csv."""
+    line = {"train": "model=vae", "sample": "stage=encode"}[program]
+    found = []
+    for _ in range(2):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(program, [line, "data=phantom"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        found.append(cfg.hydra[folder].dir)
+    assert found[0] != found[1]
