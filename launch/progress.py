@@ -26,8 +26,10 @@ class State:
     """The study that runs in this process."""
 
     steps: Mapping[str, Step] = {}
-    report_log: Path
-    """Log that ends with the first lines of the report, if the study has one."""
+    logs: Path
+    """Folder of the steps' logs, and of the links that show which steps are complete."""
+    total: int = 0
+    """Number of steps, without those that the options of Snakemake leave out."""
     failed: int = 0
     """Number of the first step that failed; 0: none."""
     ended: bool = False
@@ -70,15 +72,17 @@ class LogHandler(LogHandlerBase):
         self.numbers: dict[str, int] = {}
         self.complete = 0
         self.counted = False
-        self.running: dict[int, tuple[int, float, Path]] = {}
+        self.running: dict[int, tuple[int, float, Path]] = {}  # by job: number, time of start, log
 
     def emit(self, record: LogRecord) -> None:
         event, given = getattr(record, "event", None), record.__dict__
         if event == LogEvent.RUN_INFO and not self.counted:  # after a dry run, it comes again
             self.counted = True
-            self.complete = len(State.steps) + 1 - given["stats"]["total"]
+            missing = State.steps.keys() & given["stats"].keys()
+            self.complete = sum((State.logs / name).exists() for name in State.steps.keys() - missing)
+            State.total = self.complete + len(missing)
             if self.complete:
-                self.say(f"{self.complete} of {len(State.steps)} steps are complete")
+                self.say(f"{self.complete} of {State.total} steps are complete")
         elif event == LogEvent.JOB_INFO:
             self.begins(given)
         elif event == LogEvent.JOB_FINISHED:
@@ -95,9 +99,9 @@ class LogHandler(LogHandlerBase):
         name = job["rule_name"]
         if name in State.steps:
             number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
-            self.running[job["jobid"]] = (number, time.monotonic(), Path(job["log"][0]))
+            self.running[job["jobid"]] = (number, time.time(), Path(job["log"][0]))
             step = State.steps[name]
-            self.say(f"[{number}/{len(State.steps)}] {shlex.join([f'{step.program}.py', *step.overrides])}")
+            self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
             self.verdict()
 
@@ -105,19 +109,21 @@ class LogHandler(LogHandlerBase):
         if number in self.running:
             _, began, log = self.running.pop(number)
             said = DONE.findall(log.read_text(errors="replace"))
-            self.say(f"        {said[-1] if said else 'done'} ({clock(time.monotonic() - began)})")
+            self.say(f"        {said[-1] if said else 'done'} ({clock(time.time() - began)})")
 
     def fails(self, job: Mapping[str, Any]) -> None:
-        number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
+        number, began, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
         if State.failed or State.ended:
             return  # ended together with the first step that failed
         State.failed = number
-        text = log.read_text(errors="replace") if log.is_file() else ""
-        if (said := ERROR.search(text)) is None:  # a crash, or killed, as for memory
-            last = "".join(f": {line}" for line in text.splitlines()[-1:])
-            print(f"error: the step ended without a message{last}; read {', '.join(job['log'])}", file=sys.stderr)
-        else:
-            print(said[0].rstrip(), file=sys.stderr)
+        own = log.is_file() and log.stat().st_mtime > began - 10  # clocks of nodes differ; older: of an earlier run
+        text = log.read_text(errors="replace") if own else ""
+        if said := ERROR.search(text):
+            print(said[0].rstrip(), file=sys.stderr, flush=True)
+        else:  # a crash, killed, or refused by the cluster, whose message has a sentence in its first line
+            why = (job["rule_msg"] or "the step ended without a message").splitlines()[0].rstrip(".")
+            last = "".join(f" ({line})" for line in text.splitlines()[-1:])
+            print(f"error: {why}{last}; read {', '.join(job['log'])}", file=sys.stderr, flush=True)
         end_steps()
 
     def error(self, exception: str, message: str) -> None:
@@ -128,8 +134,9 @@ class LogHandler(LogHandlerBase):
 
     def verdict(self) -> None:
         """The first lines of the report, and the time of this run."""
-        if State.report_log.is_file():
-            text = State.report_log.read_text(errors="replace")
+        log = State.logs / "evaluate.log"
+        if "evaluate" in State.steps and log.is_file():
+            text = log.read_text(errors="replace")
             self.say(text[text.find("\nreport: ") + 1 :].rstrip())
         self.say(f"total time: {clock(time.monotonic() - self.began)}")
 

@@ -48,7 +48,7 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
     if "--profile" in options:
         keys.setdefault("cores", "8")  # of a job on a cluster, whatever machine this is
     progress.State.steps = {step.name: step for step in steps(study)}
-    progress.State.report_log = logs(study) / "evaluate.log"
+    progress.State.logs = logs(study)
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_steps", progress)
     os.chdir(HERE.parent)
     if "--profile" not in options:
@@ -70,9 +70,8 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
         print_exception(error)
         done = False
     if progress.State.failed:
-        total = len(progress.State.steps)
-        text = "fix the error and run the same command again to continue"
-        print(f"stopped at command {progress.State.failed} of {total}: {text}", file=sys.stderr)
+        state, text = progress.State, "fix the error and run the same command again to continue"
+        print(f"stopped at command {state.failed} of {state.total}: {text}", file=sys.stderr)
     return 0 if done else 1
 
 

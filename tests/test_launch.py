@@ -27,11 +27,13 @@ GIVEN = {"echonet": "echonet_dynamic", "echonet_synthetic_published": "echonet_d
 STUB = """#!/bin/sh
 here=$(dirname "$0")
 makes=$(grep -F -- "$*	" "$here/makes" | cut -f 2)
+trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$here/log"; exit 1' TERM INT
 echo "begin ${OMP_NUM_THREADS:-none} ${OMP_WAIT_POLICY:-active} $*" >> "$here/log"
 [ -f "$makes" ] || echo "making $*" >> "$here/log"
-trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$here/log"; exit 1' TERM INT
 case "$*" in *"${STUCK:-nothing}"*) while sleep 0.1 2>/dev/null; do :; done ;; esac
-case "$*" in *"${FAILING:-nothing}"*) echo "error: raw=raw/smoke does not exist: check raw=" >&2; exit 1 ;; esac
+case "$*" in *"${FAILING:-nothing}"*)
+  while [ -n "$STUCK" ] && ! grep -q "begin.*$STUCK" "$here/log"; do sleep 0.1; done
+  echo "error: raw=raw/smoke does not exist: check raw=" >&2; exit 1 ;; esac
 if grep -qxF -- "$*" "$here/slow" 2>/dev/null; then sleep 1 2>/dev/null; fi
 mkdir -p "$(dirname "$makes")"
 [ -f "$makes" ] || echo "$*" > "$makes"
@@ -401,6 +403,32 @@ def test_snakemake_plans_the_steps_of_each_study(study: Callable[..., Run], name
     assert done.returncode == 0, done.stderr
     planned = sorted(line.partition("] ")[2].replace("'", "") for line in done.stdout.splitlines())
     assert planned == sorted(str(step) for step in steps(name, **keys(name)))
+
+
+SLURM = {
+    "sbatch": 'printf "%s\\n" "$*" >> "$(dirname "$0")/submitted"; echo "sbatch: error: Invalid partition" >&2; exit 1',
+    **dict.fromkeys(("sinfo", "squeue", "sacct", "sacctmgr", "scontrol"), "echo normal"),
+}
+"""Stands for a cluster that refuses every job. What runs on a real one is in tests/slurm."""
+
+
+@pytest.mark.slow
+def test_a_step_on_slurm_is_a_job_with_its_resources_and_a_refused_job_is_a_sentence(study: Callable[..., Run]) -> None:
+    run = study()
+    assert run("cores=6", FAILING="model=vae").returncode == 1
+    for name, does in SLURM.items():
+        (run.folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (run.folder / name).chmod(0o755)
+    path = f"{run.folder}{os.pathsep}{os.environ['PATH']}"
+    done = run("cores=6", options=("--profile", "slurm", "--retries", "0", "--until", "vae"), PATH=path)
+    assert done.returncode == 1
+    (job,) = (run.folder / "submitted").read_text().splitlines()
+    for option in ("--comment rule_vae", "--mem 64000", "-t 10080", "--gpus=1", "--cpus-per-task=6", "--requeue"):
+        assert option in job
+    why = "SLURM sbatch failed. The error message was 'sbatch: error: Invalid partition'"
+    said, stopped = done.stderr.splitlines()
+    assert said == f"error: {why}; read runs/smoke/launch/vae.log"
+    assert re.match(r"stopped at command (\d) of \1: fix the error", stopped)
 
 
 @pytest.mark.parametrize(
