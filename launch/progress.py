@@ -47,8 +47,8 @@ def end(*_: object) -> None:
 
 def end_steps() -> None:
     """End the steps that run on this machine: a training after its batch, a stage after its recording."""
-    with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself
-        for shell in psutil.Process().children():
+    for shell in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself
             for step in shell.children():
                 if any(word in ("train.py", "sample.py") for word in step.cmdline()):
                     step.terminate()

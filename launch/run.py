@@ -20,14 +20,16 @@ def main(arguments: list[str]) -> int:
         return refuse(f"give a study ({', '.join(studies)}): python launch/run.py demo")
     options = next((at for at, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     keys = dict(word.partition("=")[::2] for word in arguments[1:options])
+    if wrong := [key for key, value in keys.items() if not value]:
+        return refuse(f"{wrong[0]} has no value: give key=value, as raw=/path")
     if "raw" in keys:
         keys["raw"] = str(Path(keys["raw"]).resolve())
     if "JOBS" in os.environ:
         keys.setdefault("jobs", os.environ["JOBS"])
     try:
         return run(studies[arguments[0]], keys, arguments[options:])
-    except ImportError as error:
-        if "snakemake" not in str(error):
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith(("snakemake", "psutil")):
             raise
         return refuse("launch/ needs Snakemake: install it with python -m pip install 'echodream[pipeline]'")
 
@@ -45,9 +47,13 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
     for key in ("data", "raw"):
         if study.get(key, "") is None:
             return refuse(f"give {key}=: python launch/run.py {file.stem} {key}=...")
+    options = [part for word in options for part in (word.split("=") if word.startswith("--profile=") else [word])]
     if "--profile" in options:
         keys.setdefault("cores", "8")  # of a job on a cluster, whatever machine this is
-    progress.State.steps = {step.name: step for step in steps(study)}
+    try:
+        progress.State.steps = {step.name: step for step in steps(study)}
+    except ValueError as error:
+        return refuse(f"{file.name}: {error}")
     progress.State.logs = logs(study)
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_steps", progress)
     os.chdir(HERE.parent)

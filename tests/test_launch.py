@@ -437,6 +437,7 @@ def test_a_step_on_slurm_is_a_job_with_its_resources_and_a_refused_job_is_a_sent
         ([], r"error: give a study \(cardiacnet, chest, demo, .*\): python launch/run.py demo"),
         (["nosuch"], r"error: give a study \(cardiacnet, .*\): python launch/run.py demo"),
         (["lung"], r"error: give raw=: python launch/run.py lung raw=\.\.\."),
+        (["demo", "jobs"], "error: jobs has no value: give key=value, as raw=/path"),
         (["echonet", "raw=/raw"], r"error: give data=: python launch/run.py echonet data=\.\.\."),
     ],
 )
