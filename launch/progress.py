@@ -121,7 +121,8 @@ class LogHandler(LogHandlerBase):
         if said := ERROR.search(text):
             print(said[0].rstrip(), file=sys.stderr, flush=True)
         else:  # a crash, killed, or refused by the cluster, whose message has a sentence in its first line
-            why = (job["rule_msg"] or "the step ended without a message").splitlines()[0].rstrip(".")
+            why = (job["rule_msg"] or "the step ended without a message").splitlines()[0]
+            why = re.split(r" Detailed failure reason|For further error details", why)[0].rstrip(". ")
             last = "".join(f" ({line})" for line in text.splitlines()[-1:])
             print(f"error: {why}{last}; read {', '.join(job['log'])}", file=sys.stderr, flush=True)
         end_steps()
