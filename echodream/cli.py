@@ -11,6 +11,7 @@ from echodream.config.help import options_first, print_help
 from echodream.config.launchers import objective_value
 from echodream.config.own_studies import check_own_study
 from echodream.config.paths import CONF_DIR
+from echodream.config.progress import progress_to_file
 
 
 @report_user_errors("train")
@@ -30,7 +31,8 @@ def _compose_and_run(config: str, job: Callable[[DictConfig], object]) -> None:
     print_help(config)
     check_own_study(sys.argv[1:])
     sys.argv[1:] = options_first(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config)(job)()
+    with progress_to_file():
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config)(job)()
 
 
 @report_user_errors("train")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 CPUS = {"mem_mb": 32_000, "runtime": 24 * 60}
 HOURS = {"gpu": 1, "mem_mb": 64_000, "runtime": 24 * 60}
 DAYS = {"gpu": 1, "mem_mb": 64_000, "runtime": 7 * 24 * 60}
@@ -13,6 +15,12 @@ RESOURCES = {
     **dict.fromkeys(("phantom", "ingest", "verify", "keyframes", "pairs"), CPUS),
 }
 """GPUs, memory in MB and minutes of a job on a cluster, by model or stage; other stages have HOURS."""
+KEYS = {
+    *("data", "experiment", "name", "below", "raw", "phantom", "further", "config_dir", "overrides"),
+    *("verify", "keyframes", "audit_video", "cross_validation", "relabelling", "anonymised", "labels"),
+    *("jobs", "cores", "gpu", "python"),
+}
+"""Keys of a study."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,11 @@ class Step:
 def steps(config: Mapping[str, Any]) -> list[Step]:
     """The steps of the study ``config``: a file of launch/studies, with the keys of the command line.
 
-    Each step comes after those that it needs. Raises ``ValueError`` if ``config`` has overrides of an unknown step.
+    Each step comes after those that it needs. Raises ``ValueError`` if ``config`` has an unknown key, or overrides of
+    an unknown step.
     """
+    if unknown := sorted(set(config) - KEYS):
+        raise ValueError(f"unknown key {unknown[0]}: a study has {', '.join(sorted(KEYS))}")
     found = list(_Study(config).steps())
     if unknown := set(config.get("overrides", {})) - {step.name for step in found}:
         raise ValueError(f"overrides of {', '.join(sorted(unknown))}, which is not a step of this study")
@@ -59,15 +70,25 @@ def steps(config: Mapping[str, Any]) -> list[Step]:
 
 def logs(config: Mapping[str, Any]) -> Path:
     """Folder of the steps' logs, and of the links that show which steps are complete."""
-    return Path("runs") / config.get("below", "") / str(config.get("name", config["data"])) / "launch"
+    return Path("runs") / config.get("below", "") / study_name(config) / "launch"
+
+
+def study_name(config: Mapping[str, Any]) -> str:
+    """Folder below data/, models/, ...: ``name``, else ``name`` in the user's own yaml of the data, else ``data``."""
+    own = Path(config.get("config_dir", ""), "data", f"{config['data']}.yaml")
+    if "name" not in config and "config_dir" in config and own.is_file():
+        return str(yaml.safe_load(own.read_text(encoding="utf-8")).get("name", config["data"]))
+    return str(config.get("name", config["data"]))
 
 
 class _Study:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
         self.data: str = config["data"]
-        self.name: str = config.get("name", self.data)
-        self.settings = (f"data={self.data}", f"experiment={config['experiment']}")
+        self.name = study_name(config)
+        self.settings = (f"data={self.data}", *(f"{key}={config[key]}" for key in ["experiment"] if key in config))
+        if "config_dir" in config:
+            self.settings += (f"--config-dir={config['config_dir']}",)
 
     def steps(self) -> Iterator[Step]:
         config = self.config
@@ -113,7 +134,7 @@ class _Study:
             raw = config["phantom"]
             makes = f"{raw}/recordings.csv"
             yield self.stage("phantom", f"dst={raw}", needs=[], makes=makes, alone=True)
-            settings = ("data=cardiacnet", f"data.name={self.name}", self.settings[1])  # its files have that layout
+            settings = ("data=cardiacnet", f"data.name={self.name}", *self.settings[1:])  # its files have that layout
             overrides = ("stage=ingest", *settings, f"raw={raw}", *self.own("ingest"))
             yield Step("ingest", "sample", overrides, made, ("phantom",), alone=True)
         else:

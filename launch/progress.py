@@ -1,15 +1,21 @@
-"""Prints a line when a step of a study starts and one when it ends, and a sentence for an error."""
+"""Prints a line when a step of a study starts and one when it ends, and a sentence for an error.
+
+On a terminal, a line below them shows the progress of each step that is running.
+"""
 
 import contextlib
+import os
 import re
 import shlex
+import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import LogRecord
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 from pipeline import Step
@@ -69,6 +75,11 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
+        self.screen = threading.RLock()
+        self.shown = 0  # lines of progress at the end of the screen
+        self.closed = False
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not self.common_settings.dryrun:
+            threading.Thread(target=self.show_each_second, daemon=True).start()
         self.numbers: dict[str, int] = {}
         self.complete = 0
         self.counted = False
@@ -99,7 +110,9 @@ class LogHandler(LogHandlerBase):
         name = job["rule_name"]
         if name in State.steps:
             number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
-            self.running[job["jobid"]] = (number, time.time(), Path(job["log"][0]))
+            log = Path(job["log"][0])
+            log.with_suffix(".progress").unlink(missing_ok=True)  # of an earlier run
+            self.running[job["jobid"]] = (number, time.time(), log)
             step = State.steps[name]
             self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
@@ -119,19 +132,19 @@ class LogHandler(LogHandlerBase):
         own = log.is_file() and log.stat().st_mtime > began - 10  # clocks of nodes differ; older: of an earlier run
         text = log.read_text(errors="replace") if own else ""
         if said := ERROR.search(text):
-            print(said[0].rstrip(), file=sys.stderr, flush=True)
+            self.say(said[0].rstrip(), sys.stderr)
         else:  # a crash, killed, or refused by the cluster, whose message has a sentence in its first line
             why = (job["rule_msg"] or "the step ended without a message").splitlines()[0]
             why = re.split(r" Detailed failure reason|For further error details", why)[0].rstrip(". ")
             last = "".join(f" ({line})" for line in text.splitlines()[-1:])
-            print(f"error: {why}{last}; read {', '.join(job['log'])}", file=sys.stderr, flush=True)
+            self.say(f"error: {why}{last}; read {', '.join(job['log'])}", sys.stderr)
         end_steps()
 
     def error(self, exception: str, message: str) -> None:
         """An error of the workflow itself: without the name of the exception, and without its traceback."""
         if exception not in STEP_FAILED and "At least one job did not complete" not in message:
             lines = [line.strip() for line in message.splitlines() if not line.startswith("  File ")]
-            print(f"error: {' '.join(lines).removeprefix(f'{exception}:').strip()}", file=sys.stderr, flush=True)
+            self.say(f"error: {' '.join(lines).removeprefix(f'{exception}:').strip()}", sys.stderr)
 
     def verdict(self) -> None:
         """The first lines of the report, and the time of this run."""
@@ -141,5 +154,38 @@ class LogHandler(LogHandlerBase):
             self.say(text[text.find("\nreport: ") + 1 :].rstrip())
         self.say(f"total time: {clock(time.monotonic() - self.began)}")
 
-    def say(self, text: str) -> None:
-        print(text, flush=True)
+    def say(self, text: str, stream: TextIO | None = None) -> None:
+        """Print ``text`` above the progress, on stdout or ``stream``. Without a reader, end the run as Ctrl-C does."""
+        with self.screen:
+            try:
+                self.show([])
+                print(text, file=stream or sys.stdout, flush=True)
+            except BrokenPipeError:  # as in `make demo | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def show_each_second(self) -> None:
+        while not (self.closed or State.ended):
+            with self.screen, contextlib.suppress(OSError):
+                width = shutil.get_terminal_size().columns - 1
+                self.show([self.progress(*job)[:width] for job in tuple(self.running.values())])
+            time.sleep(1)
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Replace the lines of progress at the end of the screen with ``lines``."""
+        up = f"\x1b[{self.shown}A\x1b[J" if self.shown else ""
+        sys.stdout.write(up + "".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+        self.shown = len(lines)
+
+    def progress(self, number: int, began: float, log: Path) -> str:
+        """One line: number, name and time of a running step, and its progress bar."""
+        file = log.with_suffix(".progress")
+        bar = file.read_text(errors="replace") if file.is_file() else ""
+        return f"        [{number}/{State.total}] {log.stem}, {clock(time.time() - began)}  {bar}".rstrip()
+
+    def close(self) -> None:
+        with self.screen, contextlib.suppress(OSError, ValueError):
+            self.closed = True
+            self.show([])
+        super().close()

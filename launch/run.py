@@ -1,6 +1,7 @@
 """Run a study from raw files to its report: ``python launch/run.py demo``, ``launch/run.py cardiacnet raw=/path``.
 
-``key=value`` stands in place of a key of launch/studies/<study>.yaml. What follows the first option that begins with
+``launch/run.py mine/study.yaml`` runs a study of your own; its folder is the ``--config-dir`` of each command.
+``key=value`` stands in place of a key of the study's yaml. What follows the first option that begins with
 ``-`` is for Snakemake: ``--dry-run``, ``--profile slurm`` (launch/profiles/slurm), ... Started again, a run continues.
 """
 
@@ -16,22 +17,29 @@ HERE = Path(__file__).absolute().parent
 def main(arguments: list[str]) -> int:
     """Exit status of the run with ``arguments``."""
     studies = {path.stem: path for path in sorted((HERE / "studies").glob("*.yaml"))}
-    if not arguments or arguments[0] not in studies:
-        return refuse(f"give a study ({', '.join(studies)}): python launch/run.py demo")
+    file = studies.get(arguments[0], Path(arguments[0])) if arguments else Path()
+    if file.suffix not in (".yaml", ".yml"):
+        return refuse(f"give a study ({', '.join(studies)}) or a yaml file of your own: python launch/run.py demo")
+    if not file.is_file():
+        return refuse(f"{file} does not exist: give one of {', '.join(studies)}, or a yaml file of your own")
     options = next((at for at, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     keys = dict(word.partition("=")[::2] for word in arguments[1:options])
     if wrong := [key for key, value in keys.items() if not value]:
         return refuse(f"{wrong[0]} has no value: give key=value, as raw=/path")
     if "raw" in keys:
         keys["raw"] = str(Path(keys["raw"]).resolve())
+    if arguments[0] not in studies:
+        keys["config_dir"] = str(file.absolute().parent)
     if "JOBS" in os.environ:
         keys.setdefault("jobs", os.environ["JOBS"])
     try:
-        return run(studies[arguments[0]], keys, arguments[options:])
+        return run(file.absolute(), keys, arguments[options:])
     except ModuleNotFoundError as error:
         if not str(error.name).startswith(("snakemake", "psutil")):
             raise
         return refuse("launch/ needs Snakemake: install it with python -m pip install 'echodream[pipeline]'")
+    except KeyboardInterrupt:  # before the first step, or after the last
+        return 130
 
 
 def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
@@ -39,14 +47,19 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
     import progress
     import yaml
     from pipeline import logs, steps
-    from snakemake.cli import args_to_api, parse_args
+    from snakemake.cli import args_to_api, parse_args, parse_config
     from snakemake.exceptions import print_exception
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-    study = {**yaml.safe_load(file.read_text()), **keys}
-    for key in ("data", "raw"):
-        if study.get(key, "") is None:
-            return refuse(f"give {key}=: python launch/run.py {file.stem} {key}=...")
+    try:
+        study = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        return refuse(f"{file} has no keys and values of yaml ({' '.join(str(error).split())}): see launch/studies")
+    study |= parse_config([f"{key}={value}" for key, value in keys.items()])
+    name = file if "config_dir" in keys else file.stem
+    for key in ("data", *(("raw",) if "phantom" not in study else ())):
+        if study.get(key) is None:
+            return refuse(f"give {key}=: python launch/run.py {name} {key}=...")
     options = [part for word in options for part in (word.split("=") if word.startswith("--profile=") else [word])]
     if "--profile" in options:
         keys.setdefault("cores", "8")  # of a job on a cluster, whatever machine this is

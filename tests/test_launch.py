@@ -1,5 +1,6 @@
 """launch/: Snakemake runs the steps of a study, each once what it needs is complete, and can be ended anywhere."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from echodream.config.paths import CONF_DIR
-from tests.support.launching import LAUNCH, lines, steps
+from tests.support.launching import LAUNCH, lines, pipeline, steps
 
+TUTORIAL = LAUNCH.parent / "docs/tutorial.md"
 STUDIES = sorted(path.stem for path in (LAUNCH / "studies").glob("*.yaml"))
 GIVEN = {"echonet": "echonet_dynamic", "echonet_synthetic_published": "echonet_dynamic"}
 """Studies whose data= is on the command line."""
@@ -30,6 +33,7 @@ makes=$(grep -F -- "$*	" "$here/makes" | cut -f 2)
 trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$here/log"; exit 1' TERM INT
 echo "begin ${OMP_NUM_THREADS:-none} ${OMP_WAIT_POLICY:-active} $*" >> "$here/log"
 [ -f "$makes" ] || echo "making $*" >> "$here/log"
+echo "Epoch 1/2: 50% of $*" > "$ECHODREAM_PROGRESS"
 case "$*" in *"${STUCK:-nothing}"*) while sleep 0.1 2>/dev/null; do :; done ;; esac
 case "$*" in *"${FAILING:-nothing}"*)
   while [ -n "$STUCK" ] && ! grep -q "begin.*$STUCK" "$here/log"; do sleep 0.1; done
@@ -61,9 +65,11 @@ class Run:
         run = str(self.folder / "launch/run.py")
         return [sys.executable, run, self.study, f"python={self.folder}/stub", *keys, *options]
 
-    def __call__(self, *keys: str, options: tuple[str, ...] = (), **around: str) -> subprocess.CompletedProcess[str]:
-        command, environment = self.command(*keys, options=options), {**AROUND, **around}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    def __call__(
+        self, *keys: str, options: tuple[str, ...] = (), cwd: Path | None = None, **around: str
+    ) -> subprocess.CompletedProcess[str]:
+        command, given = self.command(*keys, options=options), {**AROUND, **around}
+        return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=600, check=False)
 
     @property
     def log(self) -> list[str]:
@@ -434,8 +440,10 @@ def test_a_step_on_slurm_is_a_job_with_its_resources_and_a_refused_job_is_a_sent
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], r"error: give a study \(cardiacnet, chest, demo, .*\): python launch/run.py demo"),
-        (["nosuch"], r"error: give a study \(cardiacnet, .*\): python launch/run.py demo"),
+        ([], r"error: give a study \(cardiacnet, .*\) or a yaml file of your own: python launch/run.py demo"),
+        (["nosuch"], r"error: give a study \(cardiacnet, .*\) or a yaml file of your own: python launch/run.py demo"),
+        (["mine/nosuch.yaml"], "error: mine/nosuch.yaml does not exist: give one of cardiacnet, .*, or a yaml file .*"),
+        (["demo", "job=1"], "error: demo.yaml: unknown key job: a study has anonymised, .*, verify"),
         (["lung"], r"error: give raw=: python launch/run.py lung raw=\.\.\."),
         (["demo", "jobs"], "error: jobs has no value: give key=value, as raw=/path"),
         (["echonet", "raw=/raw"], r"error: give data=: python launch/run.py echonet data=\.\.\."),
@@ -456,6 +464,109 @@ def test_without_snakemake_its_package_is_named() -> None:
     assert done.stderr == (
         "error: launch/ needs Snakemake: install it with python -m pip install 'echodream[pipeline]'\n"
     )
+
+
+# ------------------------------------------------------------------------------------------------- a study of one's own
+
+
+def test_a_study_of_one_s_own_runs_with_its_folder_as_config_dir(study: Callable[..., Run]) -> None:
+    """``name`` in the yaml of the data is the folder below data/; after a change of that yaml the steps start again."""
+    run = study()
+    run.study = "mine/list.yaml"
+    data, own = run.folder / "mine/data/clinic.yaml", run.folder / run.study
+    data.parent.mkdir(parents=True)
+    data.write_text("defaults: [videos]\nname: hospital\n")
+    own.write_text("data: clinic\nraw: null\naudit_video: false\noverrides:\n  lidm: [view=triplet]\n")
+    listed = pipeline.steps(
+        {**yaml.safe_load(own.read_text()), "raw": f"{run.folder}/files", "config_dir": str(own.parent)}
+    )
+    (run.folder / "makes").write_text("".join(f"{step}\t{step.makes}\n" for step in listed))
+    done = run("raw=files", cwd=run.folder)
+    assert done.returncode == 0, done.stderr
+    assert len(begun(run)) == len(listed) == 19
+    assert all(f" data=clinic --config-dir={own.parent}" in line for line in begun(run))
+    assert f"stage=ingest data=clinic --config-dir={own.parent} raw={run.folder}/files" in begun(run)[0]
+    assert (run.folder / "reports/hospital/index.html").exists()
+    data.write_text("defaults: [videos]\nname: hospital\nsize: 64\n")
+    assert run("raw=files", cwd=run.folder).returncode == 0
+    assert len(begun(run)) == 2 * 19
+    for text, says in {
+        "data: clinic\n": f"error: give raw=: python launch/run.py {own} raw=...\n",
+        "raw: x\n": f"error: give data=: python launch/run.py {own} data=...\n",
+        "data: [clinic\n": f"error: {own} has no keys and values of yaml (",
+        "": f"error: {own} has no keys and values of yaml (",
+        "data: clinic\nraw: x\nkeyframe: true\n": "error: list.yaml: unknown key keyframe: a study has ",
+    }.items():
+        own.write_text(text)
+        done = run(cwd=run.folder)
+        assert done.returncode == 1
+        assert done.stderr.startswith(says), done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_study_of_the_tutorial_composes(tmp_path: Path) -> None:
+    for name, body in re.findall(r"^    # mine/(\S+\.yaml)\n((?:    .*\n)+)", TUTORIAL.read_text(), re.MULTILINE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(re.sub(r"^    ", "", body, flags=re.MULTILINE))
+    for step in pipeline.steps({**yaml.safe_load((tmp_path / "list.yaml").read_text()), "raw": "/raw"}):
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(step.program, [*step.overrides, f"hydra.searchpath=[file://{tmp_path}]"])
+        assert cfg.data.source.csv == "labels.csv"
+        folder = cfg.src if step.what == "verify" else cfg.dst
+        assert str(Path(step.makes).parent) == folder, step.name
+
+
+# --------------------------------------------------------------------------------------------------------- the terminal
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_the_progress_of_each_running_step(study: Callable[..., Run]) -> None:
+    run = study()
+    screen, terminal = os.openpty()
+    command = run.command()
+    around = {**AROUND, "STUCK": "model=lvdm", "TERM": "xterm", "COLUMNS": "60"}
+    with subprocess.Popen(command, env=around, stdout=terminal, stderr=terminal, start_new_session=True) as running:
+        os.close(terminal)
+        seen = ""
+        while not re.search(r"\[\d+/22\] lvdm, 0 min \d\ds  Epoch 1/2: 50%", seen):
+            seen += os.read(screen, 10_000).decode()
+        os.killpg(running.pid, signal.SIGTERM)
+        with contextlib.suppress(OSError):  # the terminal has no writer any more
+            while piece := os.read(screen, 10_000):
+                seen += piece.decode()
+    os.close(screen)
+    lines = re.split(r"\r?\n", seen)
+    assert max(len(re.sub(r"\x1b\[\w+", "", line)) for line in lines if "Epoch" in line) < 60
+    assert shown(lines) == [line for line in shown(lines) if "Epoch" not in line]
+    assert shown(lines)[0].startswith("[1/22] sample.py stage=phantom")
+
+
+def shown(lines: list[str]) -> list[str]:
+    """What a terminal shows at the end: a line that begins with ``ESC[nA ESC[J`` replaces the n lines before it."""
+    screen: list[str] = []
+    for line in lines:
+        while found := re.match(r"\x1b\[(\d+)A\x1b\[J", line):
+            del screen[-int(found[1]) :]
+            line = line[found.end() :]
+        screen.append(line)
+    return screen
+
+
+@pytest.mark.parametrize("read", [1, 4])
+def test_a_reader_that_closes_its_pipe_ends_the_run(study: Callable[..., Run], read: int) -> None:
+    """As by ``make demo | head``."""
+    run = study()
+    with process(run) as running:
+        assert running.stdout is not None
+        for _ in range(read):
+            running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+    assert running.returncode != 0
+    assert len(run.happened("begin")) < 22
+    assert sorted(run.happened("begin")) == sorted(run.happened("end") + run.happened("gone"))
 
 
 @pytest.mark.parametrize("program", ["train", "sample"])
