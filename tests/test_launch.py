@@ -281,12 +281,12 @@ def test_a_step_that_fails_is_the_last_and_the_same_command_continues(study: Cal
     )
     assert "report:" not in done.stdout
     assert "filter" not in run.happened("begin")
-    complete = len(set(run.happened("end")))
+    complete = sum((run.folder / "runs/smoke/launch" / step.name).exists() for step in run.steps)
     done = run()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == f"{complete} of 22 steps are complete"
     assert f"[{complete + 1}/22] " in done.stdout.splitlines()[1]
-    assert sorted(run.happened("end")) == sorted(step.name for step in run.steps)
+    assert set(run.happened("end")) == {step.name for step in run.steps}
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_a_run_that_is_ended_leaves_nothing_running(study: Callable[..., Run], h
     with process(run, STUCK="model=lvdm") as running:
         until(lambda: "lvdm" in run.happened("begin"), running)
         (os.killpg if how == signal.SIGINT else os.kill)(running.pid, how)
-        said, told = running.communicate(timeout=60)
+        said, told = running.communicate(timeout=600)
     assert running.returncode != 0
     assert told == ""
     assert "Snakemake" not in said
@@ -328,7 +328,7 @@ def process(run: Run, *keys: str, **around: str) -> subprocess.Popen[str]:
 
 
 def until(ready: Callable[[], object], running: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not ready():
         assert running.poll() is None
         assert time.monotonic() < deadline
