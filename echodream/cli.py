@@ -11,7 +11,6 @@ from echodream.config.help import options_first, print_help
 from echodream.config.launchers import objective_value
 from echodream.config.own_studies import check_own_study
 from echodream.config.paths import CONF_DIR
-from echodream.config.progress import progress_to_file
 
 
 @report_user_errors("train")
@@ -28,6 +27,8 @@ def sample() -> None:
 
 def _compose_and_run(config: str, job: Callable[[DictConfig], object]) -> None:
     """Check the command line, compose conf/``config``.yaml with hydra, and call ``job`` with the configuration."""
+    from echodream.progress import progress_to_file
+
     print_help(config)
     check_own_study(sys.argv[1:])
     sys.argv[1:] = options_first(sys.argv[1:])

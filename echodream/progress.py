@@ -1,8 +1,13 @@
-"""Progress bars on terminals and in notebooks."""
+"""Progress bars on terminals, in notebooks, and in a file for a program that shows them, as launch/ does."""
 
+import contextlib
+import math
+import os
 import sys
-from collections.abc import Iterable
-from typing import TypeVar
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -20,3 +25,41 @@ def progress_bar(
 ) -> "tqdm[T]":
     """``items`` with a progress bar; ``leave``: whether the bar stays at the end."""
     return tqdm(items, title, total, leave, unit=unit, disable=not shows_progress())
+
+
+class ProgressStream:
+    """Stream in place of ``stream``: the latest progress bar is written to the file ``path``, other text to ``stream``.
+
+    Bars are made as for a terminal. The file is replaced at most once per second.
+    """
+
+    def __init__(self, stream: TextIO, path: str | Path) -> None:
+        self._stream, self._path = stream, Path(path)
+        self._in_bar, self._written_at = False, -math.inf
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        """True, so that tqdm and Lightning make progress bars."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write ``text``: a bar begins with a carriage return; blank lines and cursor movements follow a bar."""
+        line = text.replace("\x1b[A", "").strip()
+        self._in_bar = "\r" in text or (self._in_bar and not line) or (text != "" and not text.replace("\x1b[A", ""))
+        if not self._in_bar:
+            self._stream.write(text)
+        elif line and time.monotonic() >= self._written_at + 1:
+            self._written_at = time.monotonic()
+            with contextlib.suppress(OSError):
+                self._path.write_text(line, encoding="utf-8")
+        return len(text)
+
+
+@contextlib.contextmanager
+def progress_to_file() -> Iterator[None]:
+    """Write progress bars to the file named by the environment variable ECHODREAM_PROGRESS, if it is set."""
+    path = os.environ.get("ECHODREAM_PROGRESS")
+    with contextlib.redirect_stderr(ProgressStream(sys.stderr, path)) if path else contextlib.nullcontext():
+        yield
