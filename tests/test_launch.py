@@ -528,8 +528,9 @@ def test_a_terminal_shows_the_progress_of_each_running_step(study: Callable[...,
     around = {**AROUND, "STUCK": "model=lvdm", "TERM": "xterm", "COLUMNS": "60"}
     with subprocess.Popen(command, env=around, stdout=terminal, stderr=terminal, start_new_session=True) as running:
         os.close(terminal)
-        seen = ""
-        while not re.search(r"\[\d+/22\] lvdm, 0 min \d\ds  Epoch 1/2: 50%", seen):
+        seen, deadline = "", time.monotonic() + 600
+        while not re.search(r"\[\d+/22\] lvdm, \d+ min \d\d s  Epoch 1/2: 50%", seen):
+            assert time.monotonic() < deadline, seen
             seen += os.read(screen, 10_000).decode()
         os.killpg(running.pid, signal.SIGTERM)
         with contextlib.suppress(OSError):  # the terminal has no writer any more
