@@ -78,12 +78,12 @@ class LogHandler(LogHandlerBase):
         self.screen = threading.RLock()
         self.shown = 0  # lines of progress at the end of the screen
         self.closed = False
-        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not self.common_settings.dryrun:
-            threading.Thread(target=self.show_each_second, daemon=True).start()
         self.numbers: dict[str, int] = {}
         self.complete = 0
         self.counted = False
         self.running: dict[int, tuple[int, float, Path]] = {}  # by job: number, time of start, log
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not self.common_settings.dryrun:
+            threading.Thread(target=self.show_each_second, daemon=True).start()
 
     def emit(self, record: LogRecord) -> None:
         event, given = getattr(record, "event", None), record.__dict__
