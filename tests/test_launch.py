@@ -207,7 +207,7 @@ def test_each_step_has_its_line_and_the_verdict_stands_at_the_end(study: Callabl
     said = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert said[0] == "[1/22] sample.py stage=phantom data=phantom experiment=smoke dst=raw/smoke"
+    assert said[0].startswith("[1/22] sample.py stage=phantom data=phantom experiment=smoke dst=raw/smoke data.source.")
     encoded = r" {8}encode: data/smoke/latents already complete, nothing to do \(\d+ min \d\d s\)"
     assert re.fullmatch(encoded, said[1])
     assert [int(line[1:].partition("/")[0]) for line in said if line.startswith("[")] == list(range(1, 23))
