@@ -38,6 +38,8 @@ class Step:
     """Names of the steps that have to be complete before."""
     alone: bool
     """Whether the step uses all cores, because no other step can run at the same time."""
+    report: tuple[str, ...] = ()
+    """Overrides of the report that is written after the step: what is known so far, and what is not yet made."""
 
     @property
     def what(self) -> str:
@@ -93,14 +95,14 @@ class _Study:
     def steps(self) -> Iterator[Step]:
         config = self.config
         yield from self.recordings()
-        yield self.train("vae", needs=["videos"], alone=True)
+        yield self.train("vae", needs=["videos"], alone=True, reports="anonymised" not in config)
         yield self.stage("encode", needs=["vae"], makes=self.store("data", "latents"), alone=True)
         if "anonymised" in config:
             yield from self.anonymised()
             return
         yield self.train("lidm", needs=["encode"])
         yield self.train("reid", needs=["encode"])
-        yield self.stage("image", needs=["lidm"], makes=self.store("samples", "images"))
+        yield self.stage("image", needs=["lidm"], makes=self.store("samples", "images"), reports=True)
         yield self.train("lvdm", needs=["encode"])
         yield self.train("classifier", needs=["videos"], makes=self.classifier())
         if "further" in config:
@@ -208,10 +210,19 @@ class _Study:
         return self._step("sample", f"stage={stage}", *overrides, name=name or stage, **given)
 
     def _step(
-        self, program: str, what: str, *overrides: str, name: str, makes: str, needs: list[str], alone: bool = False
+        self,
+        program: str,
+        what: str,
+        *overrides: str,
+        name: str,
+        makes: str,
+        needs: list[str],
+        alone: bool = False,
+        reports: bool = False,
     ) -> Step:
         needed = tuple(self.last if need == "videos" else need for need in needs)
-        return Step(name, program, (what, *self.settings, *overrides, *self.own(name)), makes, needed, alone)
+        report = ("stage=report", *self.settings, "early=true", "notes=null") if reports else ()
+        return Step(name, program, (what, *self.settings, *overrides, *self.own(name)), makes, needed, alone, report)
 
     def own(self, name: str) -> list[str]:
         """The study's own overrides of a step."""

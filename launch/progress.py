@@ -23,6 +23,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 DONE = re.compile(r"^.* (?:done|done, .*|already complete, nothing to do|is a valid store)$", re.MULTILINE)
+REPORT = re.compile(r"^report: .* done$", re.MULTILINE)
 ERROR = re.compile(r"^error: .*", re.MULTILINE | re.DOTALL)
 STEP_FAILED = ("CalledProcessError", "RuleException")
 """Exceptions of Snakemake for a step that failed, whose own message is in its log."""
@@ -112,8 +113,10 @@ class LogHandler(LogHandlerBase):
             number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
             log = Path(job["log"][0])
             log.with_suffix(".progress").unlink(missing_ok=True)  # of an earlier run
-            self.running[job["jobid"]] = (number, time.time(), log)
             step = State.steps[name]
+            if step.report:
+                log.with_name("report.log").unlink(missing_ok=True)
+            self.running[job["jobid"]] = (number, time.time(), log)
             self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
             self.verdict()
@@ -123,6 +126,10 @@ class LogHandler(LogHandlerBase):
             _, began, log = self.running.pop(number)
             said = DONE.findall(log.read_text(errors="replace"))
             self.say(f"        {said[-1] if said else 'done'} ({clock(time.time() - began)})")
+            report = log.with_name("report.log")
+            written = State.steps[log.stem].report and report.is_file() and REPORT.search(report.read_text())
+            if written:
+                self.say(f"        {written[0]}: what is known so far")
 
     def fails(self, job: Mapping[str, Any]) -> None:
         number, began, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))

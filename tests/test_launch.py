@@ -30,6 +30,7 @@ GIVEN = {"echonet": "echonet_dynamic", "echonet_synthetic_published": "echonet_d
 STUB = """#!/bin/sh
 here=$(dirname "$0")
 makes=$(grep -F -- "$*	" "$here/makes" | cut -f 2)
+makes=${makes:-$here/page}
 trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$here/log"; exit 1' TERM INT
 echo "begin ${OMP_NUM_THREADS:-none} ${OMP_WAIT_POLICY:-active} $*" >> "$here/log"
 [ -f "$makes" ] || echo "making $*" >> "$here/log"
@@ -74,7 +75,8 @@ class Run:
     @property
     def log(self) -> list[str]:
         path = self.folder / "log"
-        return path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in lines if "stage=report" not in line]
 
     def happened(self, what: str, known: int = 0) -> list[str]:
         """The steps that began, or ended, or were gone, in their order; those after ``known`` lines of the log."""
@@ -220,6 +222,23 @@ def test_each_step_has_its_line_and_the_verdict_stands_at_the_end(study: Callabl
     assert (again.returncode, again.stderr) == (0, "")
     assert said[:3] == ["22 of 22 steps are complete", "report: reports/smoke/index.html done", "  privacy  shown"]
     assert len(run.happened("begin")) == 22
+
+
+@pytest.mark.parametrize("failing", ["nothing", "stage=report"])
+def test_the_report_grows_after_the_autoencoder_and_after_the_images(study: Callable[..., Run], failing: str) -> None:
+    """A report that cannot be written does not end the study."""
+    run = study()
+    done = run(FAILING=failing, options=("--until", "filter"))
+    assert done.returncode == 0, done.stderr
+    events = [line.split(" ") for line in (run.folder / "log").read_text().splitlines()]
+    reports = [number for number, words in enumerate(events) if words[0] == "begin" and "stage=report" in words]
+    assert len(reports) == 2
+    for number, before, after in zip(
+        reports, ("model=vae", "stage=image"), ("stage=encode", "stage=filter"), strict=True
+    ):
+        assert [words for words in events[:number] if words[0] == "end" and before in words]
+        assert not [words for words in events[:number] if words[0] == "begin" and after in words]
+        assert {"data=phantom", "experiment=smoke", "early=true", "notes=null"} <= set(events[number])
 
 
 @pytest.mark.slow

@@ -13,11 +13,12 @@ from markupsafe import Markup
 from echodream.report import number_format, svg_primitives
 from echodream.report.clips import ClipSettings, choose_clips
 from echodream.report.section import PageContext, Section, SectionContent
-from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, usefulness, verdict
+from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, progress, usefulness, verdict
 from echodream.report.sources import Sources
 from echodream.report.tables import MissingRecord
 
 SECTIONS = (
+    progress.SECTION,
     verdict.SECTION,
     gallery.SECTION,
     privacy.SECTION,

@@ -98,11 +98,13 @@ class PageClips:
 
 
 def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
-    """The videos of a page, encoded; a shared page has only synthetic videos."""
+    """The videos of a page, encoded; a shared page has only synthetic videos, an unfinished one only real videos."""
     chosen = PageClips()
     if sources.synthetic is not None:
-        _choose_groups(chosen, sources.synthetic, sources, settings)
+        _choose_groups(chosen, sources.synthetic.table, sources, settings)
         chosen.pairs = _choose_pairs(sources, settings)
+    elif sources.real is not None and sources.is_unfinished and not sources.share:
+        _choose_groups(chosen, sources.real.table[sources.real.table["Split"] == "TEST"], sources, settings)
     clips = list(chosen.all_clips())
     for clip in clips:
         _choose_frames(clip, settings, chosen)
@@ -112,17 +114,19 @@ def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
     return chosen
 
 
-def _choose_groups(chosen: PageClips, synthetic: Store, sources: Sources, settings: ClipSettings) -> None:
-    """Add random synthetic and real videos of the most frequent classes to ``chosen``."""
+def _choose_groups(chosen: PageClips, table: "pd.DataFrame", sources: Sources, settings: ClipSettings) -> None:
+    """Add random synthetic and real videos of the most frequent classes of ``table`` to ``chosen``."""
     if not settings.per_class:
         return
-    classes = _recording_groups(synthetic.table)
+    classes = _recording_groups(table)
     names = sorted(classes.value_counts().index[:MAX_CLASSES], key=str)
     chosen.classes_left_out = int(classes.nunique()) - len(names)
     for name in names:
-        rows, count = synthetic.table[classes == name], settings.per_class * (1 + sources.share)
-        synthetic_clips = _choose_clips(synthetic, rows, "Synthetic", str(name), count, settings.seed)
         real_clips: list[Clip] = []
+        synthetic_clips: list[Clip] = []
+        if sources.synthetic is not None:
+            rows, count = table[classes == name], settings.per_class * (1 + sources.share)
+            synthetic_clips = _choose_clips(sources.synthetic, rows, "Synthetic", str(name), count, settings.seed)
         if sources.real is not None and not sources.share:
             test = sources.real.table[sources.real.table["Split"] == "TEST"]
             rows = (test if name == ALL else test[_recording_groups(test) == name]).drop_duplicates("PatientID")

@@ -60,6 +60,16 @@ class Sources:
     """Paths of all records, existing or not."""
     folders: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the study with stores and artifacts that record their commands: data, models, samples."""
+    runs: Path | None = None
+    """Folder of the study's runs, with the pictures of trainings."""
+    awaits_videos: bool = False
+    """Whether the store of synthetic videos is given and does not exist yet."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the page is written before the synthetic videos, or results of another kind, exist."""
+        finished = ("evaluation", "utility", "anonymity", "linkability", "curve")
+        return self.awaits_videos and not any(name in self.records for name in finished)
 
     def command(self, name: str) -> str:
         """The command that makes the record or store ``name``."""
@@ -123,6 +133,7 @@ def load_sources(
     passed_stores: Mapping[str, str],
     records: Mapping[str, str],
     folders: Mapping[str, str],
+    runs: str | None = None,
 ) -> Sources:
     """The stores "real" and "videos" of ``stores``, and the existing records. Raises ``UserError``."""
     paths = {name: Path(records[name]) / file for name, file in RECORD_FILES.items()}
@@ -138,7 +149,9 @@ def load_sources(
     if synthetic is not None and not synthetic.dataset.synthetic:
         raise UserError(f"videos={synthetic.root} is not synthetic: give a store that stage=decode wrote from samples")
     passed_paths, folder_paths = ({key: Path(path) for key, path in each.items()} for each in (passed_stores, folders))
-    return Sources(study, share, real, synthetic, passed_paths, existing, paths, folder_paths)
+    awaits_videos = synthetic is None and stores["videos"] is not None
+    run_path = None if runs is None else Path(runs)
+    return Sources(study, share, real, synthetic, passed_paths, existing, paths, folder_paths, run_path, awaits_videos)
 
 
 def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:

@@ -97,5 +97,9 @@ def _file_state(path: Path) -> Any:
 
 
 def _size_and_time(path: Path) -> list[int]:
-    status = path.stat()
+    """Size in bytes and modification time in ns; empty if another process has meanwhile removed or renamed the file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return []
     return [status.st_size, status.st_mtime_ns]

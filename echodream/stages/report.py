@@ -36,25 +36,32 @@ def report(
     passed_stores: Mapping[str, InputPath],
     records: Mapping[str, InputPath],
     folders: Mapping[str, InputPath],
+    runs: str,
     look: Mapping[str, int],
     dst: OutputPath,
     command: str,
     code_version: str,
+    early: bool = False,
 ) -> Summary:
     """Write ``dst``/index.html and ``dst``/metrics.json from the existing stores and records of ``study``.
 
     Stores: ``real``, ``videos`` (synthetic, decoded) and ``passed_stores`` (samples that passed the filter).
     ``records``: folders and files of filter, audit, evaluation and utility. ``folders`` contain stores and artifacts
-    with recorded commands. ``look``: fields of ``ClipSettings``. With ``share``, the page has no frame and no name of a
-    patient; such a name raises ``UserError``. Raises ``UserError`` for invalid records, and without any input.
+    with recorded commands. ``runs``: folder of the study's runs, whose newest pictures are shown while the study is
+    unfinished. ``look``: fields of ``ClipSettings``. With ``early``, nothing is written once there are results. With
+    ``share``, the page has no frame and no name of a patient; such a name raises ``UserError``. Raises ``UserError``
+    for invalid records, and without any input.
     """
     validation.true_or_false("share", share)
+    validation.true_or_false("early", early)
     from echodream.report.build import GENERATOR, build_page, page_metrics, render_page
     from echodream.report.clips import ClipSettings
     from echodream.report.sources import load_sources
 
     settings, stores = ClipSettings(**look), {"real": real, "videos": videos}
-    sources = load_sources(study, share, stores, passed_stores, records, folders)
+    sources = load_sources(study, share, stores, passed_stores, records, folders, runs)
+    if early and not sources.is_unfinished:
+        return Summary(f"report: {dst} already complete, nothing to do", {})
     _check_sources(sources, stores)
     target = Path(dst) / PAGE
     _check_target(target, share, f'name="generator" content="{GENERATOR}"')
@@ -87,10 +94,10 @@ def _check_target(target: Path, share: bool, generator: str) -> None:
 
 
 def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None:
-    if sources.synthetic is None and not sources.records:
+    if sources.synthetic is None and not sources.records and (sources.real is None or not sources.awaits_videos):
         raise UserError(
-            f"there is nothing to report: videos={stores['videos']} and the records of filter, audit, evaluate and "
-            "utility do not exist; run one of these stages"
+            f"there is nothing to report: real={stores['real']}, videos={stores['videos']} and the records of filter, "
+            "audit, evaluate and utility do not exist; run one of these stages"
         )
     if not sources.share:
         return

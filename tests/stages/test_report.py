@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
@@ -253,9 +255,47 @@ def test_missing_records_are_shown_with_their_commands(mine: Path) -> None:
     shutil.rmtree(mine / "samples")
     shutil.rmtree(mine / "reports")
     with pytest.raises(UserError, match="there is nothing to report"):
-        run(mine)
+        run(mine, "videos=null")
+    with pytest.raises(UserError, match="there is nothing to report"):
+        run(mine, "real=null")
     records(mine / "reports/phantom")
     assert "python sample.py stage=decode data=phantom" in page(mine)
+
+
+def test_a_page_before_the_synthetic_videos_says_what_is_not_yet_made(mine: Path) -> None:
+    """With real videos and the newest pictures of trainings; the final page is the same as without an earlier page."""
+    final = page(mine).encode()
+    for folder in ("samples", "reports"):
+        (mine / folder).rename(mine / f"{folder}_final")
+    red, blue = (Image.new("RGB", (30, 20), color) for color in ("red", "blue"))
+    for run_folder, image in (("2026-01-02", red), ("2026-01-01", blue)):
+        pictures = mine / "runs/phantom/vae" / run_folder / "pictures"
+        pictures.mkdir(parents=True)
+        image.save(pictures / "reconstruction_00004.png")
+    os.utime(mine / "runs/phantom/vae/2026-01-01/pictures/reconstruction_00004.png", (2e9, 2e9))
+    html = page(mine, "early=true")
+    text = words(html)
+    assert "This page is not complete." in text
+    for part in ("Autoencoder", "Sampled images", "Privacy filter of the images", "Comparison with real patients"):
+        assert re.search(rf"{part} not yet made", text), part
+    assert "Recordings of the patients made: 10 recordings" in text
+    assert holds_real(mine, html) == [True] * 4
+    (picture,) = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", html)
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).getpixel((0, 0)) == (0, 0, 255)
+    made = json.loads((mine / PAGE).with_name("metrics.json").read_text())["progress"]["parts"]
+    assert [name for name, state in made.items() if state == "made"] == ["Recordings of the patients"]
+    shared = page(mine, "share=true", path=SHARED)
+    assert not videos_of(shared)
+    assert "image/png" not in shared
+    (mine / "samples_final").rename(mine / "samples")
+    for path in (mine / "reports_final").rglob("*"):
+        target = mine / "reports" / path.relative_to(mine / "reports_final")
+        if path.is_file() and path.name not in ("index.html", "metrics.json"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    assert "nothing to do" in run(mine, "early=true").title
+    assert "This page is not complete." in (mine / PAGE).read_text()
+    assert page(mine).encode() == final
 
 
 def test_evaluation_of_other_videos_gives_a_notice(mine: Path) -> None:

@@ -6,7 +6,9 @@ from echodream.report.section import PageContext, Section, SectionContent
 def build(context: PageContext) -> SectionContent:
     """The videos that ``clips.choose_clips`` selected."""
     sources, missing = context.sources, {}
-    if sources.synthetic is None:
+    if sources.synthetic is None and sources.is_unfinished:
+        missing["gallery"] = sources.missing("videos", "The synthetic videos are not yet made.")
+    elif sources.synthetic is None:
         missing["gallery"] = sources.missing("videos", "There are no synthetic videos yet.")
     elif sources.real is None:
         missing["gallery"] = sources.missing("real", "There are no real videos for comparison.")

@@ -46,7 +46,7 @@ def build(context: PageContext) -> SectionContent:
 
 def lineage(sources: Sources) -> list[LineageEntry]:
     """The first store, artifact or record of each command, in the order of the pipeline."""
-    entries = dict(_read_entries(sources))
+    entries = dict(read_entries(sources))
     keys = [key for pattern in PIPELINE_ORDER for key in fnmatch.filter(sorted(entries), pattern)]
     by_command: dict[str, LineageEntry] = {}
     for key in dict.fromkeys(keys):
@@ -56,7 +56,8 @@ def lineage(sources: Sources) -> list[LineageEntry]:
     return list(by_command.values())
 
 
-def _read_entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
+def read_entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
+    """All stores, artifacts and records of the study, by name."""
     for kind, folder in sources.folders.items():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             key = f"{kind}/{path.name}"
