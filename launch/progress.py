@@ -112,10 +112,10 @@ class LogHandler(LogHandlerBase):
         if name in State.steps:
             number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
             log = Path(job["log"][0])
-            log.with_suffix(".progress").unlink(missing_ok=True)  # of an earlier run
             step = State.steps[name]
-            if step.report:
-                log.with_name("report.log").unlink(missing_ok=True)
+            if not self.common_settings.dryrun:  # of an earlier run
+                for path in (log, log.with_suffix(".progress"), *([log.with_name("report.log")] if step.report else [])):
+                    path.unlink(missing_ok=True)
             self.running[job["jobid"]] = (number, time.time(), log)
             self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
@@ -132,12 +132,11 @@ class LogHandler(LogHandlerBase):
                 self.say(f"        {written[0]}: what is known so far")
 
     def fails(self, job: Mapping[str, Any]) -> None:
-        number, began, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
+        number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
         if State.failed or State.ended:
             return  # ended together with the first step that failed
         State.failed = number
-        own = log.is_file() and log.stat().st_mtime > began - 10  # clocks of nodes differ; older: of an earlier run
-        text = log.read_text(errors="replace") if own else ""
+        text = log.read_text(errors="replace") if log.is_file() else ""
         if said := ERROR.search(text):
             self.say(said[0].rstrip(), sys.stderr)
         else:  # a crash, killed, or refused by the cluster, whose message has a sentence in its first line

@@ -41,7 +41,7 @@ LAYERS = [
     ["loaded_models"],
     ["api"],
 ]
-MOST_LINES = 36_250
+MOST_LINES = 38_500
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",

@@ -195,7 +195,7 @@ def test_the_steps_by_snakemake_killed_once_end_with_the_same_bytes(smoke: Smoke
     same(smoke, study)
     logs = study / "runs/smoke/launch"
     assert (logs / "report.log").read_text().startswith("report: reports/smoke/index.html done\n")
-    assert re.match(r"(Epoch|Testing).*%\|.*\d/\d", (logs / "vae.progress").read_text())
+    assert re.match(r"(Epoch|Testing).*\|.*\d/[\d?]", (logs / "vae.progress").read_text())
     assert not [path for path in logs.glob("*.log") if re.search(r"%\||\r|\x1b", path.read_text())]
 
 
