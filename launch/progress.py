@@ -114,8 +114,10 @@ class LogHandler(LogHandlerBase):
             log = Path(job["log"][0])
             step = State.steps[name]
             if not self.common_settings.dryrun:  # of an earlier run
-                for path in (log, log.with_suffix(".progress"), *([log.with_name("report.log")] if step.report else [])):
+                for path in (log, log.with_suffix(".progress")):
                     path.unlink(missing_ok=True)
+                if step.report:
+                    log.with_name("report.log").unlink(missing_ok=True)
             self.running[job["jobid"]] = (number, time.time(), log)
             self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
