@@ -57,6 +57,7 @@ def legend_of(axes: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("plot", PLOTS)
+@pytest.mark.slow
 def test_every_plot_is_labeled_and_has_the_same_bytes_again(plot: Callable[..., Any]) -> None:
     pixels = plot(*PLOTS[plot])
     assert pixels.dtype == np.uint8
@@ -137,6 +138,7 @@ def test_verification_has_a_logarithmic_axis_from_1e_4() -> None:
     assert legend_of(histogram) == ["same patient (n = 3)", "different patients (n = 3)"]
 
 
+@pytest.mark.slow
 def test_neither_pyplot_nor_the_settings_of_the_user_have_a_part(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("figure.facecolor: red\nfont.size: 30\nbackend: tkagg\n")
     script = """import hashlib, sys, numpy as np

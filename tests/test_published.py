@@ -59,6 +59,7 @@ def imported(folder: Path, kind: str, bin_: bool = False, **net: Any) -> Any:
 
 
 @pytest.mark.parametrize("bin_", [False, True])
+@pytest.mark.slow
 def test_an_imported_image_model_draws_what_a_loop_of_diffusers_draws(tmp_path: Path, bin_: bool) -> None:
     net = imported(tmp_path, "lidm", bin_)
     engine.sample(sample_cfg(tmp_path, "image", "n=3", "sampler=ddim", "steps=4", "spacing=null"))

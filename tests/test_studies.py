@@ -253,6 +253,7 @@ def test_the_diffusion_networks_have_the_published_size(experiment: str) -> None
 
 
 @pytest.mark.parametrize("experiment", FAST_EXPERIMENTS)
+@pytest.mark.slow
 def test_the_other_networks_are_the_published_ones(experiment: str) -> None:
     channels = 3 if "published" in experiment else 1
     with torch.device("meta"):

@@ -198,6 +198,7 @@ def test_pairs_of_one_recording_only_when_asked(tmp_path: Path) -> None:
     assert (shown.patients[found[1::2, 0]] != shown.patients[found[1::2, 1]]).all()
 
 
+@pytest.mark.slow
 def test_a_copy_is_linked_and_noise_is_not(folder: Path) -> None:
     run(folder, "pairs")
     said = run(folder, "linkability")

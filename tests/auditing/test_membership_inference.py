@@ -180,6 +180,7 @@ def everyone(real: Store) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_noise_is_the_same_for_all_patients_and_errors_are_means_of_squares(
     real: Store, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ class Drawing:
         (("reference", "class_id"), "patients", True),
     ],
 )
+@pytest.mark.slow
 def test_clips_that_begin_with_a_patient_are_not_logged(
     tmp_path: Path, names: tuple[str, ...], pictures: str, there: bool
 ) -> None:

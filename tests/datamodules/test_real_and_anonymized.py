@@ -178,6 +178,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
         (NAMES, {"anonymised": "/nowhere"}, r"anonymised=/nowhere does not exist: create it with stage=anonymise"),
     ],
 )
+@pytest.mark.slow
 def test_sets_that_are_no_pairs_are_refused(
     tmp_path: Path, names: list[str], settings: dict[str, Any], says: str
 ) -> None:

@@ -248,6 +248,7 @@ class UnscaledEuler(EulerDiscreteScheduler):
 
 
 @pytest.mark.parametrize("name", ["ddpm-v", "ddpm-epsilon"])
+@pytest.mark.slow
 def test_a_sampler_with_inputs_on_the_wrong_scale_fails_the_oracle(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It returns data without spread, which the oracle of a newly registered sampler notices."""
     shape = SHAPES["images"]

@@ -85,6 +85,7 @@ def reader(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_adherence_metrics_by_hand(tmp_path: Path) -> None:
     numbers = {"EF": lambda k: "" if k == 2 else 50 + 3 * k}
     write(tmp_path / "videos", ["TRAIN"] * 5, 100, synthetic=True, **numbers)

@@ -58,6 +58,7 @@ def test_spectra_have_the_log_spectral_distance_alone() -> None:
     assert set(compare_features(*sides)) == {"log_spectral"}
 
 
+@pytest.mark.slow
 def test_the_average_over_draws_has_their_spread() -> None:
     draws = [compare_features(side(seed, 0.5), side(seed + 9), side(seed + 18)) for seed in range(3)]
     values = [draw["frechet"].value for draw in draws]
@@ -67,6 +68,7 @@ def test_the_average_over_draws_has_their_spread() -> None:
     assert average_subsets(draws[:1]) == draws[0]
 
 
+@pytest.mark.slow
 def test_small_sets_use_fewer_neighbors() -> None:
     few = [side(seed, count=4) for seed in range(3)]
     found, wanted = compare_features(*few, k=5), compare_features(*few, k=3)

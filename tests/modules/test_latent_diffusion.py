@@ -392,6 +392,7 @@ def test_frames_are_trained_with_noise_in_common(study: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("view", ["first", "keyframes"])
+@pytest.mark.slow
 def test_a_residual_has_unit_spread_and_is_what_the_clip_lacks(
     study: Path, monkeypatch: pytest.MonkeyPatch, view: str
 ) -> None:
@@ -464,6 +465,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lidm", "lvdm"])
+@pytest.mark.slow
 def test_training_starts_with_the_weights_of_an_artifact(
     tmp_path: Path, study: Path, trained: dict[str, LatentDiffusion], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

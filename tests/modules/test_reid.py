@@ -394,6 +394,7 @@ def artifact_metadata() -> Any:
     return Artifact("reid", "patterns", "", "0" * 64)
 
 
+@pytest.mark.slow
 def test_training_hash_depends_on_embedder_and_head(tmp_path: Path, latents: Path) -> None:
     def settings(*overrides: str) -> str:
         cfg = train_cfg(tmp_path, latents, *overrides)

@@ -154,6 +154,7 @@ def test_the_price_with_given_calibration_patients_is_the_quantile_of_a_beta_dis
 
 
 @pytest.mark.parametrize("mean", [2.6, 2.2])
+@pytest.mark.slow
 def test_the_price_with_given_calibration_patients_holds_where_copies_lower_tau(mean: float) -> None:
     """1,000 studies in which tau is that of alpha in some and that of the copies in most."""
     study, rule, studies = Study({"flip": mean}, 200, seed=3), Calibrated(choose=0.0, alpha_max=0.6), 1000

@@ -43,6 +43,7 @@ def test_page_opens_without_requests_or_errors_and_videos_play(page: Path, chrom
     assert chromium.complaints() == []
 
 
+@pytest.mark.slow
 def test_videos_can_be_paused_slowed_and_enlarged_by_keyboard(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     chromium.until(SEEN)

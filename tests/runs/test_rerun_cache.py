@@ -52,6 +52,7 @@ print(*[name for name in {HEAVY!r} if name in sys.modules], "end")
         assert said.splitlines()[-1] == "end", said
 
 
+@pytest.mark.slow
 def test_other_settings_are_still_refused(done: Path) -> None:
     notes = f"notes={done}/notes"
     with pytest.raises(UserError, match=r"settings.precision was '32-true', now 'bf16-mixed'"):

@@ -13,6 +13,7 @@ from tests.support.sampling_study import CONDITIONS, image, refused, study, vide
 from tests.support.tiny_diffusion import artifact, model
 
 
+@pytest.mark.slow
 def test_labels_of_a_csv_go_row_by_row(tmp_path: Path) -> None:
     folder = study(tmp_path, CONDITIONS)
     labels = write_csv(tmp_path / "asked.csv", "EF,class_id,note", "44.5,3,x", ",1,y", "60,,z", "41,0,")

@@ -225,6 +225,7 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
 
 
 @pytest.mark.parametrize(("start", "indices"), [("first", [0, 3, 6, 9]), ("spread", None), ("centre", None)])
+@pytest.mark.slow
 def test_clips_start_as_in_the_test_of_the_classifier(
     tmp_path: Path, study: Path, start: str, indices: list[int] | None
 ) -> None:

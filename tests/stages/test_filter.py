@@ -371,6 +371,7 @@ def test_without_a_second_network_and_a_grid_the_decision_is_that_of_before(fold
     assert not [name for name in rows(folder / "report/scores.csv")[0] if name.startswith("Score_")]
 
 
+@pytest.mark.slow
 def test_a_grid_of_views_catches_what_lies_on_it(folder: Path) -> None:
     flip = f"controls.flip={{{PIXELS},flip:true}}"
     refused(folder, "not certified .* under 'flip'", flip)
@@ -457,6 +458,7 @@ def test_the_order_of_rows_changes_nothing(folder: Path) -> None:
     assert set(kept["FileName"]) == set(again["FileName"])
 
 
+@pytest.mark.slow
 def test_a_rerun_has_nothing_to_do_and_other_settings_are_refused(folder: Path) -> None:
     run(folder)
     before = tree(folder)
@@ -470,6 +472,7 @@ def test_a_rerun_has_nothing_to_do_and_other_settings_are_refused(folder: Path) 
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 def test_a_rule_that_cannot_keep_its_promise_lets_nothing_pass(folder: Path) -> None:
     refused(folder, "rule.alpha=0.1 needs 9 calibration patients and there are 5", "rule.alpha=0.1")
     told = json.loads((folder / "report/filter.json").read_text())
@@ -571,6 +574,7 @@ def test_the_ledger_is_next_to_the_study_under_any_name_of_it(folder: Path) -> N
 
 
 @pytest.mark.parametrize("inside", ["report/ledger", "private", "latents/ledger", "images/ledger"])
+@pytest.mark.slow
 def test_a_ledger_in_an_output_or_a_store_is_refused(folder: Path, inside: str) -> None:
     refused(folder, "ledger=.* lies in .*: choose a folder that is kept with the study", f"ledger={folder}/{inside}")
 

@@ -28,6 +28,8 @@ from tests.support import tiny_diffusion
 from tests.support.fakes import tree
 from tests.support.tiny_filter import MEAN, STD, TRAIN, cfg, drawn, plant, recording, recordings, samples, study, unit
 
+pytestmark = pytest.mark.slow
+
 MEMORISER = ["memoriser=true", "memoriser_settings={patients:3,steps:6,checkpoints:2,batch_size:4,samples:24}"]
 
 
@@ -231,7 +233,6 @@ MOMENTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_while_fine_tuning_it_ends_with_the_same_bytes(folder: Path, moment: str) -> None:
     whole = folder / "whole"

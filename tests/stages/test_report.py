@@ -90,6 +90,7 @@ def holds_real(root: Path, html: str) -> list[bool]:
     return [max(likest(frame, real) for frame in clip) > 0.9 for clip in videos_of(html)]
 
 
+@pytest.mark.slow
 def test_private_page_shows_real_and_synthetic_videos_and_nearest_patients(whole: Path) -> None:
     html = page(whole)
     shown = holds_real(whole, html)
@@ -366,6 +367,7 @@ def test_real_and_synthetic_stores_cannot_be_exchanged(whole: Path) -> None:
         run(whole, f"real={whole}/samples/phantom/videos")
 
 
+@pytest.mark.slow
 def test_a_page_that_would_be_too_large_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clips, "MAX_BYTES", 20_000)
     with pytest.raises(UserError, match="do not fit"):

@@ -137,6 +137,7 @@ def test_pairs_of_classes_use_conditional_probabilities(study: Path) -> None:
     assert "ASD auc, synthetic" in said
 
 
+@pytest.mark.slow
 def test_regression_is_evaluated_in_its_unit(study: Path) -> None:
     found, _ = asked(study)
     said, _, truth = probabilities(study, "regression")

@@ -21,6 +21,7 @@ def drawn(folder: Path, *overrides: str, synthetic: bool = True, length: int = 1
 
 
 @pytest.mark.parametrize("times", [(0.0,), (3.5,), (0.0, 3.5, 7.0)])
+@pytest.mark.slow
 def test_references_at_fixed_places_cannot_be_cross_faded(tmp_path: Path, times: tuple[float, ...]) -> None:
     words = f"at fixed times in {WINDOW} frames, but frames=20: use join=continue, or an lvdm trained with"
     with pytest.raises(UserError, match=words):

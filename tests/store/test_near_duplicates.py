@@ -118,6 +118,7 @@ def test_recordings_of_one_patient_may_share_frames(tmp_path: Path) -> None:
     assert find_shared_frames(make(tmp_path / "store", recordings, train)) == []
 
 
+@pytest.mark.slow
 def test_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = {f"i{n}": (f"p{n}", frames[:1]) for n, (_, frames) in enumerate(hearts().values())}

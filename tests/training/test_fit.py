@@ -78,6 +78,7 @@ def test_the_artifact_is_complete_and_diffusers_opens_it(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [None, "ab" * 32])
+@pytest.mark.slow
 def test_the_artifact_names_the_origin_of_its_store(tmp_path: Path, source: str | None) -> None:
     """The store that the training store was decoded from, so that its patients are known."""
     folder = study(tmp_path)

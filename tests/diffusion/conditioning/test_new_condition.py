@@ -45,6 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     CONDITIONS.pop("weight", None)
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_sampled_with_its_own_scale(study: Path) -> None:
     assert load_diffusion_model(str(study / "lidm"), "lidm").conditioner.names == ("class_id", "weight")
     overrides = replace_aliases(["guidance.weight=2", "guidance.class_id=3", "n=4", "steps=1"])

@@ -33,6 +33,7 @@ def test_attributes_of_copied_patients_are_disclosed(quantity: bool) -> None:
 
 
 @pytest.mark.parametrize("quantity", [False, True])
+@pytest.mark.slow
 def test_a_harmless_set_discloses_as_much_about_new_patients(quantity: bool) -> None:
     """Of samples of nobody, an attribute that shows in the image is guessed, of training and of new patients."""
     found = [attacked(seed, quantity=quantity) for seed in range(200)]

@@ -49,6 +49,7 @@ def test_a_leaking_set_is_found() -> None:
 
 
 @pytest.mark.parametrize("attack", [0, 1])
+@pytest.mark.slow
 def test_intervals_of_an_independent_set_cover_chance(attack: int) -> None:
     found = [attacked(seed)[attack] for seed in range(200)]
     assert np.mean([each.auc.low <= 0.5 <= each.auc.high for each in found]) >= 0.88

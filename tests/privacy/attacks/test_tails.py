@@ -115,6 +115,7 @@ def test_log_gaps_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("width", "spread"), [(3, 1.0), (8, 1.0), (8, 0.5), (40, 1.0)])
+@pytest.mark.slow
 def test_nobody_is_singled_out_if_nobody_is_copied(width: int, spread: float) -> None:
     """150 studies at level 2.5 %."""
     alarms = 0

@@ -64,6 +64,7 @@ def told(html: str) -> str:
 
 
 @pytest.mark.parametrize(("share", "path"), [(False, "reports/phantom"), (True, "reports/phantom/share")])
+@pytest.mark.slow
 def test_measures_are_shown_with_their_targets(root: Path, share: bool, path: str) -> None:
     run(root, f"share={str(share).lower()}", "look.per_class=1")
     html = section(root, path)
