@@ -1,8 +1,7 @@
 """Random transforms of frames, such as a shift by 0 to 10 %, for the filter's copies and for training of reid.
 
 To add a parameter, add a field and its sampling to ``RandomTransform``, its effect to ``augmentation.Transform``, and
-its texts to ``PARAMETERS``. Add its name to ``NEWER_PARAMETERS`` of ``filtering.positive_controls``, so that records of
-existing filters stay valid. conf/transforms/ranges.yaml has the ranges of ``copy_transforms=ranges``.
+its texts to ``PARAMETERS``. conf/transforms/ranges.yaml has the ranges of ``copy_transforms=ranges``.
 """
 
 from collections.abc import Sequence

@@ -33,8 +33,8 @@ GRID_FLIPS: dict[str, tuple[int, ...]] = dict(
     zip(("none", "horizontal", "vertical", "both"), ((), *FLIPS), strict=True)
 )
 """Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that they reverse."""
-NEWER_PARAMETERS = ("blur", "elastic", "jpeg", "blend", "interpolate", "invert", "count")
-"""Parameters of ``PixelTransform`` that records of earlier versions lack."""
+_ALWAYS_RECORDED = ("leave_out", "gain", "contrast", "speckle", "shift", "rotate", "zoom", "flip")
+"""Settings of ``PixelTransform`` that records have also at their defaults; later ones would change existing records."""
 
 
 class Control(ABC):
@@ -121,9 +121,9 @@ class PixelTransform(RandomTransform, Control):
     kind: ClassVar[str] = "pixels"
 
     def settings(self) -> dict[str, Any]:
-        """All settings; parameters in ``NEWER_PARAMETERS`` only if they are set."""
+        """All settings in ``_ALWAYS_RECORDED``, and others that are set."""
         record = super().settings()
-        return {name: value for name, value in record.items() if name not in NEWER_PARAMETERS or value}
+        return {name: value for name, value in record.items() if name in _ALWAYS_RECORDED or value}
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         for batch in copy_generator.batches(requests):

@@ -2,13 +2,13 @@
 
 To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and add a
 key to conf/model/reid.yaml that is off by default. To change the pixels of copies with ``copy_transforms=amounts``, add
-the change to ``Augment`` of ``datamodules.augmentation``, its name to ``PIXEL_CHANGES`` and its amount to
-conf/copy_transforms/amounts.yaml. For ``copy_transforms=ranges``, see ``datamodules.random_transforms``.
+the change to ``Augment`` of ``datamodules.augmentation``, and its amount to conf/copy_transforms/amounts.yaml. For
+``copy_transforms=ranges``, see ``datamodules.random_transforms``.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from echodream.networks.decoder_noise import noise_levels, noise_seeds
 from echodream.store import Statistics
 from echodream.weights import fingerprint
 
-PIXEL_CHANGES = ("gain", "contrast", "speckle", "noise", "shift", "rotate", "zoom")
+PIXEL_CHANGES = tuple(field.name for field in fields(Augment) if field.name != "flip")
 """Settings of ``Augment`` that a copy disables at random, each with probability 0.5."""
 
 
