@@ -180,7 +180,7 @@ def test_a_failed_run_of_a_sweep_and_a_refused_job_are_each_a_sentence(study: Pa
     with begin(study, cluster, *IMAGE, f"dst={study}/never", *LAUNCHER, "hydra.launcher.nodes=2") as process:
         _, wrong = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert wrong.splitlines()[-1].startswith("error: this job of SLURM has 2 tasks and trainer= is for 1")
+    assert wrong.splitlines()[-1].startswith("error: this SLURM job has 2 tasks and trainer= is for 1")
     with begin(study, cluster, *IMAGE, *LAUNCHER, "hydra.launcher.partition=nosuch") as process:
         _, wrong = process.communicate(timeout=60)
     assert process.returncode == 1
