@@ -28,11 +28,13 @@ from hydra.utils import instantiate
 from lightning_fabric.utilities import move_data_to_device
 from measuring import synchronize_gpu
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.datamodule import StoreData
 from echodream.losses.denoising import mean_squared_errors
 from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.modules.trainable import Trainable, choose_fused
 from echodream.runs.trainer import make_trainer
 from echodream.store import Dataset, Statistics, StoreWriter
 from echodream.store.latents import write_latents
@@ -102,25 +104,32 @@ def build_module_and_data(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
 class PlainLoop:
     """Optimizer steps of LatentDiffusion in plain PyTorch."""
 
-    def __init__(self, module: LatentDiffusion, cfg: DictConfig, device: str, total: int) -> None:
+    module: Any
+
+    def __init__(self, module: Trainable, cfg: DictConfig, device: str, total: int) -> None:
         self.module, self.device = module.to(device), device
         self.bf16, self.clip = cfg.trainer.precision == "bf16-mixed", cfg.trainer.gradient_clip_val
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.averaged = [parameter.detach().clone() for parameter in self.parameters]
         self.decay, self.count = cfg.callbacks.ema.decay, 0
-        self.optimizer = module.make_optimizer(self.parameters)
+        make_optimizer = choose_fused(module.make_optimizer, torch.device(device), cfg.trainer.precision)
+        self.optimizer = make_optimizer(self.parameters)
         assert module.make_schedule is not None
         self.schedule = module.make_schedule(optimizer=self.optimizer, num_training_steps=total)
 
+    def loss(self, batch: Any) -> Tensor:
+        """Loss of ``batch``, scalar, as in ``LatentDiffusion.training_step``."""
+        x, module = batch["x"], self.module
+        noised = module.process.corrupt(x, module.process.sample_t(len(x), device=x.device), torch.randn_like(x))
+        keep = {name: kept.to(x.device) for name, kept in module.conditioner.sample_dropout(len(x)).items()}
+        prediction = module.model(noised.x_t, noised.t, module.conditioner.encode_batch(batch), keep)
+        return (noised.weight * mean_squared_errors(prediction, noised.target, batch.get("mask"))).mean()
+
     def __call__(self, batch: Any) -> None:
         """Do one optimizer step on ``batch``, which is on the CPU."""
-        batch, module = move_data_to_device(batch, torch.device(self.device)), self.module
+        batch = move_data_to_device(batch, torch.device(self.device))
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            x = batch["x"]
-            noised = module.process.corrupt(x, module.process.sample_t(len(x), device=x.device), torch.randn_like(x))
-            keep = {name: kept.to(x.device) for name, kept in module.conditioner.sample_dropout(len(x)).items()}
-            prediction = module.model(noised.x_t, noised.t, module.conditioner.encode_batch(batch), keep)
-            loss = (noised.weight * mean_squared_errors(prediction, noised.target, batch.get("mask"))).mean()
+            loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)

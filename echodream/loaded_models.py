@@ -124,7 +124,7 @@ class Generator(LoadedModel):
         guidance: Mapping[str, float] | None = None,
         join: str = "crossfade",
         overlap: int | None = None,
-        windows: int = 8,
+        windows: int | str = "auto",
         batch: int | None = None,
         **conditions: Any,
     ) -> Tensor:

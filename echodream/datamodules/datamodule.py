@@ -22,7 +22,8 @@ class StoreData(LightningDataModule):
     Training samples are shuffled in each epoch; validation and test samples are fixed. A sample is a function of
     (``seed``, epoch, index). Batches contain ``columns`` of FileList.csv: numbers as tensors (B,), int64 or float32
     (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
-    batch is dropped. Raises ``UserError`` if the store is unsuitable.
+    batch is dropped. With ``cache``, the latents of used splits are in memory. Raises ``UserError`` if the store is
+    unsuitable.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class StoreData(LightningDataModule):
         kind: str | None = None,
         encoder: str | None = None,
         drop_last: bool = False,
+        cache: bool = False,
     ) -> None:
         super().__init__()
         for name, value, low in (("batch_size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
@@ -44,6 +46,9 @@ class StoreData(LightningDataModule):
         self.store = Store(src, kind=kind, encoder=encoder)
         self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
+        self.cache = validation.true_or_false("datamodule.cache", cache)
+        if cache and self.store.dataset.kind != "latent":
+            raise UserError(f"datamodule.cache=true is for latents, and {self.store.root} holds videos: give false")
         self._datasets: dict[str, ViewDataset] = {}
         self._check_store()
 
@@ -66,6 +71,8 @@ class StoreData(LightningDataModule):
             view = self.view if train else self.view.for_evaluation()
             rows = self.recordings(split)
             self._datasets[split] = ViewDataset(rows, view, self.seed, self.columns, self.augment if train else None)
+            if self.cache:
+                self.store.cache_latents(self._datasets[split].rows.names)
         return self._datasets[split]
 
     def recordings(self, split: str) -> Recordings:

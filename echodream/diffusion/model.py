@@ -91,7 +91,8 @@ class DiffusionModel(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
         """Prediction for x_t (B, C, *rest) at t (B,). Conditions are null embeddings where ``keep`` is false."""
         t = t.to(x_t.device, non_blocking=True)
-        return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
+        prediction: Tensor = self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
+        return prediction.clone() if self.denoiser.reuses_output else prediction
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
         """Encoded conditions of a batch, by name."""

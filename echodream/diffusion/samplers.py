@@ -5,11 +5,14 @@ A scheduler for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def run_solver(
     ``denoise`` maps x_t (B, C, *rest) and t (B,), on the CPU, to the prediction of the network. ``x`` and x_t have the
     scale of the process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to this
     scale by ``scale_model_input``. Therefore ``x`` is first divided by the factor of ``scale_model_input``. No step
-    waits for the device, except for the noise of stochastic samplers.
+    waits for the device.
     """
     dtype, x = x.dtype, x.float()
     if solver.stochastic:
@@ -126,11 +129,45 @@ def _combine(coefficients: Tensor, inputs: Tensor, count: int) -> Tensor:
 def _run_stochastic(
     solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
 ) -> Tensor:
-    scheduler, extra = solver.scheduler, {} if generators is None else {"generator": list(generators)}
+    scheduler = solver.scheduler
     scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
     x = x / scale(torch.ones(1, device=x.device), scheduler.timesteps[0])
-    for timestep, time in zip(scheduler.timesteps, solver.times, strict=True):
-        x_t, t = scale(x, timestep), torch.full((len(x),), time)
-        prediction = solver.convert(denoise(x_t, t).float(), x_t, t)
-        x = scheduler.step(prediction, timestep, x, return_dict=False, **extra)[0]
+    with ThreadPoolExecutor(1) as thread:
+        for timestep, time in zip(scheduler.timesteps, solver.times, strict=True):
+            noise = None if generators is None else _StepNoise(generators, x, thread)
+            x_t, t = scale(x, timestep), torch.full((len(x),), time)
+            prediction = solver.convert(denoise(x_t, t).float(), x_t, t)
+            with noise or nullcontext():
+                x = scheduler.step(prediction, timestep, x, return_dict=False)[0]
     return x
+
+
+class _StepNoise(TorchFunctionMode):
+    """Context of a scheduler step in which torch.randn returns noise of the rows' ``generators``, like ``x``.
+
+    The noise is generated on the CPU, in ``thread``, while the denoiser computes, and copied to the device without
+    waiting for it. It therefore does not depend on the device. If the step needs no noise, the generators are reset.
+    """
+
+    def __init__(self, generators: Sequence[Generator], x: Tensor, thread: Executor) -> None:
+        super().__init__()
+        self.generators, self.device, self.used = generators, x.device, False
+        self.states = [generator.get_state() for generator in generators]
+        self.noise = thread.submit(self._generate, x.shape[1:], x.dtype)
+
+    def _generate(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        noise = torch.cat([torch.randn((1, *shape), generator=each, dtype=dtype) for each in self.generators])
+        return noise.pin_memory() if self.device.type == "cuda" else noise
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.randn:
+            return func(*args, **(kwargs or {}))
+        self.used = True
+        return self.noise.result().to(self.device, non_blocking=True)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.noise.result()
+        if not self.used:
+            for generator, state in zip(self.generators, self.states, strict=True):
+                generator.set_state(state)

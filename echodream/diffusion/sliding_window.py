@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,10 @@ from echodream import validation
 from echodream.diffusion.processes.base import Denoise
 from echodream.errors import UserError
 
+ALL, AUTO = "all", "auto"
+"""Values of ``windows`` other than numbers: all windows of a clip in one call, or as many as the memory allows."""
+CPU_WINDOWS = 8
+"""Largest number of windows per call on a CPU, with ``AUTO``; more windows need more memory and are not faster."""
 DenoiseWindows = Callable[[Tensor, Tensor, list[int]], Tensor]
 """Function from x (N*B, C, window, *rest), t (N*B,) and the first frames of N windows to the prediction for x."""
 
@@ -45,25 +50,46 @@ def blend_windows(windows: Tensor, starts: Sequence[int], frames: int) -> Tensor
 
 
 def sliding_window_denoiser(
-    denoise_windows: DenoiseWindows, frames: int, window: int, overlap: int, batch: int
+    denoise_windows: DenoiseWindows, frames: int, window: int, overlap: int, batch: int | str
 ) -> Denoise:
     """Denoiser of clips (B, C, frames, *rest) from a denoiser of windows, with at most ``batch`` windows per call.
 
-    The calls have as equal numbers of windows as possible.
+    The calls have as equal numbers of windows as possible. With ``AUTO``, a call has all windows on a GPU, and half as
+    many, also in all later calls, after the memory of the GPU was not sufficient; on a CPU at most ``CPU_WINDOWS``.
     """
     starts = window_starts(frames, window, overlap)
-    validation.whole_number("batch", batch, note=", the windows in one network call")
-    size = math.ceil(len(starts) / math.ceil(len(starts) / batch))
-    chunks = [starts[index : index + size] for index in range(0, len(starts), size)]
+    limit = len(starts) if batch in (ALL, AUTO) else check_windows("batch", batch)
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        nonlocal limit
         if x_t.shape[2] != frames:
             raise ValueError(f"a clip has {x_t.shape[2]} frames instead of {frames}")
-        predictions = []
-        for chunk in chunks:
-            x = torch.cat([x_t[:, :, start : start + window] for start in chunk])
-            prediction = denoise_windows(x, t.repeat(len(chunk)), chunk)
-            predictions.append(prediction.unflatten(0, (len(chunk), len(t))))
-        return blend_windows(torch.cat(predictions), starts, frames)
+        if batch == AUTO and x_t.device.type == "cpu":
+            limit = min(limit, CPU_WINDOWS)
+        while True:
+            try:
+                predictions = [predict(x_t, t, chunk) for chunk in _split(starts, limit)]
+                return blend_windows(torch.cat(predictions), starts, frames)
+            except torch.OutOfMemoryError:
+                if batch != AUTO or limit == 1:
+                    raise
+            limit = math.ceil(limit / 2)
+
+    def predict(x_t: Tensor, t: Tensor, chunk: list[int]) -> Tensor:
+        x = torch.cat([x_t[:, :, start : start + window] for start in chunk])
+        return denoise_windows(x, t.repeat(len(chunk)), chunk).unflatten(0, (len(chunk), len(t)))
 
     return denoise
+
+
+def check_windows(key: str, value: Any) -> Any:
+    """Return ``value`` if it is a number of windows, ``ALL`` or ``AUTO``."""
+    if value in (ALL, AUTO):
+        return value
+    return validation.whole_number(key, value, note=f", the windows in one network call, or {ALL} or {AUTO}")
+
+
+def _split(starts: list[int], most: int) -> list[list[int]]:
+    """Split ``starts`` into as few lists of at most ``most`` as possible, of as equal lengths as possible."""
+    size = math.ceil(len(starts) / math.ceil(len(starts) / most))
+    return [starts[index : index + size] for index in range(0, len(starts), size)]

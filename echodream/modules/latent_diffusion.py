@@ -43,7 +43,7 @@ class LatentDiffusion(Trainable):
 
     ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``.
     ``conditions``, ``width``, ``joint_dropout``: see ``Conditioner``. ``optimizer``, ``schedule``: see ``Trainable``.
-    ``checkpointing`` enables gradient checkpointing, ``compile`` torch.compile, ``channels_last`` this memory format.
+    ``checkpointing`` enables gradient checkpointing. ``compile``, ``channels_last``: see ``Denoiser.accelerate``.
     ``shared_noise``, ``noise_offset``: see ``diffusion.noise``. With ``residual``, the process models residuals
     (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the denoised estimate of clips. ``initial`` is
     the folder of an artifact with the same settings, whose weights and metadata the training starts with.
@@ -58,7 +58,7 @@ class LatentDiffusion(Trainable):
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         checkpointing: bool = False,
-        compile: bool = False,
+        compile: bool | str = False,
         channels_last: bool = False,
         shared_noise: float = 0.0,
         residual: bool = False,
@@ -93,12 +93,7 @@ class LatentDiffusion(Trainable):
         self.model = DiffusionModel(network, self.conditioner, self.process, metadata)
         if self.checkpointing:
             network.enable_gradient_checkpointing()
-        if self.channels_last:
-            for module in network.modules():
-                if isinstance(module, nn.Conv2d):  # channels_last does not exist for 5D weights
-                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compiled:
-            network.compile()
+        network.accelerate(self.compiled, self.channels_last, "model.")
 
     def _new_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
         """Untrained network for ``data``, and the metadata of ``data``."""

@@ -1,5 +1,6 @@
 """Base class of all models that ``train.py`` trains."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,12 +72,14 @@ class Trainable(pl.LightningModule):
         self, groups: Sequence["OptimizerGroup"]
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """Build an optimizer and a scheduler for each group. Raises ``UserError`` for invalid settings."""
-        optimizer, schedule = self.make_optimizer, self.make_schedule
+        precision, schedule = str(self.trainer.precision), self.make_schedule
+        optimizer = choose_fused(self.make_optimizer, self.device, precision)
         check_optimizer_settings(optimizer, schedule)
-        if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
-            optimizer = partial(optimizer, fused=False)  # Lightning cannot clip gradients of a fused optimizer
         with _torch_errors_as_user_errors("model.module.optimizer"):
             optimizers = [optimizer(group.parameters, **group.settings) for group in groups]
+        if precision.startswith("bf16"):
+            for item in optimizers:  # without a gradient scaler, Lightning can clip gradients of a fused optimizer
+                item._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if schedule is None:
             return optimizers, []
         steps = int(self.trainer.estimated_stepping_batches)
@@ -108,6 +111,28 @@ def _torch_errors_as_user_errors(key: str) -> Iterator[None]:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{key}: {reason}; change this setting, or model.lr") from error
+
+
+def choose_fused(
+    optimizer: Callable[..., torch.optim.Optimizer], device: torch.device, precision: str
+) -> Callable[..., torch.optim.Optimizer]:
+    """Resolve the keyword ``fused`` of the partial ``optimizer``: one kernel updates all parameters.
+
+    "auto" is true on a GPU for an optimizer that has the keyword. With a gradient scaler (16-mixed), the keyword is
+    false, because Lightning cannot clip the gradients of a fused optimizer then. Raises ``UserError``.
+    """
+    keywords = dict(getattr(optimizer, "keywords", {}))
+    if (fused := keywords.pop("fused", None)) is None:
+        return optimizer
+    if fused != "auto" and not isinstance(fused, bool):
+        validation.refuse("model.fused", fused, "give auto, true or false")
+    function: Any = optimizer.func  # type: ignore[attr-defined]
+    possible = "fused" in inspect.signature(function).parameters
+    if fused is True and not possible:
+        raise UserError(f"model.fused=true is not possible: {function.__name__} has no fused version; give auto")
+    wanted = device.type == "cuda" if fused == "auto" else fused
+    use = wanted and possible and precision != "16-mixed"
+    return partial(function, *optimizer.args, **keywords, **({"fused": True} if use else {}))  # type: ignore[attr-defined]
 
 
 def check_optimizer_settings(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from echodream import validation
 from echodream.artifact import METADATA_FILE, Artifact, read_artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.dataset import EpochSampler, ViewDataset
@@ -26,6 +27,7 @@ from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.metrics.texture import log_spectral_estimate, temporal_power
 from echodream.modules.trainable import OptimizerGroup, Trainable
+from echodream.networks.acceleration import compile_in_place, use_channels_last
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
 from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds, set_noise_correlation
 from echodream.types import Batch
@@ -42,7 +44,8 @@ class VAE(Trainable):
 
     ``losses`` are loss terms by name (conf/loss/autoencoder.yaml); None or weight 0 disables a term. A
     ``PatchAdversarial`` adds a discriminator with its own optimizer. ``clip`` is the maximum gradient norm; 0 disables
-    clipping. ``optimizer`` and ``schedule``: see ``Trainable``.
+    clipping. ``optimizer`` and ``schedule``: see ``Trainable``. ``compile`` is torch.compile of encoder and decoder,
+    ``channels_last`` this memory format of the network.
     """
 
     metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
@@ -55,6 +58,8 @@ class VAE(Trainable):
         optimizer: Callable[..., torch.optim.Optimizer],
         clip: float = 1.0,
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -69,6 +74,11 @@ class VAE(Trainable):
             raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
         self.has_unused_parameters = self.adversarial is not None
         self.make_optimizer, self.make_schedule, self.clip = optimizer, schedule, clip
+        if validation.true_or_false("model.channels_last", channels_last):
+            use_channels_last(network)
+        if validation.true_or_false("model.compile", compile) and self.adversarial is not None:
+            raise UserError("model.compile=true is not possible with loss.adversarial: give model.compile=false")
+        compile_in_place([network.encoder, network.decoder], compile, "model.compile")
         self._recordings: list[str] = []
         """Recordings of the current batch, for error messages."""
 

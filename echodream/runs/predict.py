@@ -1,15 +1,18 @@
 """Prediction with Lightning on one or several devices, without repeated batches."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
-from echodream.runs.trainer import interruptible, make_trainer
+from echodream.runs.trainer import interruptible, make_trainer, trainer_precision
 
 
 class DistributedBatchSampler(DistributedSampler[int]):
@@ -42,10 +45,25 @@ class PredictionData(pl.LightningDataModule):
         return DataLoader(batches, batch_size=1, sampler=sampler, collate_fn=itemgetter(0), num_workers=self.workers)
 
 
+BF16_WEIGHTS = "bf16-true"
+"""Precision with the weights of the networks in bf16, and all other computations in float32."""
+
+
 def run_prediction(
-    trainer: Callable[..., pl.Trainer], module: pl.LightningModule, data: PredictionData, writer: StoreWriterCallback
+    trainer: Callable[..., pl.Trainer],
+    module: pl.LightningModule,
+    data: PredictionData,
+    writer: StoreWriterCallback,
+    networks: Iterable[nn.Module] = (),
 ) -> None:
-    """Predict ``data`` with ``module`` and write the predictions to a store; ``trainer`` is a ``functools.partial``."""
+    """Predict ``data`` with ``module`` and write the predictions to a store; ``trainer`` is a ``functools.partial``.
+
+    With ``BF16_WEIGHTS``, the weights of ``networks`` become bf16. Lightning would also round the data.
+    """
+    if trainer_precision(trainer) == BF16_WEIGHTS:
+        trainer = partial(trainer, precision="32-true")
+        for network in networks:
+            nn.Module.to(network, torch.bfloat16)  # that of diffusers prints a warning
     predictor = make_trainer(trainer, [writer], logger=False, enable_checkpointing=False)
     try:
         with interruptible(predictor):

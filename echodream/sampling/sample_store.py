@@ -5,12 +5,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from echodream import validation
@@ -21,7 +19,7 @@ from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.errors import UserError
-from echodream.runs.predict import PredictionData, run_prediction
+from echodream.runs.predict import BF16_WEIGHTS, PredictionData, run_prediction
 from echodream.runs.trainer import trainer_precision
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Dataset
@@ -35,8 +33,6 @@ _TRAINING_SETTINGS = ("min_snr", "least_weight", "spacing", "times", "shift")
 """Settings of a diffusion process that do not change what the network predicts."""
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 """Precisions for sampling. Other precisions would also round the noise and the timesteps."""
-_BF16_WEIGHTS = "bf16-true"
-"""Precision for sampling with the weights of the denoiser in bf16, and noise, timesteps and samples in float32."""
 
 
 def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidance:
@@ -183,17 +179,21 @@ def sample_to_store(
     workers: int,
     trainer: Callable[..., pl.Trainer],
     references: References | None = None,
+    compile: bool | str = False,
+    channels_last: bool = False,
 ) -> str:
-    """Sample the ``rows`` that are not yet in the store ``dst``, in batches of ``batch``; returns the store's state."""
+    """Sample the ``rows`` that are not yet in the store ``dst``, in batches of ``batch``; returns the store's state.
+
+    ``compile``, ``channels_last``: see ``Denoiser.accelerate``.
+    """
     validation.whole_number("batch", batch)
+    denoisers = [model.denoiser for model in (sampler.model, sampler.weak) if model is not None]
+    for denoiser in denoisers:
+        denoiser.accelerate(compile, channels_last)
     statistics = sampler.model.metadata.statistics
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: statistics)
-    if trainer_precision(trainer) == _BF16_WEIGHTS:
-        trainer = partial(trainer, precision="32-true")
-        for model in filter(None, (sampler.model, sampler.weak)):
-            model.denoiser.to(torch.bfloat16)
     data = PredictionData(lambda: SamplingRequests(list(rows), values, batch, writer.done, references), workers)
-    run_prediction(trainer, sampler, data, writer)
+    run_prediction(trainer, sampler, data, writer, denoisers)
     return writer.state
 
 
@@ -224,11 +224,11 @@ def write_sample(path: Path, latents: Tensor) -> dict[str, Any]:
 def check_precision(trainer: Callable[..., pl.Trainer], bf16_weights: bool = False) -> str:
     """Precision of ``trainer``. Raises ``UserError`` for a precision that is not suitable for sampling.
 
-    ``bf16_weights``: "bf16-true" is possible, too, because ``sample_to_store`` converts only the denoiser.
+    ``bf16_weights``: "bf16-true" is possible, too, because ``run_prediction`` converts only the denoiser.
     """
     precision = trainer_precision(trainer)
-    if precision not in _PRECISIONS and not (bf16_weights and precision == _BF16_WEIGHTS):
-        choices = ", ".join([*_PRECISIONS[:3], *[_BF16_WEIGHTS] * bf16_weights])
+    if precision not in _PRECISIONS and not (bf16_weights and precision == BF16_WEIGHTS):
+        choices = ", ".join([*_PRECISIONS[:3], *[BF16_WEIGHTS] * bf16_weights])
         raise UserError(f"trainer.precision={precision} is not suitable for sampling: choose one of {choices}")
     return precision
 

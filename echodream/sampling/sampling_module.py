@@ -42,8 +42,8 @@ class ClipLengthConfig:
     """Number of frames of a training clip."""
     overlap: int
     """Number of frames that neighboring windows share."""
-    batch: int
-    """Number of windows per call of the network."""
+    batch: int | str
+    """Largest number of windows per call of the network, "all" or "auto" (``sliding_window_denoiser``)."""
     join: str = "crossfade"
     """"crossfade": all windows are denoised together, and overlaps are blended at every sampler step; "continue":
     windows are sampled one after another, with the last frames of the previous window as reference frames."""

@@ -61,7 +61,7 @@ def decode(
     writer = StoreWriterCallback(dst, dataset, rows, save_video)
     module = VaeDecoder(network, budget, grey and network.config.out_channels > 1)
     data = PredictionData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
-    run_prediction(trainer, module, data, writer)
+    run_prediction(trainer, module, data, writer, [network])
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
     if not writer.already_complete and reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))

@@ -68,7 +68,7 @@ def encode(
 
     writer = StoreWriterCallback(dst, dataset, store.rows(), _save_posterior, compute_statistics)
     data = PredictionData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
-    run_prediction(trainer, VaeEncoder(network, budget), data, writer)
+    run_prediction(trainer, VaeEncoder(network, budget), data, writer, [network])
     frames = int(store.table["NumberOfFrames"].sum())
     facts = {"recordings": len(store), "frames": frames, "encoder": dataset.encoder}
     return Summary(f"encode: {dst} {writer.state}", facts)

@@ -36,6 +36,8 @@ def image(
     clip: float | None,
     guidance: Mapping[str, InputPath | Any],
     batch: int,
+    compile: bool | str,
+    channels_last: bool,
     workers: int,
     trainer: Callable[..., pl.Trainer],
     command: str,
@@ -62,7 +64,9 @@ def image(
     rows = _file_list_rows(model, config, requests.values, count)
     dataset = sample_store.samples_dataset(model, settings, command, code_version)
     module = SamplingModule(model, config, weak=weak)
-    state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer)
+    state = sample_store.sample_to_store(
+        module, dst, dataset, rows, values, batch, workers, trainer, None, compile, channels_last
+    )
     counts = sample_store.sampling_summary(rows, without_values, requests.unread_columns)
     return Summary(f"image: {dst} {state}", {"images": count, **counts})
 

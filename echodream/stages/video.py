@@ -16,7 +16,7 @@ from echodream.datamodules.key_frames import Beat
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.sampling_requests import References
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
-from echodream.diffusion.sliding_window import window_starts
+from echodream.diffusion.sliding_window import check_windows, window_starts
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
 from echodream.sampling import sample_store
@@ -47,8 +47,10 @@ def video(
     frames: int,
     join: str,
     overlap: int | None,
-    windows: int,
+    windows: int | str,
     batch: int,
+    compile: bool | str,
+    channels_last: bool,
     workers: int,
     trainer: Callable[..., pl.Trainer],
     command: str,
@@ -87,7 +89,9 @@ def video(
             return store.latents(names[row], 0, count)[0].float()
 
         references = reference_reader(model, read, sources, str(store.root), beats, clip_length)
-    state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer, references)
+    state = sample_store.sample_to_store(
+        module, dst, dataset, rows, values, batch, workers, trainer, references, compile, channels_last
+    )
     sizes = {"videos": len(rows), "frames each": clip_length.frames, "fps": round(model.metadata.fps, 3)}
     counts = sample_store.sampling_summary(rows, without_values, requests.unread_columns)
     return Summary(f"video: {dst} {state}", {**sizes, **counts})
@@ -164,10 +168,12 @@ def reference_reader(
     return read_references
 
 
-def clip_config(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
+def clip_config(
+    model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int | str
+) -> ClipLengthConfig:
     window = model.metadata.frames
     validation.whole_number("frames", frames)
-    validation.whole_number("windows", windows)
+    check_windows("windows", windows)
     validation.one_of("join", join, ("crossfade", "continue"))
     if join == "continue" and frames > window and not model.conditioner.interpolates_references:
         raise UserError("join=continue needs a model conditioned on several reference frames: use join=crossfade")

@@ -1,6 +1,6 @@
 """Reading of a Store: table, frames and latents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ class Store:
 
     def __init__(self, root: str | Path, *, kind: str | None = None, encoder: str | None = None) -> None:
         self.root = Path(root)
+        self._cached_latents: dict[str, tuple[Tensor, Tensor]] = {}
         self.dataset: Dataset = read_dataset(self.root)
         self.table: pd.DataFrame = read_file_list(self.root)
         if kind is not None and self.dataset.kind != kind:
@@ -98,11 +99,18 @@ class Store:
     def latents(self, name: str, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
         """Unscaled posterior mean and std of the frames ``start`` to ``stop``: float16, (F, C, H, W) each.
 
-        Only these frames are read from the file. Raises ``StoreError`` if the file is damaged.
+        Only these frames are read from the file, unless they are cached. Raises ``StoreError`` if the file is damaged.
         """
         path = self.path(name)
-        mean, std = read_latents(path, start, stop)
+        if name in self._cached_latents:
+            mean, std = (moment[start:stop] for moment in self._cached_latents[name])
+        else:
+            mean, std = read_latents(path, start, stop)
         expected = len(range(*slice(start, stop).indices(self._frame_counts[name])))
         if len(mean) != expected or mean.shape != std.shape:
             raise StoreError(f"{path} does not contain the frames that FileList.csv states: create the store again")
         return mean, std
+
+    def cache_latents(self, names: Iterable[str]) -> None:
+        """Keep the latents of the recordings ``names`` in memory, which processes that are forked later share."""
+        self._cached_latents |= {name: self.latents(name) for name in names if name not in self._cached_latents}

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ log = logging.getLogger(__name__)
 _HASHED_KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
 _OTHER_STORES = ("synthetic", "anonymised")
 """Keys of a datamodule that name stores other than src."""
-_NOT_HASHED = {"datamodule": ("src", "workers", *_OTHER_STORES), "trainer": ("log_every_n_steps",), "model": ("vae",)}
+_NOT_HASHED = {
+    "datamodule": ("src", "workers", "cache", *_OTHER_STORES),
+    "trainer": ("log_every_n_steps",),
+    "model": ("vae", "fused", "module.optimizer.fused"),
+}
 """Settings of the hashed groups that do not determine the weights, or whose files are hashed instead."""
+_NOT_HASHED_OF_VAE = ("compile", "channels_last", "module.compile", "module.channels_last")
+"""Settings of model=vae that change rounding only."""
 
 
 def settings_hash(cfg: DictConfig) -> str:
@@ -30,8 +37,9 @@ def settings_hash(cfg: DictConfig) -> str:
     for key in _HASHED_KEYS:
         hashed[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, names in _NOT_HASHED.items():
-        for name in names:
-            hashed[key].pop(name, None)
+        for name in (*names, *_NOT_HASHED_OF_VAE * (key == "model" and cfg.model.name == "vae")):
+            *parents, last = name.split(".")
+            reduce(lambda node, parent: node.get(parent) or {}, parents, hashed[key]).pop(last, None)
     files = [*sorted([weights, *weights.glob("*")]), *(store / CHECKSUMS for store in _other_stores(cfg))]
     hashed["weights"] = [file_sha256(path) for path in files if path.is_file()]
     hashed["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")

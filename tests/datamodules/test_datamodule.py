@@ -1,4 +1,6 @@
 import contextlib
+import itertools
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.views import Clips, Frames, Pairs
+from echodream.datamodules.views import Clips, Frames, Pairs, View
 from echodream.errors import UserError
+from echodream.store import StoreError
 from tests.support.stores import ENCODER, make_latent_store, make_video_store, row, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -113,6 +116,29 @@ def test_validation_and_test_never_change(latents: str) -> None:
     centre = made.store.latents("v1", 2, 6)[0][:, 0, 0, 0].float()
     assert ((batch["x"][0, 0].mean((-1, -2)) * 2 + 1) - centre).abs().max() < 0.3
     assert [batch["name"] for batch in made.test_dataloader()] == [["t1"]]
+
+
+@pytest.mark.parametrize("view", [Frames(), Clips(frames=4, reference="random")])
+def test_cached_latents_give_the_same_samples_without_the_files(latents: str, tmp_path: Path, view: View) -> None:
+    copied = Path(shutil.copytree(latents, tmp_path / "latents"))
+    plain, cached = data(str(copied), view=view), data(str(copied), view=view, cache=True)
+    truth = [list(plain.train_dataloader()), list(plain.val_dataloader())]
+    for loader in (cached.train_dataloader, cached.val_dataloader):
+        loader()
+    shutil.rmtree(copied / "Latents")
+    found = [list(cached.train_dataloader()), list(cached.val_dataloader())]
+    for one, other in zip(itertools.chain(*found), itertools.chain(*truth), strict=True):
+        assert one["name"] == other["name"]
+        assert all(torch.equal(one[key], other[key]) for key in one.keys() & {"x", "reference", "reference_time"})
+    with pytest.raises(StoreError, match="cannot be read"):
+        next(iter(plain.train_dataloader()))
+
+
+def test_a_cache_is_for_latents_alone(videos: str) -> None:
+    with pytest.raises(UserError, match=r"^datamodule.cache=true is for latents, and .*holds videos: give false$"):
+        data(videos, cache=True)
+    with pytest.raises(UserError, match=r"^datamodule.cache is 'yes': give true or false$"):
+        data(videos, cache="yes")
 
 
 def test_augmentation_is_for_training_alone(videos: str) -> None:

@@ -102,6 +102,26 @@ def test_the_ddpm_family_follows_diffusers(name: str, sampler: str, steps: int, 
     assert_same(followed(process, sampler, steps, noise), truth)
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "euler_ancestral"])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_noise_of_steps_is_that_of_a_loop_bit_by_bit(sampler: str, spacing: str, rows: int) -> None:
+    """Also after the last step, which needs no noise with leading spacing, and for rows whatever their batch."""
+    process, noise = DDPM(spacing=spacing), normal(3, C, H, W)
+    scheduler: Any = {"ddpm": DDPMScheduler, "euler_ancestral": EulerAncestralDiscreteScheduler}[sampler](
+        **{**config(process), "timestep_spacing": spacing}, **({"clip_sample": False} if sampler == "ddpm" else {})
+    )
+    scheduler.set_timesteps(5)
+    random = generators(3, 3)
+    truth = unrolled(scheduler, lambda scheduler, index: int(scheduler.timesteps[index]), noise, generator=random)
+    found, own = [], generators(3, 3)
+    for start in range(0, 3, rows):
+        some = slice(start, start + rows)
+        found.append(process.sample(network, noise[some], 5, sampler, own[some]))
+    assert torch.equal(torch.cat(found), truth[-1])
+    assert all(torch.equal(one.get_state(), other.get_state()) for one, other in zip(own, random, strict=True))
+
+
 @pytest.mark.parametrize("steps", [10, 16, 50])
 @pytest.mark.parametrize("sampler", ["unipc", "euler", "heun"])
 @pytest.mark.parametrize("shift", [1.0, 3.0])

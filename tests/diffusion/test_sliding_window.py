@@ -1,6 +1,7 @@
 """Windows over clips of any length: where they lie, how they are joined, and that nothing changes by them."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,63 @@ def test_what_windows_cannot_be(values: tuple[int, int, int], words: str) -> Non
         window_starts(*values)
     with pytest.raises(UserError, match=words):
         sliding_window_denoiser(lambda x, t, firsts: x, *values, batch=4)
+
+
+def counted(most: int, calls: list[int]) -> windows.DenoiseWindows:
+    """A denoiser of windows whose memory is sufficient for ``most`` windows."""
+
+    def denoise_at(x: Tensor, t: Tensor, firsts: list[int]) -> Tensor:
+        calls.append(len(firsts))
+        if len(firsts) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x * torch.tensor(firsts).repeat_interleave(len(t) // len(firsts)).view(-1, 1, 1, 1, 1)
+
+    return denoise_at
+
+
+def test_all_windows_of_a_clip_are_one_call() -> None:
+    x, t, calls = normal(2, C, 24, H, W), torch.zeros(2), list[int]()
+    truth = sliding_window_denoiser(counted(9, []), 24, 8, 4, 1)(x, t)
+    for batch in ("all", "auto"):
+        assert torch.equal(sliding_window_denoiser(counted(9, calls), 24, 8, 4, batch)(x, t), truth)
+    assert calls == [5, 5]
+
+
+def test_auto_takes_fewer_windows_after_the_memory_was_not_sufficient() -> None:
+    """The windows of all later steps, too; the result is the same."""
+    x, t, calls = normal(2, C, 24, H, W), torch.zeros(2), list[int]()
+    truth = sliding_window_denoiser(counted(9, []), 24, 8, 4, 1)(x, t)
+    denoise = sliding_window_denoiser(counted(2, calls), 24, 8, 4, "auto")
+    assert torch.equal(denoise(x, t), truth)
+    assert calls == [5, 3, 2, 2, 1]
+    assert torch.equal(denoise(x, t), truth)
+    assert calls[5:] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("batch", "most"), [("auto", 0), ("all", 2), (5, 2)])
+def test_too_little_memory_is_an_error_for_one_window_and_for_a_given_number(batch: int | str, most: int) -> None:
+    denoise = sliding_window_denoiser(counted(most, []), 24, 8, 4, batch)
+    with pytest.raises(torch.OutOfMemoryError):
+        denoise(normal(2, C, 24, H, W), torch.zeros(2))
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [6, 6]), ("meta", [12])])
+def test_auto_limits_the_windows_on_a_cpu_only(device: str, expected: list[int]) -> None:
+    calls: list[int] = []
+
+    def denoise_at(x: Tensor, t: Tensor, firsts: list[int]) -> Tensor:
+        calls.append(len(firsts))
+        return x
+
+    x, t = normal(1, C, 52, H, W).to(device), torch.zeros(1)
+    assert sliding_window_denoiser(denoise_at, 52, 8, 4, "auto")(x, t).shape == x.shape
+    assert calls == expected
+
+
+@pytest.mark.parametrize("batch", ["some", None, True, 1.5])
+def test_another_number_of_windows_is_refused(batch: Any) -> None:
+    with pytest.raises(UserError, match=r"^batch is .*: give a whole number from 1, .* or all or auto$"):
+        sliding_window_denoiser(lambda x, t, firsts: x, 10, 8, 3, batch)
 
 
 def test_no_window_at_once_is_refused() -> None:

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from echodream import engine
 from echodream.config.paths import CONF_DIR
+from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
-from echodream.modules.trainable import OptimizerGroup, Trainable, check_optimizer_settings
+from echodream.modules.trainable import OptimizerGroup, Trainable, check_optimizer_settings, choose_fused
 from tests.support.tiny_diffusion import latent_store, train_cfg
 
 WRONG = [
@@ -91,7 +92,8 @@ def test_error_messages_name_the_configuration_key(name: str) -> None:
 def test_an_error_of_torch_about_a_schedule_is_a_user_error() -> None:
     """The polynomial schedule ends at 1e-7, so the learning rate cannot start below."""
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
-    module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4), make_schedule=schedule)
+    trainer = SimpleNamespace(estimated_stepping_batches=4, precision="32-true")
+    module: Any = SimpleNamespace(trainer=trainer, make_schedule=schedule, device=torch.device("cpu"))
     module.make_optimizer = partial(torch.optim.SGD, lr=1e-9)
     words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change this setting"
     with pytest.raises(UserError, match=words):
@@ -114,8 +116,69 @@ def test_unsupported_precision_is_refused(tmp_path: Path, precision: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_fused_optimizer_works_with_mixed_precision(tmp_path: Path) -> None:
-    """Lightning cannot clip gradients of a fused optimizer."""
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_trains_to_the_same_weights(
+    tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gradients clipped by Lightning, which refuses fused optimizers in mixed precision."""
     latent_store(tmp_path / "latents")
-    asked = ("+model.module.optimizer.fused=true", "trainer.precision=bf16-mixed", "callbacks.pictures=null")
-    assert engine.train(train_cfg(tmp_path, "lidm", *asked))["loss"] > 0
+    clipped, clip = [0], torch.nn.utils.clip_grad_norm_
+
+    def counted(*given: Any, **options: Any) -> Any:
+        clipped[0] += 1
+        return clip(*given, **options)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
+    found, used, step = {}, list[Any](), torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *rest: Any, **options: Any) -> Any:
+        used.append(self.defaults["fused"])
+        return step(self, *rest, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    for fused in ("false", "auto", "true"):
+        asked = (f"model.fused={fused}", f"trainer.precision={precision}", "callbacks.pictures=null")
+        folders = (f"dst={tmp_path}/{fused}", f"work={tmp_path}/{fused}-runs")
+        engine.train(train_cfg(tmp_path, "lidm", *asked, *folders))
+        found[fused] = load_diffusion_model(str(tmp_path / fused), "lidm").state_dict()
+    assert used == [None] * 12 + [True] * 6
+    assert clipped[0] == 18
+    for name, truth in found["false"].items():
+        assert torch.equal(found["auto"][name], truth)
+        torch.testing.assert_close(found["true"][name], truth, rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(found["true"][name], truth) for name, truth in found["false"].items())
+
+
+def unfused(params: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr)
+
+
+@pytest.mark.parametrize(
+    ("function", "fused", "device", "precision", "expected"),
+    [
+        (torch.optim.AdamW, "auto", "cpu", "32-true", {}),
+        (torch.optim.AdamW, "auto", "cuda", "32-true", {"fused": True}),
+        (torch.optim.AdamW, "auto", "cuda", "bf16-mixed", {"fused": True}),
+        (torch.optim.AdamW, "auto", "cuda", "16-mixed", {}),
+        (torch.optim.AdamW, True, "cpu", "32-true", {"fused": True}),
+        (torch.optim.AdamW, True, "cuda", "16-mixed", {}),
+        (torch.optim.AdamW, False, "cuda", "32-true", {}),
+        (unfused, "auto", "cuda", "32-true", {}),
+        (unfused, False, "cuda", "32-true", {}),
+    ],
+)
+def test_where_an_optimizer_is_fused(
+    function: Any, fused: Any, device: str, precision: str, expected: dict[str, bool]
+) -> None:
+    made: Any = choose_fused(partial(function, lr=0.1, fused=fused), torch.device(device), precision)
+    assert (made.func, made.keywords) == (function, {"lr": 0.1, **expected})
+
+
+def test_fused_settings_that_are_not_possible_are_refused() -> None:
+    device = torch.device("cpu")
+    with pytest.raises(UserError, match=r"^model.fused is 'yes': give auto, true or false$"):
+        choose_fused(partial(torch.optim.AdamW, fused="yes"), device, "32-true")
+    with pytest.raises(UserError, match=r"^model.fused=true is not possible: unfused has no fused version; give auto$"):
+        choose_fused(partial(unfused, fused=True), device, "32-true")
+    plain = partial(torch.optim.SGD, lr=0.1)
+    assert choose_fused(plain, device, "32-true") is plain

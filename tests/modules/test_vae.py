@@ -169,6 +169,45 @@ def test_weight_zero_disables_a_loss_term() -> None:
         VAE(network(), {"l1": L1(1)}, sgd, clip=-1)
 
 
+def test_channels_last_changes_rounding_only() -> None:
+    found = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        module = VAE(network(), {"l1": L1(1), "kl": KL(1e-6)}, sgd, channels_last=channels_last)
+        fit(module, batches(3))
+        found.append(module.network)
+    assert found[1].encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(*(part.parameters() for part in found), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_encoder_and_decoder_are_compiled_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(self))
+    plain = VAE(network(), {"l1": L1(1)}, sgd)
+    assert not asked
+    module = VAE(network(), {"l1": L1(1)}, sgd, compile=True)
+    assert asked == [module.network.encoder, module.network.decoder]
+    assert module.state_dict().keys() == plain.state_dict().keys()
+    with pytest.raises(UserError, match=r"^model.compile=true is not possible with loss.adversarial: give"):
+        VAE(network(), {"l1": L1(1), "adversarial": discriminator()}, sgd, compile=True)
+    for key in ("compile", "channels_last"):
+        with pytest.raises(UserError, match=rf"^model.{key} is 'yes': give true or false$"):
+            VAE(network(), {"l1": L1(1)}, sgd, **{key: "yes"})  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_compiled_autoencoder_trains_to_the_same_weights() -> None:
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module = VAE(network(), {"l1": L1(1), "kl": KL(1e-6)}, sgd, compile=compiled)
+        fit(module, batches(2))
+        found.append(module.network)
+    for one, other in zip(*(part.parameters() for part in found), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_step_in_half_precision(precision: str) -> None:
     module = VAE(

@@ -87,9 +87,8 @@ GUIDANCE = {
 }
 
 
-DDPM_SAMPLERS = [name for name, entry in SAMPLERS["ddpm"].items() if not entry.stochastic]
 CASES = [
-    *((DDPM(), sampler, "lidm", "interval") for sampler in DDPM_SAMPLERS),
+    *((DDPM(), sampler, "lidm", "interval") for sampler in SAMPLERS["ddpm"]),
     *((RectifiedFlow(), sampler, "lidm", "class") for sampler in SAMPLERS["flow"]),
     *((DDPM(), "unipc", kind, guidance) for kind, guidance in (("crossfade", "interval"), ("continue", "none"))),
 ]

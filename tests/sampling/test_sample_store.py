@@ -65,7 +65,7 @@ def test_a_row_is_the_same_for_any_batch_and_length_of_the_list(tmp_path: Path) 
     for batch in (1, 3):
         same(image(folder, "n=8", f"batch={batch}", "guidance.class_id=3", "sampler=ddpm", at=f"by{batch}"), whole)
     clips = video(folder, "frames=19", "batch=8", "windows=4")
-    for batch, windows in ((1, 1), (3, 2)):
+    for batch, windows in ((1, 1), (3, 2), (3, "all"), (8, "auto")):
         same(video(folder, "frames=19", f"batch={batch}", f"windows={windows}", at=f"v{batch}"), clips)
     fewer = video(folder, "frames=19", "n=3", at="fewer")
     for row, latents in enumerate(whitened(fewer)):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from echodream import engine
 from echodream.callbacks.store_writer import StoreWriterCallback
@@ -253,6 +254,39 @@ def test_decoding_gives_the_networks_pixels_and_the_psnr_to_the_source(tmp_path:
         grey = made.mean(axis=-1) - moving_disc(LENGTHS[number], number, channels=3).astype(np.float64).mean(axis=-1)
         errors.append(10 * np.log10(255**2 / np.mean(grey**2)))
     assert summary.facts["PSNR to source"] == f"{np.mean(errors):.2f} dB over 7 recordings"
+
+
+@pytest.mark.slow
+def test_weights_in_bf16_change_pixels_by_a_few_grey_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network computes in bf16; frames, latents and pixels are float32, and the record states the precision."""
+    folder, seen = study(tmp_path), set[tuple[str, torch.dtype]]()
+    exact = encode(folder)
+    decode(folder)
+
+    def watch(name: str) -> None:
+        original = getattr(AutoencoderKL, name)
+
+        def watched(own: Any, x: torch.Tensor, *rest: Any, **options: Any) -> Any:
+            seen.add((name, x.dtype))
+            return original(own, x, *rest, **options)
+
+        monkeypatch.setattr(AutoencoderKL, name, watched)
+
+    for name in ("encode", "decode"):
+        watch(name)
+    rounded = encode(folder, "trainer.precision=bf16-true", at="rounded")
+    decode(folder, "trainer.precision=bf16-true", f"dst={folder}/fast")
+    assert seen == {("encode", torch.bfloat16), ("decode", torch.bfloat16)}
+    fast, pixels = Store(folder / "fast"), Store(folder / "decoded")
+    assert (rounded.dataset.settings["precision"], fast.dataset.settings["precision"]) == ("bf16-true", "bf16-true")
+    assert (rounded.dataset.encoder, fast.dataset.settings["decoder"]) == (exact.dataset.encoder, exact.dataset.encoder)
+    for name in exact.table["FileName"]:
+        for found, truth in zip(rounded.latents(name), exact.latents(name), strict=True):
+            assert (found.float() - truth.float()).abs().max() <= 0.02 * truth.float().abs().max()
+        difference = np.abs(fast.frames(name).astype(int) - pixels.frames(name).astype(int))
+        assert difference.max() <= 10
+        assert difference.mean() <= 1
+    assert any(not np.array_equal(fast.frames(name), pixels.frames(name)) for name in exact.table["FileName"])
 
 
 def test_decoding_to_grey_and_back_to_the_size(tmp_path: Path) -> None:

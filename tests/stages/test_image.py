@@ -121,6 +121,8 @@ IMAGE = [
     (["steps=1001"], "steps is 1001: give"),
     (["sampler=heun"], "sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler"),
     (["clip=0"], "clip is 0: give a number above 0, or null for no limit"),
+    (["compile=maybe"], "compile is 'maybe': give true, false or reduce-overhead"),
+    (["channels_last=maybe"], "channels_last is 'maybe': give true or false"),
     (["spacing=even"], "spacing is 'even': choose one of trailing, quadratic, leading"),
     (["spacing=leading", "artifact=DIR/flow"], "spacing is 'leading': choose one of trailing, quadratic"),
     (["guidance.view=2"], "guidance.view=2 is not possible: this model's conditions are class_id, EF"),

@@ -163,6 +163,10 @@ VIDEO = [
     (["frames=9", "overlap=0"], "overlap=0 is not possible: give 1 to 7 frames"),
     (["frames=9", "overlap=-1"], "overlap is -1"),
     (["windows=0"], "windows is 0"),
+    (
+        ["windows=most"],
+        "windows is 'most': give a whole number from 1, .*, or all or auto",
+    ),
     (["repeat=maybe", "n=4"], "repeat is 'maybe': give true or false"),
     (["repeat=1", "n=4"], "repeat is 1: give true or false"),
     (["repeat=null"], "repeat=null is not possible"),

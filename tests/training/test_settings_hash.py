@@ -31,7 +31,13 @@ def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
         ("model.lr", 0.5, True),
         ("seed", 9, True),
         ("datamodule.workers", 7, False),
+        ("datamodule.cache", True, False),
         ("trainer.log_every_n_steps", 7, False),
+        ("model.fused", True, False),
+        ("model.module.optimizer.fused", True, False),
+        ("model.compile", True, False),
+        ("model.module.channels_last", True, False),
+        ("model.module.optimizer.lr", 0.5, True),
     ],
 )
 def test_only_what_decides_the_weights_is_hashed(tmp_path: Path, key: str, value: float, changes: bool) -> None:

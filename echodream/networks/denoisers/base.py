@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from echodream import validation
 from echodream.errors import UserError
+from echodream.networks.acceleration import CUDA_GRAPHS, compile_in_place, use_channels_last
 from echodream.types import Condition
 
 
@@ -23,6 +25,8 @@ class Denoiser(nn.Module, ABC):
     """Whether the network has an input for the tokens of conditions."""
     unsupported_settings: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that add inputs to the network which denoisers do not support."""
+    reuses_output: bool = False
+    """Whether the next call overwrites the output of this call, as CUDA graphs do."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -85,6 +89,16 @@ class Denoiser(nn.Module, ABC):
             if required != actual:
                 problem = f"the denoiser has {actual} as {description}, and {required} is needed"
                 raise UserError(f"{problem}: choose the vae and the conditioning= that it was trained with")
+
+    def accelerate(self, compile: bool | str, channels_last: bool, prefix: str = "") -> None:
+        """Compile the denoiser and set its memory format. ``prefix`` precedes both settings in error messages.
+
+        ``compile``: see ``compile_in_place``.
+        """
+        if validation.true_or_false(f"{prefix}channels_last", channels_last):
+            use_channels_last(self)
+        compile_in_place([self], compile, f"{prefix}compile")
+        self.reuses_output = compile == CUDA_GRAPHS
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of storing them."""

@@ -1,0 +1,47 @@
+"""Memory format and compilation of networks, which change the time of training and sampling and the rounding only."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from echodream import validation
+from echodream.errors import UserError
+
+CUDA_GRAPHS = "reduce-overhead"
+"""Value of ``compile`` for compilation with CUDA graphs, one for each shape of the inputs."""
+
+
+def use_channels_last(network: nn.Module) -> None:
+    """Store the weights of all convolutions in channels-last memory format, which their outputs take over."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def compile_in_place(modules: Iterable[nn.Module], setting: bool | str, key: str) -> None:
+    """Compile ``modules`` with torch.compile at their first call; their weights keep their names.
+
+    ``setting``: False, True, or ``CUDA_GRAPHS``. Without a GPU, ``CUDA_GRAPHS`` is compilation for fixed shapes. Raises
+    ``UserError``, with the name ``key`` of the setting, for another value, and if this machine cannot compile.
+    """
+    if not isinstance(setting, bool) and setting != CUDA_GRAPHS:
+        validation.refuse(key, setting, f"give true, false or {CUDA_GRAPHS}")
+    if setting is False:
+        return
+    compiler = os.environ.get("CXX", "g++")
+    missing = [f"the C++ compiler {compiler}"] * (shutil.which(compiler) is None)
+    missing += ["the package triton"] * (torch.cuda.is_available() and importlib.util.find_spec("triton") is None)
+    if missing:
+        shown = str(setting).lower()
+        raise UserError(f"{key}={shown} needs {' and '.join(missing)}: install it on this machine, or give {key}=false")
+    for module in modules:
+        if setting == CUDA_GRAPHS:
+            module.compile(mode=CUDA_GRAPHS, dynamic=False)
+        else:
+            module.compile()
