@@ -9,6 +9,8 @@ from echodream.store.reader import Store
 from echodream.store.schema import FILE_LIST
 from echodream.store.table import parse_key_frames
 
+Tables = dict[str, tuple[Sequence[str], list[dict[str, Any]]]]
+"""File name -> first columns and rows of a csv file."""
 TRACINGS = "VolumeTracings.csv"
 _COLUMNS = ("FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split")
 """Columns of EchoNet-Dynamic's FileList.csv."""
@@ -32,13 +34,13 @@ def check_names(store: Store) -> None:
         )
 
 
-def content_table(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def content_tables(rows: Sequence[Mapping[str, str]]) -> Tables:
     """FileList.csv with the columns of EchoNet-Dynamic and of the content, without columns about patients."""
     further = [name for name in _CONTENT_COLUMNS if rows and name in rows[0]]
-    return [{name: row.get(name, "") for name in (*_COLUMNS, *further)} for row in rows]
+    return {FILE_LIST: (_COLUMNS, [{name: row.get(name, "") for name in (*_COLUMNS, *further)} for row in rows])}
 
 
-def tables(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+def tables(rows: Sequence[Mapping[str, str]]) -> Tables:
     """FileList.csv and VolumeTracings.csv, which has the key frames of each recording, without coordinates.
 
     The dataset class leaves out recordings with fewer than two frames in VolumeTracings.csv. It takes the first of them
@@ -49,7 +51,7 @@ def tables(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[Sequence[str], 
         for row in rows
         for frame in key_frames(row)
     ]
-    return {FILE_LIST: (_COLUMNS, content_table(rows)), TRACINGS: (_TRACING_COLUMNS, tracings)}
+    return {**content_tables(rows), TRACINGS: (_TRACING_COLUMNS, tracings)}
 
 
 def key_frames(row: Mapping[str, str]) -> tuple[int, ...]:

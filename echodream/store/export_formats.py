@@ -9,8 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from echodream import validation
-from echodream.store import echonet_layout
+from echodream.store import dicom_file, echonet_layout
 from echodream.store.browser_video import check_encoder, write_mp4
+from echodream.store.echonet_layout import Tables
 from echodream.store.reader import Store
 from echodream.store.schema import FILE_LIST, TEMPORARY_PREFIX
 from echodream.store.table import read_text_table
@@ -40,8 +41,6 @@ class ExportSettings:
 
 Row = Mapping[str, Any]
 """A row of FileList.csv with its cells as text."""
-Tables = dict[str, tuple[Sequence[str], list[dict[str, Any]]]]
-"""File name -> first columns and rows of a csv file."""
 
 
 def same_table(rows: Sequence[Row]) -> Tables:
@@ -158,6 +157,11 @@ def write_nifti(path: Path, frames: np.ndarray, row: Row, settings: ExportSettin
     nibabel.save(image, path)
 
 
+def write_dicom(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
+    """Write an Ultrasound Multi-frame Image, marked as synthetic."""
+    dicom_file.write_dicom(path, frames, row, settings.source)
+
+
 FORMATS = {
     "jpg": ExportFormat("{}", write_images),
     "png": ExportFormat("{}", write_images),
@@ -169,6 +173,7 @@ FORMATS = {
     "echonet": ExportFormat(
         "Videos/{}.avi", write_avi, echonet_layout.tables, echonet_layout.check_names, echonet_layout.notes
     ),
+    "dicom": ExportFormat("Videos/{}.dcm", write_dicom, echonet_layout.content_tables, dicom_file.check_store),
 }
 
 
