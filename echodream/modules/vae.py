@@ -25,7 +25,7 @@ from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
-from echodream.metrics.texture import log_spectral_estimate, temporal_power
+from echodream.metrics.texture import log_spectral_estimate, radial_power, temporal_power
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.acceleration import compile_in_place, use_channels_last
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
@@ -182,6 +182,7 @@ class VAE(Trainable):
             moments.add(posterior.mean, posterior.std)
         self.network.register_to_config(latents_mean=moments.mean(), latents_std=moments.std())
         if any(level.active for level in noise_levels(self.network)):
+            fit_noise_scales(self.network, training_frames(Recordings(data.store, "TRAIN")).to(self.device))
             clips = [clip.to(self.device) for clip in training_clips(Recordings(data.store, "TRAIN"))]
             set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
         artifact = replace(artifact, fingerprint=fingerprint(self.network))
@@ -215,8 +216,48 @@ class VAE(Trainable):
         optimizer.step()
 
 
+NOISE_FACTORS = (0.5, 0.7, 1.0, 1.2, 1.4)
+"""Candidates of ``fit_noise_scales``."""
 NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Candidates of ``fit_noise_correlation``."""
+
+
+def training_frames(recordings: Recordings, count: int = 32, each: int = 4) -> Tensor:
+    """``each`` evenly spaced frames of each of ``count`` evenly spread recordings: (N, C, H, W)."""
+    rows = np.unique(np.linspace(0, len(recordings) - 1, min(count, len(recordings))).round().astype(int))
+    rng, frames = np.random.default_rng(0), []
+    for row in rows.tolist():
+        places = np.linspace(0, recordings.frames[row] - 1, each).round().astype(int).tolist()
+        frames += [recordings.read(row, range(place, place + 1), rng)[:, 0] for place in places]
+    return torch.stack(frames)
+
+
+@torch.no_grad()
+def fit_noise_scales(network: "AutoencoderKL", frames: Tensor) -> None:
+    """Multiply the decoder noise so that reconstructions have the power spectrum of the originals, in place.
+
+    For one decoder level after another, from the finest, the factor is the one of ``NOISE_FACTORS`` with the smallest
+    log-spectral distance between ``frames``, (N, C, H, W) in [-1, 1], and their reconstructions. Training with a
+    discriminator does not determine the amount of noise exactly.
+    """
+    target = radial_power(frames.mean(dim=1).cpu().numpy())
+    latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
+    seeds = list(range(len(frames)))
+
+    def distance() -> float:
+        parts, numbers = [], iter(seeds)
+        for part in split_into_chunks(latents, 64):
+            with noise_seeds(network, list(itertools.islice(numbers, len(part)))):
+                parts.append(network.decode(part).sample.float())
+        decoded = torch.cat(parts).clamp(-1, 1)
+        return log_spectral_estimate(radial_power(decoded.mean(dim=1).cpu().numpy()), target).value
+
+    for level in reversed(noise_levels(network)):
+        scale, distances = level.scale.clone(), {}
+        for factor in NOISE_FACTORS:
+            level.scale.copy_(factor * scale)
+            distances[factor] = distance()
+        level.scale.copy_(min(distances, key=distances.__getitem__) * scale)
 
 
 def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> list[Tensor]:

@@ -22,9 +22,16 @@ from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, adaptive_adversarial_weight
 from echodream.metrics.image_quality import mae, psnr, ssim
-from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, fit_noise_correlation, split_into_chunks
+from echodream.modules.vae import (
+    VAE,
+    VaeDecoder,
+    VaeEncoder,
+    fit_noise_correlation,
+    fit_noise_scales,
+    split_into_chunks,
+)
 from echodream.networks.autoencoder import build_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
+from echodream.networks.decoder_noise import activate_noise, add_decoder_noise, noise_levels
 from tests.support.tiny_vae import tiny_autoencoder
 
 B, C, H, W = 2, 1, 16, 24
@@ -451,6 +458,16 @@ def test_the_noise_correlation_is_fitted_to_the_flicker_of_the_clips(correlation
     activate_noise(net)
     assert fit_noise_correlation(net, clips) == correlation
     assert fit_noise_correlation(net, []) == 1
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])
+def test_the_noise_scale_is_fitted_to_the_spectrum_of_the_frames(factor: float) -> None:
+    frames = 0.25 * factor * torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    net: Any = add_decoder_noise(NoiseDecoder(), 0.25).eval()  # type: ignore[arg-type]
+    activate_noise(net)
+    fit_noise_scales(net, frames)
+    (level,) = noise_levels(net)
+    assert level.scale.flatten().tolist() == pytest.approx([0.25 * factor])
 
 
 def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> None:
