@@ -35,7 +35,8 @@ def run_stages(cfg: DictConfig) -> list[tuple[StageCall, Summary]]:
     origin = {"command": redacted_command("sample.py"), "code_version": code_version()}
     finished = []
     for stage in [stage_call(cfg, key) for key in ("stage", "then") if cfg.get(key)]:
-        summary = run_once(cfg.get("notes"), stage, lambda: stage.instantiate()(**origin))  # noqa: B023 (called at once)
+        run = lambda: stage.instantiate()(**origin)  # noqa: B023, E731 (called at once)
+        summary = run_once(cfg.get("notes"), stage, run, cfg.get("verified"))
         if is_first_process():
             log.info("%s", summary)
         if summary.problem is not None:

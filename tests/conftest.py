@@ -33,6 +33,13 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_store_is_recorded_as_verified() -> Iterator[None]:
+    """Otherwise tests would leave records in the folder runs/ of the working directory."""
+    with mock.patch("echodream.runs.verified_stores.SETTLING_NS", 10**18):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def configuration_files_are_parsed_once() -> Iterator[None]:
     """Every second test composes a configuration, and half of that time is to parse the same files."""
     load, folders = OmegaConf.load, (f"{CONF_DIR}{os.sep}", f"{Path(hydra.__file__).parent}{os.sep}")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from echodream.anonymization.image_pairs import ImageSet
+from echodream.datamodules.recordings import indices_by_value
 from echodream.errors import UserError, shortened_list
 
 PAIR_COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
@@ -16,7 +17,7 @@ _ATTEMPTS = 50
 
 def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
     """Image indices by patient, of patients with images of two recordings (with ``within``: with two images)."""
-    indices = {str(patient): np.flatnonzero(images.patients == patient) for patient in np.unique(images.patients)}
+    indices = indices_by_value(images.patients)
     rows = np.arange(len(images)) if within else images.row
     return {patient: each for patient, each in indices.items() if len(np.unique(rows[each])) > 1}
 
@@ -37,7 +38,7 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
         )
     if len(patients) < 2:
         raise UserError(f"{store.root} has only one patient in {split}: give other splits=")
-    images_of = {patient: np.flatnonzero(owner == patient) for patient in patients}
+    images_of = indices_by_value(owner)
     pairs: list[tuple[int, int]] = []
     used: set[tuple[int, int]] = set()
     for indices in by_patient.values():
@@ -59,14 +60,14 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
 def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
     """Pairs (original, anonymized image), alternately of one image and of two random patients: int64 (2n, 2)."""
     rng, owner = np.random.default_rng([seed, 1]), originals.patients
-    patients = np.unique(owner)
+    patients, number = np.unique(owner, return_inverse=True)
     if len(patients) < 2:
         recordings = originals.recordings
         raise UserError(f"{recordings.store.root} has only one patient in {recordings.split}: pairs need two patients")
-    pairs = []
-    for image, patient in enumerate(owner):
-        others = patients[patients != patient]
-        other = rng.choice(np.flatnonzero(owner == others[int(rng.integers(len(others)))]))
+    pairs, images_of = [], [*indices_by_value(number).values()]
+    for image, patient in enumerate(number):
+        position = int(rng.integers(len(patients) - 1))
+        other = rng.choice(images_of[position + (position >= patient)])
         pairs += [(image, image), (image, int(other))]
     return np.array(pairs, np.int64)
 

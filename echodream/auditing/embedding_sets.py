@@ -152,7 +152,7 @@ class EmbeddingSetBuilder:
         """The embedding set of the patients of ``recordings``; ``sequences``: whether to embed frame sequences."""
         names = np.unique(recordings.table["PatientID"].astype(str).to_numpy())
         rngs = [np.random.default_rng([self.config.seed, number]) for number in range(len(names))]
-        orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
+        orders = [rng.permutation(recordings.rows_by_patient[n]) for n, rng in enumerate(rngs)]
         plan = [self._select_frames(recordings, int(order[0]), rng) for order, rng in zip(orders, rngs, strict=True)]
         patients = zip(orders, plan, rngs, strict=True)
         second_plan = [self._select_second_frame(recordings, order, first, rng) for order, first, rng in patients]
@@ -201,7 +201,7 @@ class EmbeddingSetBuilder:
         count = min(self.config.per_patient, int(np.bincount(recordings.patient_numbers, recordings.frames).max()))
         plan: FramePlan = []
         for patient in range(patients):
-            rows = np.flatnonzero(recordings.patient_numbers == patient)
+            rows = recordings.rows_by_patient[patient]
             ends = np.cumsum(recordings.frames[rows])
             indices = evenly_spaced_frames(int(ends[-1]), count)
             recording = np.searchsorted(ends, indices, side="right")

@@ -176,7 +176,7 @@ def _use_model_statistics(model: DiffusionModel, recordings: Recordings) -> Reco
 
 def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int) -> np.ndarray:
     """``count`` rows of a patient's recordings in random order; rows repeat if there are fewer recordings."""
-    rows = np.flatnonzero(recordings.patient_numbers == patient)
+    rows = recordings.rows_by_patient[patient]
     return np.resize(np.random.default_rng([seed, 2, patient]).permutation(rows), count)
 
 

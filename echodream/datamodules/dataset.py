@@ -141,7 +141,8 @@ class EpochSampler(DistributedSampler[SampleIndex]):
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch)))
         order = rng.permutation(count) if self.shuffle else np.arange(count)
         own_indices = np.resize(order, self.total_size)[self.rank :: self.num_replicas]
-        return iter([SampleIndex(self.epoch, int(index)) for index in own_indices[self.skip :]])
+        epoch = self.epoch
+        return (SampleIndex(epoch, int(index)) for index in own_indices[self.skip :])
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -44,8 +44,9 @@ class Recordings:
     def select(self, rows: Sequence[int]) -> Self:
         """Subset of the recordings with the numbers ``rows``, in this order."""
         subset = copy(self)
-        for name in ("cumulative_frames", "patient_numbers"):
-            subset.__dict__.pop(name, None)
+        for name, value in vars(Recordings).items():
+            if isinstance(value, cached_property):
+                subset.__dict__.pop(name, None)
         subset.table = self.table.iloc[list(rows)].reset_index(drop=True)
         subset.names, subset.frames = [self.names[row] for row in rows], self.frames[list(rows)]
         return subset
@@ -62,6 +63,27 @@ class Recordings:
     def patient_numbers(self) -> np.ndarray:
         """Number of the patient of each row, from 0: int64, (N,)."""
         return np.unique(self.table["PatientID"].astype(str).to_numpy(), return_inverse=True)[1]
+
+    @cached_property
+    def rows_by_patient(self) -> list[np.ndarray]:
+        """Rows of each patient number in ascending order: int64."""
+        return [*indices_by_value(self.patient_numbers).values()]
+
+    @cached_property
+    def rows_by_name(self) -> np.ndarray:
+        """Rows in the order of FileNames: int64, (N,)."""
+        return np.argsort(np.array(self.names), kind="stable")
+
+    @cached_property
+    def ranks_by_name(self) -> np.ndarray:
+        """Position of each row in ``rows_by_name``: int64, (N,)."""
+        return np.argsort(self.rows_by_name)
+
+    @cached_property
+    def rows_with_two_frames(self) -> dict[str, np.ndarray]:
+        """Rows whose "patient", or whose "recording", has at least two frames: int64."""
+        frames = {"patient": np.bincount(self.patient_numbers, self.frames)[self.patient_numbers]}
+        return {name: np.flatnonzero(count >= 2) for name, count in (frames | {"recording": self.frames}).items()}
 
     def column(self, name: str) -> np.ndarray:
         """Column ``name`` of FileList.csv, (N,). Raises ``UserError`` for a missing column."""
@@ -110,6 +132,18 @@ def _frame_span(frames: np.ndarray) -> tuple[int, int, bool]:
 def gaussian_sample(mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tensor:
     """Sample of independent normal distributions with ``mean`` and ``std``, tensors of one shape; float32."""
     return mean + std * torch.from_numpy(rng.standard_normal(tuple(mean.shape), dtype=np.float32))
+
+
+def indices_by_value(values: np.ndarray) -> dict[Any, np.ndarray]:
+    """Indices, int64, of each of the ``values``, (N,), in ascending order of values and indices."""
+    unique, number = np.unique(values, return_inverse=True)
+    ends = np.cumsum(np.bincount(number))
+    return dict(zip(unique.tolist(), np.split(np.argsort(number, kind="stable"), ends[:-1]), strict=True))
+
+
+def remaining_number(position: int, excluded: np.ndarray) -> int:
+    """The number at ``position`` in 0, 1, 2, ... without the numbers ``excluded``, which are in ascending order."""
+    return position + int(np.searchsorted(excluded - np.arange(len(excluded)), position, side="right"))
 
 
 def named_rng(seed: int, name: str) -> np.random.Generator:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.datamodules.key_frames import find_triples, nearest_triple, recordings_with_triples
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, remaining_number
 from echodream.errors import UserError
 
 Generator = np.random.Generator
@@ -246,14 +246,13 @@ class Pairs(View):
 
     def anchor_rows(self, rows: Recordings) -> np.ndarray:
         """Rows of recordings whose identity has at least two frames, as a positive pair needs."""
-        identity = self.identity_labels(rows)
-        return np.flatnonzero(np.bincount(identity, rows.frames)[identity] >= 2)
+        return rows.rows_with_two_frames[self.identity]
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         anchor_rows = self.anchor_rows(rows)
         row, same = int(anchor_rows[(index // 2) % len(anchor_rows)]), index % 2 == 0
         frame = int(rng.integers(rows.frames[row]))
-        partner = int(rng.choice(self._positive_rows(rows, row) if same else self._negative_rows(rows, row)))
+        partner = int(rng.choice(self._positive_rows(rows, row))) if same else self._negative_row(rows, row, rng)
         second = int(rng.integers(rows.frames[partner] - (partner == row)))
         if partner == row:
             second += second >= frame
@@ -265,14 +264,16 @@ class Pairs(View):
         return rows.patient_numbers if self.identity == "patient" else np.arange(len(rows))
 
     def _positive_rows(self, rows: Recordings, row: int) -> np.ndarray:
-        identity = self.identity_labels(rows)
-        members = np.flatnonzero(identity == identity[row])
+        is_patient = self.identity == "patient"
+        members = rows.rows_by_patient[rows.patient_numbers[row]] if is_patient else np.array([row])
         others = members[members != row]
         use_others = self.prefer_other_recording or rows.frames[row] < 2
         return others if len(others) and use_others else members
 
-    def _negative_rows(self, rows: Recordings, row: int) -> np.ndarray:
+    def _negative_row(self, rows: Recordings, row: int, rng: Generator) -> int:
+        """Random row of another patient."""
+        if self.negatives == "any":
+            own = rows.rows_by_patient[rows.patient_numbers[row]]
+            return remaining_number(int(rng.integers(len(rows) - len(own))), own)
         other = rows.patient_numbers != rows.patient_numbers[row]
-        if self.negatives == "same_class":
-            other &= rows.column("class_id") == rows.column("class_id")[row]
-        return np.flatnonzero(other)
+        return int(rng.choice(np.flatnonzero(other & (rows.column("class_id") == rows.column("class_id")[row]))))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from echodream.datamodules.key_frames import evenly_spaced_frames, marked_triples, nearest_triple
 from echodream.datamodules.normalization import from_uint8, unwhiten, whiten
-from echodream.datamodules.recordings import Recordings, named_rng
+from echodream.datamodules.recordings import Recordings, named_rng, remaining_number
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
@@ -130,12 +130,14 @@ class CopyGenerator:
 
     def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
         """As many random frames of a random recording of another patient. Raises ``UserError`` without one."""
-        patients, names = self.recordings.table["PatientID"].astype(str).to_numpy(), self.recordings.names
-        rows = sorted(np.flatnonzero(patients != patients[selection.row]).tolist(), key=lambda row: names[row])
-        if not rows:
-            raise UserError(f"{self.recordings.store.root} has one TRAIN patient only, and none to blend copies with")
-        row = rows[int(rng.integers(len(rows)))]
-        return FrameSelection(row, np.sort(rng.integers(self.recordings.frames[row], size=len(selection.frames))))
+        recordings = self.recordings
+        own = recordings.rows_by_patient[recordings.patient_numbers[selection.row]]
+        if len(own) == len(recordings):
+            raise UserError(f"{recordings.store.root} has one TRAIN patient only, and none to blend copies with")
+        excluded = np.sort(recordings.ranks_by_name[own])
+        position = remaining_number(int(rng.integers(len(recordings) - len(own))), excluded)
+        row = int(recordings.rows_by_name[position])
+        return FrameSelection(row, np.sort(rng.integers(recordings.frames[row], size=len(selection.frames))))
 
     def batches(self, requests: Sequence[CopyRequest]) -> Iterator[Sequence[CopyRequest]]:
         """The requests in batches of about ``BATCH_FRAMES`` frames."""
@@ -242,10 +244,10 @@ def select_frames_by_patient(
     frames have this distance. In shorter recordings, and with stride 1, frames are evenly spaced. The order of rows has
     no influence.
     """
-    patients, selections = recordings.table["PatientID"].astype(str).to_numpy(), {}
-    for patient in sorted(set(patients.tolist())):
+    selections = {}
+    for number, patient in enumerate(sorted(set(recordings.table["PatientID"].astype(str)))):
         rng = named_rng(seed, patient)
-        rows = sorted(np.flatnonzero(patients == patient).tolist(), key=lambda row: recordings.names[row])
+        rows = sorted(recordings.rows_by_patient[number].tolist(), key=lambda row: recordings.names[row])
         row = rows[int(rng.integers(len(rows)))]
         selections[patient] = FrameSelection(row, _select_frames(recordings, row, count, stride, rng))
     return selections

@@ -81,11 +81,13 @@ def check_unused_for_model_selection(folder: str | None, key: str, splits: Seque
 def group_parts(parts: Iterable[Tensor], frames: int) -> Iterator[list[Tensor]]:
     """Consecutive ``parts``, (f, ...) each, in groups of at least ``frames`` frames; the last group may be smaller."""
     group: list[Tensor] = []
+    count = 0
     for part in parts:
         group.append(part)
-        if sum(map(len, group)) >= frames:
+        count += len(part)
+        if count >= frames:
             yield group
-            group = []
+            group, count = [], 0
     if group:
         yield group
 

@@ -200,7 +200,7 @@ def _distance_table(queries: Sequence[Tensor], study: Store) -> np.ndarray:
     """
     x, recordings, columns = torch.cat([_flat(one, study) for one in queries]), Recordings(study, "TRAIN"), []
     for number in range(int(recordings.patient_numbers.max()) + 1):
-        rows = np.flatnonzero(recordings.patient_numbers == number).tolist()
+        rows = recordings.rows_by_patient[number].tolist()
         nearest, _ = nearest_rows(x, torch.cat([_all_frames(recordings, row) for row in rows]))
         columns.append((nearest.view(len(queries), -1).square().mean(dim=1) / x.shape[1]).sqrt())
     return torch.stack(columns, dim=1).numpy()
@@ -209,7 +209,7 @@ def _distance_table(queries: Sequence[Tensor], study: Store) -> np.ndarray:
 def _own_distance(recordings: Recordings, selection: FrameSelection, latents: Tensor) -> float:
     """Distance of the selected frames to the patient's frames that are not next to them; NaN without such frames."""
     leave_out = PosteriorSample("frames")
-    rows = np.flatnonzero(recordings.patient_numbers == recordings.patient_numbers[selection.row]).tolist()
+    rows = recordings.rows_by_patient[recordings.patient_numbers[selection.row]].tolist()
     excluded = [leave_out.excludes(selection, row, np.arange(recordings.frames[row])) for row in rows]
     kept = torch.from_numpy(~np.concatenate(excluded))
     if not kept.any():

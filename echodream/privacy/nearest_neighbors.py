@@ -76,7 +76,7 @@ class PatientSearch:
         self.device = torch.device(device) if device is not None else samples.device
         self.similarity, self.size = similarity, block or BLOCK.get(self.device.type, 2048)
         self.samples = normalize(samples.detach().to(self.device), similarity, "samples")
-        self.center = self.samples.double().mean(dim=0).float()
+        self.center = self.samples.double().mean(dim=0).float() if similarity == "euclidean" else None
         self.codes: dict[str, int] = {}
         self.nearest = NearestReferences(len(samples), second, self.codes)
         self.count = 0
@@ -158,7 +158,6 @@ class NearestReferences:
         self.score = np.full((count, 1 + second), -np.inf, dtype=np.float32)
         self.patient = np.full((count, 1 + second), -1, dtype=np.int64)
         self.reference = np.full(count, -1, dtype=np.int64)
-        self._ranks = np.zeros(0, dtype=np.int64)
 
     def add(self, rows: slice, values: Tensor, patients: np.ndarray, references: np.ndarray) -> None:
         """Add ``values``, similarities (r, b) of the samples ``rows`` to b references, sorted by patient name.
@@ -180,7 +179,10 @@ class NearestReferences:
         """Keep the nearest of the stored and new neighbors: ``score``, ``patient`` (r, 1 or 2), ``reference`` (r,)."""
         scores = np.concatenate([self.score[rows], score], axis=1)
         patients = np.concatenate([self.patient[rows], patient], axis=1)
-        ranks = np.zeros_like(patients) if self.codes is None else self._name_ranks()[patients]
+        ranks, in_order = np.zeros_like(patients), np.sort(scores, axis=1)
+        tied = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] > -np.inf)).any(axis=1)
+        if self.codes is not None and tied.any():
+            ranks[tied] = _name_ranks(patients[tied], [*self.codes])
         order = np.lexsort((ranks, -scores), axis=1)  # stable: a tie goes to the first entry
         self.reference[rows] = np.where(order[:, 0] < self.score.shape[1], self.reference[rows], reference)
         scores, patients = (np.take_along_axis(part, order, axis=1) for part in (scores, patients))
@@ -189,13 +191,6 @@ class NearestReferences:
             columns.append((patients != patients[:, :1]).argmax(axis=1))
         best = np.stack(columns, axis=1)
         self.score[rows], self.patient[rows] = (np.take_along_axis(part, best, axis=1) for part in (scores, patients))
-
-    def _name_ranks(self) -> np.ndarray:
-        """Position of each patient, by code, in the alphabetical order of names."""
-        if len(self._ranks) != len(self.codes or ()):
-            order = np.argsort(np.array([*(self.codes or ())]), kind="stable")
-            self._ranks = np.argsort(order)
-        return self._ranks
 
     def merge_frames(self, groups: np.ndarray) -> "NearestReferences":
         """Nearest reference over all frames of a sample; ``groups``, (count,): index of the sample of each frame."""
@@ -209,6 +204,13 @@ class NearestReferences:
             frames = order[position == number]
             merged._merge_neighbors(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
         return merged
+
+
+def _name_ranks(patients: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Position of the name of each of ``patients``, numbers in ``names``, in the alphabetical order of these names."""
+    codes = np.unique(patients)
+    ranks = np.argsort(np.argsort(np.array([names[code] for code in codes]), kind="stable"))
+    return ranks[np.searchsorted(codes, patients)]
 
 
 def similarity_blocks(

@@ -11,6 +11,8 @@ Similarity = Literal["cosine", "pearson", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "pearson", "euclidean")
 CANCELLATION = 0.01
 """Share of |x|^2 + |y|^2 below which a squared distance is computed from the difference instead of the dot product."""
+CHUNK_ROWS = 2**15
+"""Rows that are normalized together, in double precision."""
 CHUNK_NUMBERS = 2**22
 """Numbers per chunk when distances are computed from differences."""
 
@@ -32,17 +34,20 @@ def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embedding
         raise UserError(f"The {name} hold NaN or infinite values: the identity network is broken; train it again.")
     if similarity == "euclidean":
         return embeddings.float()
-    rows = embeddings.double()
-    norm_before = rows.norm(dim=1, keepdim=True)
-    if similarity == "pearson":
-        rows = rows - rows.mean(dim=1, keepdim=True)
-    norm = rows.norm(dim=1, keepdim=True)
-    if (norm <= 1e-6 * norm_before).any():
-        raise UserError(
-            f"Some of the {name} are constant, so they have no {similarity} similarity: the identity network has "
-            "collapsed or its output is saturated; train it again."
-        )
-    return (rows / norm).float()
+    normalized = torch.empty_like(embeddings, dtype=torch.float32)
+    for start in range(0, len(embeddings), CHUNK_ROWS):
+        rows = embeddings[start : start + CHUNK_ROWS].double()
+        norm_before = rows.norm(dim=1, keepdim=True)
+        if similarity == "pearson":
+            rows = rows - rows.mean(dim=1, keepdim=True)
+        norm = rows.norm(dim=1, keepdim=True)
+        if (norm <= 1e-6 * norm_before).any():
+            raise UserError(
+                f"Some of the {name} are constant, so they have no {similarity} similarity: the identity network has "
+                "collapsed or its output is saturated; train it again."
+            )
+        normalized[start : start + CHUNK_ROWS] = rows / norm
+    return normalized
 
 
 def paired_similarity(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:

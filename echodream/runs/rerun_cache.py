@@ -8,38 +8,38 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process, read_record, write_record
+from echodream.runs.atomic_folder import RANK_VARIABLES, read_record, write_record
 from echodream.runs.instantiate_stage import StageCall
 from echodream.runs.summary import Summary
-from echodream.store.schema import CHECKSUMS, DATASET, partial_path
-from echodream.store.verify import require_intact
+from echodream.runs.verified_stores import check_stores
+from echodream.store.checksums import file_states
+from echodream.store.schema import DATASET, partial_path
+
+ALL_CHECKSUMS = ("filter", "audit", "anonymity", "linkability", "publish")
+"""Stages whose statements about patients depend on the content of files: they compute all checksums of their inputs."""
 
 
-def run_once(notes: str | None, stage: StageCall, run: Callable[[], Summary]) -> Summary:
-    """Run ``stage`` unless its note shows that it is complete. Raises ``StoreError`` if an input store is damaged."""
+def run_once(notes: str | None, stage: StageCall, run: Callable[[], Summary], verified: str | None = None) -> Summary:
+    """Run ``stage`` unless its note shows that it is complete. Raises ``StoreError`` if an input store is damaged.
+
+    ``verified``: folder of records about stores whose checksums were correct (``check_stores``).
+    """
     stores = [] if stage.name == "verify" else stage.inputs()  # stage=verify reports damaged files itself
+    verified = None if stage.name in ALL_CHECKSUMS else verified
     if notes is None:
-        check_stores(stores)
+        check_stores(stores, verified)
         return run()
     request = stage_digest(stage)  # computed before the run, because files may be replaced during the run
     summary = finished_summary(notes, stage, request)
     if summary is None:
-        check_stores(stores)
+        check_stores(stores, verified)
         summary = run()
         write_note(notes, stage, request, summary)
     return summary
-
-
-def check_stores(paths: Iterable[Path]) -> None:
-    """Raise ``StoreError`` if one of ``paths`` is a store whose files do not match its checksums."""
-    if is_first_process():
-        for path in set(paths):
-            if (path / DATASET).is_file() and (path / CHECKSUMS).is_file():
-                require_intact(path)
 
 
 def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | None:
@@ -91,8 +91,7 @@ def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
 def _file_state(path: Path) -> Any:
     """Size and modification time of the file ``path``, or of all files in the folder; None for a missing ``path``."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return [[str(file.relative_to(path)), *_size_and_time(file)] for file in files]
+        return [[name, status.st_size, status.st_mtime_ns] for name, status in file_states(path)]
     return _size_and_time(path) if path.is_file() else None
 
 

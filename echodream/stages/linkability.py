@@ -15,6 +15,7 @@ from echodream.anonymization.comparison_spaces import EmbeddingAugmentation, com
 from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
 from echodream.anonymization.verification_pairs import read_pairs, sample_version_pairs
 from echodream.config.stage_signature import InputPath, OutputPath
+from echodream.datamodules.recordings import indices_by_value
 from echodream.errors import UserError
 from echodream.metrics import verification
 from echodream.metrics.verification import Pairs, auc, bootstrap_pairs
@@ -151,8 +152,7 @@ def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple
     """
     rng, owner = np.random.default_rng([seed, 2]), originals.patients
     views = []
-    for patient in np.unique(owner):
-        images = np.flatnonzero(owner == patient)
+    for images in indices_by_value(owner).values():
         other_recording = images[originals.row[images] != originals.row[images[0]]]
         if len(other_recording):
             views.append((int(images[0]), int(other_recording[0])))

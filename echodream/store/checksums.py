@@ -1,6 +1,8 @@
 """SHA-256 checksums of files, and the file SHA256SUMS of a Store."""
 
+import contextlib
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +16,22 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of the file at ``path``, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(root: Path) -> list[tuple[str, os.stat_result]]:
+    """Path below ``root``, and status, of each file in the folder and its subfolders, in the order of the paths."""
+    files: list[tuple[str, os.stat_result]] = []
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with contextlib.suppress(PermissionError, FileNotFoundError), os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}{entry.name}/")
+                elif entry.is_file():
+                    with contextlib.suppress(FileNotFoundError):  # removed by another process
+                        files.append((f"{folder}{entry.name}", entry.stat()))
+    return sorted(files, key=lambda file: file[0].split("/"))
 
 
 def read_checksums(root: Path) -> dict[str, str]:

@@ -83,7 +83,7 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
         for row in filter(None, reader):
             if len(row) != len(names):
                 raise StoreError(f"{path}, line {reader.line_num}: {len(row)} cells for {len(names)} columns")
-            if any(map(CONTROL_CHARACTERS.search, row)):
+            if CONTROL_CHARACTERS.search("".join(row)):
                 raise StoreError(f"{path}, line {reader.line_num}: a control character in a cell")
             rows.append(row)
     except csv.Error as error:
@@ -127,7 +127,7 @@ def _parse_numeric_columns(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
     for name in table.columns:
         if name in TEXT_COLUMNS:
             continue
-        not_numeric = [value for value in table[name] if not is_numeric_text(value)]
+        not_numeric = [value for value in dict.fromkeys(table[name]) if not is_numeric_text(value)]
         if not any(not_numeric):
             table[name] = pd.to_numeric(table[name].replace("", None))
         elif name in schema.REQUIRED_COLUMNS:

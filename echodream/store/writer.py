@@ -41,17 +41,14 @@ class StoreWriter:
         """True if the complete store already exists with the same settings."""
         self.rows: dict[str, dict[str, Any]] = {}
         self.rejected: dict[str, dict[str, Any]] = {}
+        self.done: set[str] = set()
+        """Names of the written and the rejected recordings."""
         self._checksums: dict[str, str] = {}
         self._work = schema.partial_path(self.root)
         self._store = self._work / "store"
         self._scratch = self._work / f"scratch-{shard}-{os.getpid()}"
         self._lock: int | None = None
         self._journal: IO[str] | None = None
-
-    @property
-    def done(self) -> set[str]:
-        """Names of the written and the rejected recordings."""
-        return self.rows.keys() | self.rejected.keys()
 
     @property
     def state(self) -> str:
@@ -215,10 +212,11 @@ class StoreWriter:
 
     def _add_entry(self, entry: dict[str, Any]) -> None:
         if "rejected" in entry:
-            self.rejected[entry["rejected"]["FileName"]] = entry["rejected"]
+            self.rejected[entry["rejected"]["FileName"]] = row = entry["rejected"]
         else:
-            self.rows[entry["row"]["FileName"]] = entry["row"]
-            self._checksums[entry["row"]["FileName"]] = entry["sha256"]
+            self.rows[entry["row"]["FileName"]] = row = entry["row"]
+            self._checksums[row["FileName"]] = entry["sha256"]
+        self.done.add(row["FileName"])
 
     def _release_lock(self) -> None:
         if self._journal is not None:

@@ -24,8 +24,8 @@ from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
 from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process
-from echodream.runs.rerun_cache import check_stores
 from echodream.runs.trainer import interruptible, is_sharded, make_trainer
+from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
 from echodream.training.settings_hash import finished_metrics, training_stores
@@ -52,7 +52,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     """
     check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    check_stores(training_stores(cfg))
+    check_stores(training_stores(cfg), cfg.get("verified"))
     source = Store(cfg.src).checksum
     module, data = build_module_and_data(cfg)
     origin = str(data.store.dataset.settings.get("source", ""))

@@ -156,6 +156,15 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(videos: Store) ->
     assert [draw.number for draw in EpochSampler(samples(videos, Frames(), seed=6))] != orders[0]
 
 
+def test_an_epoch_is_not_listed_in_advance_and_keeps_its_number(videos: Store) -> None:
+    sampler = EpochSampler(samples(videos, Frames(), seed=5))
+    draws, expected = iter(sampler), list(sampler)
+    assert not hasattr(draws, "__length_hint__")
+    first = next(draws)
+    sampler.set_epoch(3)
+    assert [first, *draws] == expected
+
+
 def test_seed_one_epoch_zero_is_not_seed_zero_epoch_one(videos: Store) -> None:
     later = EpochSampler(samples(videos, Frames(), seed=0))
     later.set_epoch(1)

@@ -269,6 +269,20 @@ class TestPairs:
                 assert (first != second) == (patients[0] == "A")
                 assert (first, frame) != (second, other)
 
+    @pytest.mark.parametrize("identity", ["patient", "recording"])
+    def test_a_pair_is_a_random_element_of_all_candidates(self, videos: Recordings, identity: str) -> None:
+        """Also where candidates are not listed, which would cost as much per pair as there are recordings."""
+        view, numbers, shown_rows = Pairs(identity=identity), videos.patient_numbers, []
+        for index in range(view.number_of_samples(videos)):
+            for seed in range(10):
+                sample, generator = view.sample(videos, index, rng(seed)), rng(seed)
+                generator.integers(videos.frames[sample.row])
+                others = np.flatnonzero(numbers != numbers[sample.row])
+                if not sample.same:
+                    assert sample.other_row == generator.choice(others)
+                    shown_rows.append(sample.other_row)
+        assert set(shown_rows) == set(range(len(videos)))
+
     def test_without_preference_either_recording_of_the_patient_serves(self, videos: Recordings) -> None:
         found = self.pairs(Pairs(prefer_other_recording=False), videos)
         ofa = [(first, second) for same, first, _, second, _ in found if same and first < 2]

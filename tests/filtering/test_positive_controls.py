@@ -13,7 +13,7 @@ import torch
 
 from echodream.datamodules.augmentation import affine
 from echodream.datamodules.key_frames import evenly_spaced_frames as evenly
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, named_rng
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
 from echodream.filtering import copy_generation
@@ -234,6 +234,24 @@ def test_blends_are_of_the_patient_and_of_another(copier: CopyGenerator) -> None
         assert 0.09 < min(weights) < 0.15
         assert 0.25 < max(weights) < 0.31
         assert len(partners) > 5
+
+
+def test_selections_are_random_elements_of_lists_in_the_order_of_names(copier: CopyGenerator) -> None:
+    """Without these lists, which would cost as much per copy as there are recordings."""
+    order = np.random.default_rng(0).permutation(len(copier.recordings))
+    copier.recordings = rows = copier.recordings.select(order.tolist())
+    patients = rows.table["PatientID"].to_numpy()
+    assert len(rows) > len(set(patients)) > 3
+    selections = select_frames(rows, 1, 5)
+    assert [*selections] == sorted(set(patients))
+    by_name = sorted(range(len(rows)), key=lambda row: rows.names[row])
+    for patient, one in selections.items():
+        own = [row for row in by_name if patients[row] == patient]
+        assert one.row == own[int(named_rng(5, patient).integers(len(own)))]
+        others = [row for row in by_name if patients[row] != patient]
+        for seed in range(10):
+            chosen = copier.select_other_patient(one, np.random.default_rng(seed))
+            assert chosen.row == others[int(np.random.default_rng(seed).integers(len(others)))]
 
 
 def test_a_blend_needs_two_patients(copier: CopyGenerator) -> None:

@@ -50,7 +50,7 @@ def test_a_timing_run_has_the_steps_and_parameters_of_the_training(
     assert timing.epochs == 3
     assert timing.batch == 8
     with monkeypatch.context() as patch:
-        patch.setattr("echodream.training.fit.check_stores", lambda stores: None)
+        patch.setattr("echodream.training.fit.check_stores", lambda *arguments: None)
         patch.setattr(Store, "checksum", "0" * 64)
         metrics = echodream.run(
             "train", ["model=lidm", *SMALL, *SHORT, *paths, "datamodule.batch_size=8", "callbacks.pictures=null"]

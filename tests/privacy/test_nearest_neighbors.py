@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
+from echodream.privacy import nearest_neighbors
 from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
 from echodream.privacy.similarity import SIMILARITIES, Similarity, normalize, paired_similarity
 from tests.support.tensor_sizes import LargestTensor
@@ -94,6 +95,39 @@ def test_order_and_blocks_change_nothing_even_where_float32_cannot_tell(similari
         assert np.array_equal(other.score, results[0].score)
         assert np.array_equal(other.second_score, results[0].second_score)  # type: ignore[arg-type]
         assert other.patient.tolist() == results[0].patient.tolist()
+
+
+def test_names_are_compared_in_ties_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a block of references does not grow with the number of patients before it."""
+    compared: list[int] = []
+    rank = nearest_neighbors._name_ranks
+
+    def counted(patients: np.ndarray, names: list[str]) -> np.ndarray:
+        compared.append(patients.size)
+        return rank(patients, names)
+
+    monkeypatch.setattr(nearest_neighbors, "_name_ranks", counted)
+    x, y, names = normal(SAMPLES, 0), normal(REFERENCES, 1), [f"p{number}" for number in range(REFERENCES)]
+    nearest_patients(x, streamed(y, names, 8), second=True, block=8)
+    assert compared == []
+    y[-1] = y[0]
+    nearest_patients(x[:1], streamed(y, names, 8), second=True, block=8)
+    nearest = nearest_patients(y[:1], streamed(y, names, 8), second=True, block=8)
+    assert 0 < sum(compared) <= 8
+    assert (nearest.patient[0], nearest.second_patient[0]) == ("p0", names[-1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_rows_are_normalized_the_same_in_any_chunk(similarity: Similarity, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 3 * normal(SAMPLES, 0) + 1
+    whole = normalize(x, similarity)
+    monkeypatch.setattr("echodream.privacy.similarity.CHUNK_ROWS", 4)
+    assert torch.equal(normalize(x, similarity), whole)
+    assert whole.dtype == torch.float32
+    if similarity != "euclidean":
+        x[-1] = 0
+        with pytest.raises(UserError, match="constant"):
+            normalize(x, similarity)
 
 
 def test_of_tied_patients_the_first_by_name_is_named() -> None:

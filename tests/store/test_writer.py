@@ -48,6 +48,16 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
     return tree(write(tmp_path / "whole").root)
 
 
+def test_names_are_added_to_one_set(tmp_path: Path) -> None:
+    """A new set of all names in each call would make the cost of a store quadratic."""
+    with StoreWriter(tmp_path / "store", video_dataset()) as writer:
+        done = writer.done
+        put(writer, 0)
+        writer.reject("lost", "unreadable")
+        assert writer.done is done
+        assert done == {"rec-000", "lost"}
+
+
 def test_a_store_holds_what_was_committed(tmp_path: Path) -> None:
     store = write(tmp_path / "deep" / "store")
     assert listing(tmp_path / "deep") == ["store"]
