@@ -32,14 +32,15 @@ def _check_store(store: Path, verified: str | None) -> None:
     if verified is None:
         require_intact(store)
         return
-    now, name = time.time_ns(), str(store.absolute())
-    states = [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in file_states(store)]
+    now, name, files = time.time_ns(), str(store.absolute()), file_states(store)
+    states = [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in files]
     digest = hashlib.sha256(json.dumps(states).encode()).hexdigest()
-    record = {"store": name, "sha256": file_sha256(store / CHECKSUMS), "files": len(states), "state": digest}
+    record = {"store": name, "sha256": file_sha256(store / CHECKSUMS), "files": len(files), "state": digest}
     path = Path(verified) / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
     if read_record(path) == record:
         return
     require_intact(store)
-    if all(max(mtime, ctime) < now - SETTLING_NS for _, _, mtime, ctime, _ in states):  # a later change is visible
+    latest = max(max(status.st_mtime_ns, status.st_ctime_ns) for _, status in files)
+    if latest < now - SETTLING_NS:  # a later change will have another time stamp
         with contextlib.suppress(OSError):
             write_record(path, record)
