@@ -8,11 +8,17 @@ import torch
 
 from echodream.anonymization.image_pairs import open_complete_store
 from echodream.auditing.membership_inference import load_generator
+from echodream.datamodules.encoded_store import EncodedStore
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.datamodules.views import View
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
-from echodream.filtering.embedding import FrameEmbedder, check_training_store, sampling_settings
+from echodream.filtering.embedding import (
+    FrameEmbedder,
+    check_training_store,
+    has_known_generator,
+    sampling_settings,
+)
 from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
 from echodream.store.schema import SPLITS
@@ -31,6 +37,8 @@ class AuditInputs:
     """The diffusion model that generated the samples, and its training view; None: no membership inference."""
     decoder: Any
     """The autoencoder that encoded the latents; None if no figure needs pixels."""
+    generator_known: bool = True
+    """Whether the samples record their generator; False for samples of another program."""
 
     def fingerprints(self) -> dict[str, Any]:
         """Checksums of the stores and fingerprints of the networks."""
@@ -48,6 +56,7 @@ def open_inputs(
 ) -> AuditInputs:
     """Open the stores ``src`` and ``real``, the identity network ``artifact``, and the other networks.
 
+    The pixels of another program's samples are read through ``EncodedStore``; their generator is not known.
     ``held_out``: splits that the generator was not trained on. ``decode``: whether to load the autoencoder, for
     plots. Raises ``UserError`` if stores and networks do not match.
     """
@@ -61,21 +70,27 @@ def open_inputs(
         raise UserError(f"real={real} is synthetic: give the latents of the patients that the generator was trained on")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder = FrameEmbedder(artifact, autoencoder, device)
+    on_pixels = source.dataset.kind == "video"
+    decoder = load_frozen_autoencoder(autoencoder).to(device) if decode or on_pixels else None
+    if on_pixels and decoder is not None:
+        if fingerprint(decoder) != patients.dataset.encoder:
+            raise UserError(f"autoencoder={autoencoder} did not encode {real}: give the autoencoder that did")
+        source = EncodedStore(source, decoder, patients)
     for store in (source, patients):
         embedder.check(store)
     if source.dataset.encoder != patients.dataset.encoder:
         raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
-    decoder = load_frozen_autoencoder(autoencoder).to(device) if decode else None
     if decoder is not None and fingerprint(decoder) != patients.dataset.encoder:
         remedy = "give the autoencoder that encoded them, or pairs=0"
         raise UserError(f"autoencoder={autoencoder} did not encode the latents of {real}: {remedy}")
     samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
-    model_and_view = None if generator is None else load_generator(generator)
+    known = has_known_generator(source)
+    model_and_view = load_generator(generator) if known and generator is not None else None
     if model_and_view is not None:
         _check_generator(model_and_view[0], source, patients, str(generator))
         model_and_view[0].to(device)
     held_out_patients = select_recordings(patients, sorted(held_out), "held_out")
-    return AuditInputs(samples, train, held_out_patients, embedder, model_and_view, decoder)
+    return AuditInputs(samples, train, held_out_patients, embedder, model_and_view, decoder, known)
 
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:

@@ -23,6 +23,12 @@ STATEMENT = (
     "(arXiv 2505.01524), does not prove privacy. Only the filter states a bound, for its declared transforms. "
     f"{SCOPE}"
 )
+UNKNOWN_GENERATOR = "the generator of these samples is not known"
+UNKNOWN = (
+    "The generator of the samples is not known. If it was trained on the held-out patients, too, the measures that "
+    "compare them with the training patients miss what it reveals about both."
+)
+"""What an audit of samples of another program cannot know."""
 
 
 def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, str]]:
@@ -49,7 +55,8 @@ def build_record(
         "held out": (inputs.held_out, sets.held_out),
     }
     return {
-        "statement": STATEMENT,
+        "statement": STATEMENT if inputs.generator_known else f"{STATEMENT} {UNKNOWN}",
+        **({} if inputs.generator_known else {"unknown": UNKNOWN}),
         "sizes": {
             name: {
                 "units": len(embedding_set),
@@ -75,6 +82,8 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
         lines[entry["name"]] = f"{_interval_text(entry['value'])}, expected {_interval_text(entry['expected'])}{mark}"
     for name, reason in record["not measured"].items():
         lines[name] = f"not measured: {reason}"
+    if unknown := record.get("unknown"):
+        lines["generator"] = unknown
     findings = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
     if difference := group_difference(record["measures"]):
         lines["patients"] = difference

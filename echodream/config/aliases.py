@@ -52,7 +52,9 @@ def _quote_text(argument: str, is_sweep: bool) -> str:
         parsed = OverridesParser.create().parse_override(f"{key}={value}").value()
     except HydraException:
         parsed = 0
-    if parsed is None or (isinstance(parsed, list) and is_list_possible) or (isinstance(parsed, Sweep) and is_sweep):
+    is_flag = isinstance(parsed, bool) and key == "synthetic"  # of stage=ingest; a store of the classifiers
+    is_list = isinstance(parsed, list) and is_list_possible
+    if parsed is None or is_flag or is_list or (isinstance(parsed, Sweep) and is_sweep):
         return argument
     if isinstance(parsed, str) and (parsed == value or value[:1] in "'\"" or "\\" in value):
         return f"{key}={value}"

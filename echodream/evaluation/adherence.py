@@ -65,9 +65,12 @@ def _score_regression(
 
 
 def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
-    """Metric and curves of identity along videos from the ``audit`` of the latents of ``synthetic``; {} if absent."""
-    record = read_record(Path(audit)) if audit is not None else None
-    if record is None or record.get("source") != synthetic.store.dataset.settings.get("source"):
+    """Metric and curves of identity along videos from the ``audit`` of the latents of ``synthetic``; {} if absent.
+
+    The audit of another program's samples is of ``synthetic`` itself.
+    """
+    record, store = read_record(Path(audit)) if audit is not None else None, synthetic.store
+    if record is None or record.get("source") not in (store.dataset.settings.get("source"), store.checksum):
         return {}, {}
     measure = next((each for each in record.get("measures", []) if each.get("name") == _IDENTITY_LOST), None)
     if measure is None:

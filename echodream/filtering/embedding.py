@@ -24,6 +24,9 @@ from echodream.weights import fingerprint
 BATCH_FRAMES = 256
 """Frames per batch. The last batch is padded, so that an embedding does not depend on the number of frames."""
 
+UNKNOWN = "unknown"
+"""Recorded value of a generator that is not known."""
+
 View = Callable[[Tensor], list[Tensor]]
 """Function from latents, (n, C, H, W), to transformed versions of these latents."""
 
@@ -34,6 +37,12 @@ def sampling_settings(store: Store) -> Mapping[str, Any]:
     while isinstance(settings.get("samples"), Mapping):
         settings = settings["samples"]
     return settings
+
+
+def has_known_generator(store: Store) -> bool:
+    """Whether ``store`` records the model that generated its samples; False for samples of another program."""
+    settings = sampling_settings(store)
+    return isinstance(settings.get("model"), str) and settings.get("images") != UNKNOWN
 
 
 def check_training_store(folder: str, name: str, real: Store, key: str, decoded: bool = False) -> None:

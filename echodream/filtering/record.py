@@ -16,7 +16,7 @@ from echodream.privacy.decision import Decision, disagreement, shared_copies
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import TEMPORARY_PREFIX, read_record, write_record
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.schema import partial_path, read_dataset
+from echodream.store.schema import FILE_COLUMN, partial_path, read_dataset
 from echodream.store.table import write_table
 
 RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
@@ -80,25 +80,40 @@ def _earlier_folder(private: Path, source: str) -> Path:
 
 
 def public_decision(
-    decision: Decision, scores: FilterScores, rule: Rule, tries: AttemptCounts, generator_known: bool
+    decision: Decision,
+    scores: FilterScores,
+    rule: Rule,
+    tries: AttemptCounts,
+    generator_known: bool,
+    not_tested: Sequence[str] | None = None,
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The part of the decision that may be shared, without names, paths and thresholds.
 
     A threshold is left out because it is the score of one patient. ``generator_known``: whether the training patients
-    of the generator were checked.
+    of the generator were checked. For samples of an unknown generator, ``not_tested`` has the controls that need it,
+    and ``others`` the splits with which the samples were compared, too.
     """
     record = decision.as_dict()
-    rejected = int(decision.rejected(scores.samples.score).sum())
+    is_rejected = decision.rejected(scores.samples.score)
+    rejected, unknown = int(is_rejected.sum()), list[str]()
+    if not_tested is not None:
+        nearest = scores.samples.score if scores.to_training is None else scores.to_training
+        by_others = int((is_rejected & ~decision.rejected(nearest)).sum())
+        unknown = statements.unknown_generator(not_tested, others, scores.other_patients, by_others)
+        record |= {"unknown": unknown, "not_tested": [*not_tested], "other_patients": scores.other_patients}
+        record["rejected_by_others"] = by_others
     kept, copies = len(scores.names) - rejected, None
     if decision.passed and isinstance(rule, Calibrated):
         copies = shared_copies(kept, rejected, rule.beta, rule.delta)
         sentences = [
             statements.compared_frames(scores.frames, scores.frames_per_sample),
             statements.copies_in_the_set(copies, rule.delta),
-            "" if generator_known else statements.UNKNOWN_GENERATOR,
+            "" if generator_known or unknown else statements.UNKNOWN_GENERATOR,
             statements.number_of_decisions(tries.same, tries.other, rule.delta),
         ]
         record["statement"] = " ".join([record["statement"], *filter(None, sentences)])
+    record["statement"] = " ".join([record["statement"], *unknown])
     several = decision.passed and scores.ranks is not None and len(scores.ranks) > 1
     networks = asdict(disagreement(scores.ranks, decision.tau)) if several and scores.ranks is not None else None
     return {
@@ -118,10 +133,13 @@ def public_decision(
     }
 
 
-def write_private_folder(folder: Path, scores: FilterScores, decision: Decision, record: Mapping[str, Any]) -> None:
+def write_private_folder(
+    folder: Path, scores: FilterScores, decision: Decision, record: Mapping[str, Any], files: Mapping[str, str]
+) -> None:
     """Write the scores of samples, calibration patients and copies atomically, and the ``record`` last.
 
-    The files of an earlier batch of samples are moved to a separate folder.
+    ``files``: raw file of each sample of another program, by name. The files of an earlier batch of samples are moved
+    to a separate folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _passed_record(folder)
@@ -136,6 +154,7 @@ def write_private_folder(folder: Path, scores: FilterScores, decision: Decision,
     rows = [
         {
             "FileName": name,
+            **({FILE_COLUMN: files[name]} if files else {}),
             "Score": float(samples.score[number]),
             **{f"Score_{network}": float(part[number]) for network, part in scores.by_network.items()},
             "PValue": None if p_values is None else float(p_values[number]),
@@ -177,6 +196,8 @@ def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: De
     measured = {"PrivacyScore": score} | ({} if p_values is None else {"PrivacyP": p_values})
     columns = {name: {key: round(float(x[i]), 6) for key, x in measured.items()} for i, name in enumerate(scores.names)}
     passed = {name: row for name, row in store.rows().items() if not rejected[name]}
+    for row in passed.values():
+        row.pop(FILE_COLUMN, None)  # files of another program may have names of patients
     with StoreWriter(dst, dataset) as writer:
         if writer.complete:
             return
@@ -205,6 +226,9 @@ def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
         lines[row["transform"]] = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
     if copies := decision.get("copies"):
         lines["copies in the set"] = f"at most {copies['expected']:.2g} expected; bound {copies['bound']}"
+    if decision.get("unknown"):
+        patients = f"{decision['other_patients']} other patients of the study"
+        lines["generator"] = f"unknown; {decision['rejected_by_others']} rejected for similarity to {patients} only"
     if networks := decision.get("disagreement"):
         by_all = f"{networks['by_all']} are rejected by all networks"
         lines["networks disagree"] = f"on {networks['by_some']} of {networks['samples']} samples; {by_all}"

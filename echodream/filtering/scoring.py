@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.datamodules.recordings import Recordings, named_rng
+from echodream.datamodules.recordings import Recordings, gaussian_sample, named_rng
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
 from echodream.filtering.embedding import FrameEmbedder, View, group_parts, reference_frames
@@ -104,7 +105,8 @@ class FilterScores:
 
     ``frames``: number of compared frames of each sample, calibration patient and copy. ``frames_per_sample``: number of
     all frames of a sample. ``by_network``: scores of the samples by each network, if there are several; ``samples``
-    then has the combined scores. ``further``: scores of latents that are no evidence, (n,).
+    then has the combined scores. ``further``: scores of latents that are no evidence, (n,). ``to_training``: scores of
+    the samples by the training patients alone, if they were also compared with ``other_patients`` patients.
     """
 
     names: list[str]
@@ -116,6 +118,8 @@ class FilterScores:
     ranks: np.ndarray | None = None
     """``rank_scores`` of the samples by each of K networks, (K, n); of one network, its scores."""
     further: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    to_training: np.ndarray | None = None
+    other_patients: int = 0
 
 
 def score_samples(
@@ -128,11 +132,13 @@ def score_samples(
     report_only: Sequence[str],
     config: ScoringConfig,
     further: Sequence[Tensor] = (),
+    others: Recordings | None = None,
 ) -> FilterScores:
     """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control.
 
     ``embedders``: networks by name. The scores of several networks are combined by ``rank_scores``. ``further``:
-    latents, (f, C, H, W) each, that are scored but are no evidence.
+    latents, (f, C, H, W) each, that are scored but are no evidence. ``others``: recordings outside TRAIN with which
+    the samples, but neither calibration patients nor copies, are compared, too.
     """
     recordings = copy_generator.recordings
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
@@ -159,7 +165,15 @@ def score_samples(
     ]
     counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
     scores, ranks = combine_networks(by_network, slice(*counts[:2]), rule.similarity)
-    samples, calibration, copies_, others = np.split(np.arange(len(scores.score)), counts)
+    to_training = None
+    if others is not None:
+        outside = [ReferenceFrames(each, others, config.reference_every, first) for each in embedders.values()]
+        to_training = scores.score[: len(names)]
+        for number, (one, queried) in enumerate(zip(outside, queries.by_network, strict=True)):
+            found = one.score(queried[: len(names)], rule.similarity)
+            by_network[number] = nearest_of_both(by_network[number], found)
+        scores, ranks = combine_networks(by_network, slice(*counts[:2]), rule.similarity)
+    samples, calibration, copies_, no_evidence = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
     if isinstance(rule, Percentile):
@@ -169,14 +183,26 @@ def score_samples(
         controls={name: part for name, part in by_control.items() if name not in report_only},
         reported={name: part for name, part in by_control.items() if name in report_only},
         train_to_test=maxima,
-        samples=scores.score[samples],
+        samples=scores.score[samples] if to_training is None else to_training,
         amounts={name: control.amount for name, control in controls.items()},
         copied=min(recordings.table["PatientID"].nunique(), config.patients or len(recordings)),
         networks=len(embedders),
     )
     each = {} if len(embedders) == 1 else dict(zip(embedders, (one.score[samples] for one in by_network), strict=True))
-    parts = (each, ranks[:, samples], scores.score[others])
-    return FilterScores(names, scores.select(samples), evidence, frames, total, *parts)
+    parts = (each, ranks[:, samples], scores.score[no_evidence])
+    compared = (to_training, 0 if others is None else others.table["PatientID"].nunique())
+    return FilterScores(names, scores.select(samples), evidence, frames, total, *parts, *compared)
+
+
+def nearest_of_both(scores: QueryScores, others: QueryScores) -> QueryScores:
+    """``scores``, in which the first queries have the score and reference of ``others`` where it is higher."""
+    count = len(others.score)
+    nearer = others.score > scores.score[:count]
+    arrays: dict[str, Any] = {}
+    for name in ("score", "patient", "recording", "frame"):
+        own, other = getattr(scores, name), getattr(others, name)
+        arrays[name] = np.concatenate([np.where(nearer, other, own[:count]), own[count:]])
+    return replace(scores, **arrays)
 
 
 def combine_networks(
@@ -205,16 +231,21 @@ def frames_per_sample(store: Store) -> int:
     if len(lengths) > 1:
         raise UserError(
             f"src={store.root} has samples of {lengths[0]} and of {lengths[-1]} frames, and new patients are compared "
-            "by the same number of frames: generate samples of equal length"
+            "by the same number of frames: generate samples of equal length, or ingest each length by itself "
+            "(data.limits.min_frames=, data.limits.max_frames=)"
         )
     return int(lengths[0])
 
 
 def read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
-    """Yield the compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN and infinity."""
+    """Yield the compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN and infinity.
+
+    Encoded frames are sampled from their posterior, as those of calibration patients; a generated sample has no std.
+    """
     frames = config.checked_frames(frames_per_sample(store))
     for name in progress_bar(names, "samples", unit="sample"):
-        latents = store.latents(name, 0, int(frames[-1]) + 1)[0][frames].float()
+        mean, std = (part[frames].float() for part in store.latents(name, 0, int(frames[-1]) + 1))
+        latents = gaussian_sample(mean, std, named_rng(config.seed, f"sample/{name}"))
         if not torch.isfinite(latents).all():
             raise UserError(f"src={store.root}: {name} holds NaN or infinite numbers: generate the samples again")
         yield latents
@@ -311,8 +342,8 @@ class ReferenceFrames:
         self.patients = recordings.table["PatientID"].astype(str).to_numpy()
         if len(set(self.patients.tolist())) < 2:
             raise UserError(
-                f"{recordings.store.root} has one TRAIN patient only, and the nearest patient must be found among "
-                "several: ingest more patients"
+                f"{recordings.store.root} has one {recordings.split} patient only, and the nearest patient must be "
+                "found among several: ingest more patients"
             )
 
     def score(self, queries: Sequence[Query], similarity: Similarity) -> QueryScores:

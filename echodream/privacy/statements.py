@@ -1,7 +1,7 @@
 """Sentences of a decision: the guarantee, or the reason why there is none and a remedy."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, controls_needed_at_rate
 from echodream.privacy.certification import Certificate
@@ -112,6 +112,33 @@ def number_of_decisions(number: int, other_networks: int, delta: float) -> str:
 UNKNOWN_GENERATOR = (
     "It was not checked which patients the generator was trained on, because the filter was not given the generator."
 )
+
+
+def unknown_generator(not_tested: Sequence[str], splits: Sequence[str], patients: int, rejected: int) -> list[str]:
+    """Sentences about samples of another program: what is not known, and what was not tested.
+
+    ``not_tested``: controls that need the generator. The samples were also compared with the ``patients`` of
+    ``splits``, and ``rejected`` of them were rejected for this alone.
+    """
+    samples = "1 sample was" if rejected == 1 else f"{rejected} samples were"
+    sentences = [
+        "The samples, or the images that they began from, were made by another program: it is not known which "
+        "generator made them, whether it was trained on the training patients of this study or on other persons, with "
+        "which seeds and settings it sampled, and whether samples were selected afterwards."
+    ]
+    if patients:
+        sentences.append(
+            f"Because the generator may have been trained on them, the samples were also compared with the {patients} "
+            f"patients of {' and '.join(splits)}, at the same threshold, and {samples} rejected for this alone; no "
+            "bound is stated for copies of these patients, nor for harmless samples that this comparison rejects."
+        )
+    sentences.append("Copies of persons who are not in this study are not found.")
+    if not_tested:
+        sentences.append(f"Copies that only the generator can make were not tested: {', '.join(not_tested)}.")
+    return [
+        *sentences,
+        "Membership inference on the generator is not possible: what the generator itself reveals is not known.",
+    ]
 
 
 def no_guarantee(percent_: float) -> str:

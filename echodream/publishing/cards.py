@@ -59,6 +59,7 @@ def check_card(path: Path, what: str, approval: Approval) -> None:
     required = {
         "the filter's statement": [approval.decision["statement"]],
         "a finding of the audit": approval.findings,
+        "a sentence about what is not known": approval.unknown,
         "the section Limits": [limits],
     }
     for name, texts in required.items():
@@ -91,7 +92,9 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         verdicts.append(fidelity.verdict(sources))
     audits = []
     for kind in ("video", "image"):
-        if f"audit_{kind}" in records and GENERATOR_OF[kind] in generators:
+        if f"audit_{kind}" in records and (
+            GENERATOR_OF[kind] in generators or (not generators and kind == approval.kind)
+        ):
             audits += [f"### Audit of {kind}s", _markdown_tables(privacy.audit_tables(sources, f"audit_{kind}"))]
     return {
         "study": sources.study,
@@ -100,6 +103,7 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         "certified": privacy.certified_probability(approval.decision),
         "findings": _markdown_list(approval.findings),
         "generators": _markdown_list(f"{name}: weights {weights}" for name, weights in generators.items()),
+        "unknown": _markdown_list(approval.unknown),
         "verdicts": _markdown_list(f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}" for v in verdicts),
         "audits": "\n\n".join(audits),
         "metric_tables": _markdown_tables(tables),

@@ -8,7 +8,7 @@ from typing import Any
 from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.errors import UserError
-from echodream.filtering.embedding import sampling_settings
+from echodream.filtering.embedding import has_known_generator, sampling_settings
 from echodream.report.sources import Sources, is_same_filter_run
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
@@ -33,7 +33,8 @@ class Approval:
     """Result of the checks of a store or generator that may be published.
 
     ``kind``: the filter of the samples, "image" or "video". ``generators``: fingerprints of the models that generated
-    the samples, by "lidm" and "lvdm". ``findings``: privacy measures of the audits that stand out.
+    the samples, by "lidm" and "lvdm"; empty for samples of an unknown generator. ``findings``: privacy measures of the
+    audits that stand out.
     """
 
     sources: Sources
@@ -46,6 +47,12 @@ class Approval:
         decision: Mapping[str, Any] = self.sources.records[f"filter_{self.kind}"]["decision"]
         return decision
 
+    @property
+    def unknown(self) -> list[str]:
+        """Sentences of filter and audit about what is not known of the samples of an unknown generator."""
+        audit = self.sources.records.get(f"audit_{self.kind}", {}).get("unknown")
+        return [*map(str, self.decision.get("unknown", ())), *([str(audit)] if audit else [])]
+
 
 def check_publishable(what: str) -> None:
     """Raise ``UserError`` if ``what`` is unknown or never published."""
@@ -54,8 +61,11 @@ def check_publishable(what: str) -> None:
     validation.one_of("what", what, (*STORES, *GENERATORS))
 
 
-def approve_store(what: str, sources: Sources) -> Approval:
-    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit do not allow publication."""
+def approve_store(what: str, sources: Sources, accept_unknown: bool = False) -> Approval:
+    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit do not allow publication.
+
+    ``accept_unknown``: whether samples of an unknown generator, without membership inference, may be published.
+    """
     assert sources.synthetic is not None
     store, kind = sources.synthetic, STORES[what]
     if sources.video_filter() != kind:
@@ -67,6 +77,13 @@ def approve_store(what: str, sources: Sources) -> Approval:
     passed = Store(sources.passed_stores[kind])
     if not_passed := sorted(set(store.table["FileName"]) - set(passed.table["FileName"])):
         raise UserError(f"src={store.root} is refused: {not_passed[0]} is not among the samples that passed the filter")
+    if not has_known_generator(passed):
+        if not accept_unknown:
+            raise UserError(
+                f"src={store.root} is refused: the generator of these samples is not known, so what it reveals about "
+                "its training patients was not measured; publish with accept_unknown=true, which the card states"
+            )
+        return Approval(sources, kind, {}, _audit_findings(sources, kind, None))
     models = _generator_fingerprints(sources, kind)
     findings = [finding for each, model in models.items() for finding in _audit_findings(sources, each, model)]
     return Approval(sources, kind, {GENERATOR_OF[each]: model for each, model in models.items()}, findings)
@@ -137,8 +154,11 @@ def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
     return {**_generator_fingerprints(sources, "image"), "video": model}
 
 
-def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
-    """Findings of the audit of ``kind``. Raises ``UserError`` without membership inference on the ``model``."""
+def _audit_findings(sources: Sources, kind: str, model: str | None) -> list[str]:
+    """Findings of the audit of ``kind``. Raises ``UserError`` without membership inference on the ``model``.
+
+    ``model`` is None for samples of an unknown generator.
+    """
     name = f"audit_{kind}"
     path, command = sources.paths[name], sources.command(name)
     if name not in sources.records:
@@ -149,7 +169,7 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
         attacked = any(measure["name"].startswith("membership inference") for measure in measures)
         findings = [_describe_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
         reason = record["not measured"].get("membership inference", "it is not in the record")
-    if not attacked:
+    if not attacked and model is not None:
         raise UserError(f"{path} has no membership inference ({reason}), but publication needs it: run {command}")
     if record.get("generator") != model:
         raise UserError(f"{path} is of another {GENERATOR_OF[kind]} than these samples: run {command} again")
@@ -176,7 +196,8 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
         remedy = "give the store that was real= in stage=filter and stage=audit"
         raise UserError(f"latents={latents} is not a store: {remedy}")
     checksum = file_sha256(root / CHECKSUMS)
-    for name in (f"filter_{approval.kind}", *(f"audit_{GENERATORS[name]}" for name in approval.generators)):
+    audited = [GENERATORS[name] for name in approval.generators] or [approval.kind]
+    for name in (f"filter_{approval.kind}", *(f"audit_{kind}" for kind in audited)):
         if sources.records[name].get("real") != checksum:
             path = sources.paths[name]
             raise UserError(f"{path} is of another study than latents={latents}: give the store of filter and audit")

@@ -113,11 +113,16 @@ class Sources:
             raise UserError(f"{path} cannot be read: run {self.command(f'filter_{kind}')} again") from error
 
     def video_filter(self) -> str | None:
-        """The filter that the synthetic videos of the page passed, "image" or "video"; None if they passed none."""
-        source = None if self.synthetic is None else self.synthetic.dataset.settings.get("source")
+        """The filter that the synthetic videos of the page passed, "image" or "video"; None if they passed none.
+
+        Videos are decoded from the samples that passed, or are these samples themselves, if another program made them.
+        """
+        if self.synthetic is None:
+            return None
+        sources = (self.synthetic.dataset.settings.get("source"), self.synthetic.checksum)
         for kind in ("video", "image"):
             checksums = self.passed_stores[kind] / CHECKSUMS
-            if checksums.is_file() and file_sha256(checksums) == source:
+            if checksums.is_file() and file_sha256(checksums) in sources:
                 settings = Store(self.passed_stores[kind]).dataset.settings
                 decision = settings.get("decision")
                 if not isinstance(decision, Mapping) or decision.get("passed") is not True:

@@ -13,7 +13,7 @@ from echodream.auditing.inputs import open_inputs
 from echodream.auditing.membership_inference import MembershipConfig, denoising_errors, membership_measures
 from echodream.auditing.planted_copies import PlantedCopies, make_copies, measure_power, power_record
 from echodream.auditing.plots import audit_plots
-from echodream.auditing.record import build_record, measure_all, summarize
+from echodream.auditing.record import UNKNOWN_GENERATOR, build_record, measure_all, summarize
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import atomic_folder, read_record, require_same_settings, write_record
@@ -47,10 +47,10 @@ def audit(
 ) -> Summary:
     """Compare the synthetic latents ``src`` with the patients of the store ``real``; write the folder ``dst``.
 
-    ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. ``held_out`` are
-    splits that the generator was not trained on. Membership inference needs ``generator``. ``plant`` is the number of
-    random plantings of copies, which measure the power. ``attributes`` are columns of both stores; None: all. Raises
-    ``UserError`` for inputs that do not match.
+    ``src`` can also be pixels of another program. ``on``, "image" or "video", selects the default folders. ``artifact``
+    is the identity network. ``held_out`` are splits that the generator was not trained on. Membership inference needs
+    ``generator``. ``plant`` is the number of random plantings of copies, which measure the power. ``attributes`` are
+    columns of both stores; None: all. Raises ``UserError`` for inputs that do not match.
     """
     from PIL import Image
 
@@ -95,7 +95,8 @@ def audit(
             measures, power = measure_power(planted, counts, measures, plant)
         errors = None
         if inputs.generator is None:
-            missing["membership inference"] = "generator=null: no network to attack"
+            reason = "generator=null: no network to attack" if inputs.generator_known else UNKNOWN_GENERATOR
+            missing["membership inference"] = reason
         else:
             model, view = inputs.generator
             try:

@@ -12,7 +12,8 @@ import torch
 from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.config.stage_signature import InputPath, OutputPath
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.encoded_store import EncodedStore
+from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
@@ -22,6 +23,7 @@ from echodream.filtering.embedding import (
     FrameEmbedder,
     check_training_store,
     check_unused_for_model_selection,
+    has_known_generator,
     sampling_settings,
 )
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
@@ -42,14 +44,14 @@ from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.store.schema import CHECKSUMS, partial_path, read_dataset
+from echodream.store.schema import CHECKSUMS, FILE_COLUMN, SPLITS, partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 """Model name of the generator for ``on=image`` and ``on=video``."""
 
 NETWORKS = {"artifact": "Identity", "copies": "Copies"}
 """Names of the networks in scores.csv, by setting."""
-NEWER_SETTINGS = ("copies", "view_grid")
+NEWER_SETTINGS = ("copies", "view_grid", "others")
 """Settings that are part of a decision if they are set."""
 
 
@@ -88,6 +90,10 @@ def filter_(
 ) -> Summary:
     """Reject samples of ``src`` that are too close to a TRAIN patient of ``real`` by ``rule``; both are latent stores.
 
+    ``src`` can also be a store of pixels that ``stage=ingest`` wrote with ``synthetic=true``; the ``autoencoder``
+    encodes its frames. Samples without a recorded generator are compared with all patients of ``real``, and neither
+    ``generator`` nor a control that needs it is used.
+
     ``artifact`` is the identity network, ``copies`` a copy-detection network, which rejects samples as well.
     ``controls``, except ``leave_out``, generate copies of TRAIN patients with the ``autoencoder`` and the ``generator``
     of ``src``, from frames of ``videos``, if this store exists; controls in ``report_only`` are not part of the
@@ -102,8 +108,16 @@ def filter_(
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed, grid)
     if copies is not None and not isinstance(rule, Calibrated):
         raise UserError(f"rule={rule.name} compares samples by one network: set copies=null, or rule=calibrated")
-    store, study = Store(src, kind="latent"), Store(real, kind="latent")
+    store, study = Store(src), Store(real, kind="latent")
     _check_stores(store, study)
+    not_tested: list[str] | None = None
+    others: list[str] = []
+    if not has_known_generator(store):
+        if memoriser:
+            raise UserError(f"memoriser=true needs the generator of src={src}, which is not known: set memoriser=false")
+        not_tested = [name for name, one in controls.items() if getattr(one, "needs_generator", False)]
+        controls, generator = {**controls, **dict.fromkeys(not_tested)}, None
+        others = [split for split in SPLITS if split != "TRAIN" and split in set(study.table["Split"])]
     for key, path in (("private", private), ("work", work)):
         _check_private_folder(key, Path(path), Path(dst), store.root)
     decisions = find_ledger(ledger, study.root, (Path(private), Path(dst), store.root))
@@ -125,6 +139,7 @@ def filter_(
         "controls": {name: control.settings() for name, control in selected.items()},
         "report_only": sorted(set(report_only) & set(selected)),
         **asdict(config),
+        "others": others or None,
     }
     private_lock = lock_for_writing(Path(private), key="private=")
     try:
@@ -146,12 +161,16 @@ def filter_(
             guidance = Guidance.from_record(sampling_settings(store).get("guidance"), model.conditioner.names)
         recordings = Recordings(study, "TRAIN")
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device, video_store)
+        samples = EncodedStore(store, copy_generator.vae, study) if store.dataset.kind == "video" else store
         memorised = None
         if tuning is not None:
             place = (str(generator), work, device, command, code_version)
             memorised = _memorised_samples(tuning, copy_generator, store, config, *place)
         further = () if memorised is None else memorised.latents
-        scores = score_samples(store, study, embedders, copy_generator, rule, selected, report_only, config, further)
+        scores = score_samples(
+            samples, study, embedders, copy_generator, rule, selected, report_only, config, further,
+            others=select_recordings(study, others, "real") if others else None,
+        )  # fmt: skip
         decision = rule.decide(scores.evidence)
         measure = partial(_add_memoriser, memorised, scores, decision, store, study, config)
         if batch is not None:
@@ -162,11 +181,13 @@ def filter_(
         before = filter_record.decisions_before_the_ledger(read_record(Path(private) / RECORD), settings)
         tries = replace(tries, same=max(tries.same, before))
         known = model_fingerprint is not None
-        record = {**settings, "decision": filter_record.public_decision(decision, scores, rule, tries, known)}
+        described = filter_record.public_decision(decision, scores, rule, tries, known, not_tested, others)
+        record = {**settings, "decision": described}
         record["evidence"] = entry.evidence_digest
         command = redact_paths_in_command(command)
         origin: dict[str, Any] = {"command": command, "code_version": code_version}
-        filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin})
+        files = {name: str(row[FILE_COLUMN]) for name, row in store.rows().items() if FILE_COLUMN in row}
+        filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin}, files)
         private_record = measure(Path(private))
         if decision.rejected(scores.samples.score).all():
             problem = f"none of the {len(scores.names)} samples is below the threshold: all resemble a training patient"
@@ -196,12 +217,14 @@ def _find_videos(videos: Path, study: Store) -> Store | None:
 
 def _check_stores(store: Store, study: Store) -> None:
     """Raise ``UserError`` unless ``store`` has synthetic samples and ``study`` real recordings, of one encoder."""
+    if store.dataset.kind == "video" and "decoder" in store.dataset.settings:
+        raise UserError(f"src={store.root} was decoded from latents, which record their generator: give the latents")
     frames_per_sample(store)
     if not store.dataset.synthetic:
         raise UserError(f"src={store.root} holds recordings of patients: give samples of a generator")
     if study.dataset.synthetic:
         raise UserError(f"real={study.root} holds samples of a generator: give the latents of the real study")
-    if store.dataset.encoder != study.dataset.encoder:
+    if store.dataset.kind == "latent" and store.dataset.encoder != study.dataset.encoder:
         raise UserError(
             f"src={store.root} and real={study.root} are latents of different encoders: generate the "
             "samples again with models of this study"
@@ -314,7 +337,7 @@ def _load_embedder(
 ) -> FrameEmbedder:
     """Load the network of setting ``key``. Raises ``UserError`` if the network does not fit ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
-    for store in stores:
+    for store in (each for each in stores if each.dataset.kind == "latent"):  # pixels get the encoder of the study
         embedder.check(store)
     check_training_store(artifact, "reid", stores[-1], key, decoded=embedder.input_spec.on == "pixels")
     similarity = embedder.input_spec.similarity

@@ -17,12 +17,13 @@ from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.pseudonym import write_file_list
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
+from echodream.ingest.synthetic_set import check_agreement, list_samples
 from echodream.ingest.workers import ConversionJob, convert_recordings
 from echodream.progress import progress_bar
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.near_duplicates import find_shared_frames, summarize_shared_frames
-from echodream.store.schema import is_valid_name
+from echodream.store.schema import FILE_COLUMN, is_valid_name
 from echodream.store.table import clean_text
 
 
@@ -38,6 +39,8 @@ def ingest(
     workers: int | None,
     timeout: float,
     patients_checked: Sequence[str] | str | bool = (),
+    synthetic: bool = False,
+    real: InputPath | None = None,
     command: str,
     code_version: str,
 ) -> Summary:
@@ -47,14 +50,22 @@ def ingest(
     ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings; if they exceed the fraction
     ``max_rejected`` of all recordings, the store is not finished and the summary has a problem. Implausible patients
     raise ``UserError``, unless ``patients_checked`` names the check of ``patients.CHECKS`` (True: all checks).
+
+    With ``synthetic``, the files are samples of another program, whose generator is unknown: the store is marked as
+    synthetic. Raises ``UserError`` unless size, channels and frame rate are those of the study in ``real``, if it
+    exists.
     """
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
     validation.fraction("max_rejected", max_rejected)
     validation.positive_number("timeout", timeout)
+    if validation.true_or_false("synthetic", synthetic) and real is not None:
+        check_agreement(prepare, Path(real))
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     listed = source.recordings(Path(raw) if raw is not None else None)
+    if synthetic:
+        listed = list_samples(source, Path(str(raw)), listed)
     recordings = [r if r.problem is None else replace(r, name=clean_text(r.name)) for r in listed]
     _write_private_list(source, recordings, {})
     _check_recordings(recordings, raw)
@@ -63,19 +74,22 @@ def ingest(
     prepared = _public_settings(prepare)
     if prepare.text is None:
         del prepared["text"]  # stores from before this setting stay complete
-    settings = {
+    settings: dict[str, Any] = {
         "source": {"class": type(source).__name__, **_public_settings(source)},
         "prepare": prepared,
         "split": _public_settings(split),
         "limits": _public_settings(limits),
         "listing": listing_fingerprint(recordings, splits),
     }
+    if synthetic:
+        settings["model"] = None  # as of stage=image and stage=video, which record their model
     size = prepare.size if isinstance(prepare.size, tuple) else (None, None)
     dataset = Dataset(
         kind="video",
         channels=1 if prepare.grey else 3,
         height=size[0],
         width=size[1],
+        synthetic=synthetic,
         settings=settings,
         command=command,
         code_version=code_version,
@@ -92,7 +106,8 @@ def ingest(
         results, small_frames = convert_recordings(jobs, workers, timeout), {}
         for recording, result in progress_bar(results, "ingest", len(jobs), "rec"):
             if isinstance(result, str):
-                writer.reject(recording.name, result)
+                file = f" ({recording.columns[FILE_COLUMN]})" if synthetic else ""
+                writer.reject(recording.name, f"{result}{file}")
             else:
                 row, small_frames[recording.name] = result
                 writer.commit(row, writer.scratch_path(recording.name))
@@ -150,7 +165,10 @@ def _summary(store: Store, state: str, raw: str | None, rejected: dict[str, obje
     table = store.table
     splits = [f"{name} {count}" for name, count in Counter(table["Split"]).items()]
     facts: dict[str, object] = {"recordings": ", ".join([str(len(table)), *splits])}
-    facts["patients"] = table["PatientID"].nunique()
+    if store.dataset.synthetic:
+        facts["generator"] = "unknown: samples of another program; stage=filter states what is not known"
+    else:
+        facts["patients"] = table["PatientID"].nunique()
     if (table["NumberOfFrames"] == 1).all():
         facts["frames"] = "one per recording: images"
     else:

@@ -96,6 +96,7 @@ def publish(
     public: bool,
     accept_findings: bool,
     accept_text: bool,
+    accept_unknown: bool,
     study: str,
     src: InputPath | None,
     real: InputPath,
@@ -113,14 +114,16 @@ def publish(
 
     ``what`` is one of ``STORES`` or ``GENERATORS``. The ``records`` of filter and audit, and the stores of samples that
     passed the filter, ``passed_stores``, must allow publication (``publishing.checks``); ``accept_findings`` allows
-    generators with findings, ``accept_text`` allows readable text in frames. No file may name a patient of the store
-    ``real``; ``latents`` is the store of filter and audit. ``push`` is <namespace>/<name> on the hub, or None.
-    ``folders`` contain stores and artifacts with recorded commands. Raises ``UserError`` if publication is not allowed.
+    generators with findings, ``accept_text`` readable text in frames, ``accept_unknown`` samples of an unknown
+    generator. No file may name a patient of the store ``real``; ``latents`` is the store of filter and audit. ``push``
+    is <namespace>/<name> on the hub, or None. ``folders`` contain stores and artifacts with recorded commands. Raises
+    ``UserError`` if publication is not allowed.
     """
     checks.check_publishable(what)
     check_push(push)
     license = _check_settings(license, columns, public, accept_findings)
     validation.true_or_false("accept_text", accept_text)
+    validation.true_or_false("accept_unknown", accept_unknown)
     all_records = {name: records.get(name, f"{dst}/no {name}") for name in RECORD_FILES}
     sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
     if sources.real is None:
@@ -130,7 +133,7 @@ def publish(
     elif sources.synthetic is None:
         raise UserError(f"src={src} does not exist: run stage=decode, or give src=")
     else:
-        approval = checks.approve_store(what, sources)
+        approval = checks.approve_store(what, sources, accept_unknown)
     checks.check_reference_patients(approval, latents)
     command = redact_paths_in_command(command)
     request = _Publication(what, license, columns, artifact, approval, command, code_version)

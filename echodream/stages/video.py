@@ -18,6 +18,7 @@ from echodream.datamodules.sampling_requests import References
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.sliding_window import check_windows, window_starts
 from echodream.errors import UserError
+from echodream.filtering.embedding import UNKNOWN, has_known_generator
 from echodream.runs.summary import Summary
 from echodream.sampling import sample_store
 from echodream.sampling.label_csv import ConditionRequests, read_labels
@@ -74,6 +75,7 @@ def video(
     settings = {
         **sample_store.sampling_record(config, model, weak),
         "source": store.checksum,
+        **({"images": UNKNOWN} if store.dataset.synthetic and not has_known_generator(store) else {}),
         "labels": None if labels is None else sample_store.labels_fingerprint(labels, requests.values),
         **{"frames": clip_length.frames, "join": clip_length.join, "overlap": clip_length.overlap, "n": len(sources)},
         "precision": precision,

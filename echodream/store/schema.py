@@ -21,6 +21,8 @@ TEMPORARY_PREFIX = ".new-"
 KINDS = ("video", "latent")
 SPLITS = ("TRAIN", "VAL", "TEST")
 REQUIRED_COLUMNS = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
+FILE_COLUMN = "RawFile"
+"""Column with the raw file of a sample of another program. The filter does not copy it to its output."""
 REJECTED_COLUMNS = ("FileName", "Reason", "Counted")
 MEDIA_FILES = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
 """Kind of store -> folder and suffix of its media files."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_CSV_BYTES = 100_000_000
 MAX_COLUMNS = 1_000
-TEXT_COLUMNS = ("FileName", "PatientID", "Split", "class_name", "View", "Source", "ED", "ES")
+TEXT_COLUMNS = ("FileName", "PatientID", "Split", "class_name", "View", "Source", "ED", "ES", schema.FILE_COLUMN)
 _NUMBER = re.compile(
     r"-?(0|[1-9][0-9]{0,14})"  # 007, and a number with more digits, is an identifier
     r"|-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"

@@ -37,6 +37,7 @@ from tests.support.fakes import tree
 from tests.support.tiny_filter import (
     COPIES,
     ENCODER,
+    GENERATOR,
     C,
     Flat,
     H,
@@ -646,7 +647,7 @@ def test_patients_who_stopped_a_training_are_no_new_patients(folder: Path, name:
     ):
         for each in ("lidm", "reid"):
             shutil.rmtree(folder / each, ignore_errors=True)
-            made = Artifact(each, "x", "ef" * 32, "0" * 64)
+            made = Artifact(each, "x", GENERATOR, "0" * 64)
             write_artifact(folder / each, made, config if each == model else own, lambda _: None)
         refused(folder, words.format(key=key, by=by), *enough)
     run(folder)  # TEST

@@ -87,7 +87,7 @@ def samples(
         shown = heart(whose(number), 9)[[1, 3, 8]] if frames == 3 else heart(whose(number), frames)
         columns = {"PatientID": f"S{number:06}", "class_id": (0, 1, 3)[number % 3], "Seed": 0}
         rows[f"s{number:03}"] = (shown + near * rng.normal(size=shown.shape), columns)
-    return write(root, rows, synthetic=True, **facts)
+    return write(root, rows, synthetic=True, **{"settings": {"model": "ab" * 32}, **facts})
 
 
 def copies(number: int) -> int:

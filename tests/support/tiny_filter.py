@@ -25,6 +25,8 @@ torch.set_num_threads(1)
 C, H, W = 3, 4, 6
 ENCODER = hashlib.sha256(b"").hexdigest()
 """Fingerprint of a network without weights."""
+GENERATOR = "ab" * 32
+"""Fingerprint of the model that the samples record."""
 STATISTICS = Statistics((1.0, -2.0, 0.5), (2.0, 0.5, 4.0))
 MEAN, STD = (np.reshape(part, (C, 1, 1)) for part in (STATISTICS.mean, STATISTICS.std))
 TRAIN, TEST, VAL = 14, 5, 3
@@ -64,12 +66,12 @@ def study(root: Path, std: float = 0.0, marks: bool = False, **changes: Any) -> 
 
 
 def samples(root: Path, frames: Mapping[str, np.ndarray], order: Sequence[str] | None = None, **changes: Any) -> Store:
-    """A store of samples: ``frames`` by name, (F, C, H, W), in the ``order`` of names."""
+    """A store of samples of ``GENERATOR``: ``frames`` by name, (F, C, H, W), in the ``order`` of names."""
     rows = [
         ({"FileName": name, "Split": "TRAIN", "PatientID": f"S{number:06}", "Seed": 7}, frames[name])
         for number, name in enumerate(order or frames)
     ]
-    return store(root, rows, 0.0, **{"synthetic": True, **changes})
+    return store(root, rows, 0.0, **{"synthetic": True, "settings": {"model": GENERATOR}, **changes})
 
 
 def store(root: Path, rows: Sequence[tuple[Mapping[str, Any], np.ndarray]], std: float, **changes: Any) -> Store:

@@ -66,8 +66,8 @@ def verdict(sources: Sources) -> Verdict:
         with sources.report_parse_errors(f"audit_{kind}"):
             sentence, has_finding = _audit_sentence(sources.records[f"audit_{kind}"], kind)
         notes.append(sentence)
-        if has_finding and result.state == "good":
-            result = replace(result, state="note", label="Guarantee holds; the audit has a finding")
+        if has_finding and result.label.startswith("Guarantee holds") and "finding" not in result.label:
+            result = replace(result, state="note", label=f"{result.label}; the audit has a finding")
     if not audited_kinds:
         message = "What the synthetic set reveals about training patients has not been measured."
         missing.append(sources.missing("audit_image", message))
@@ -115,15 +115,17 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
             f"such copies; with {format_percent(1 - settings['delta'])} confidence, at most {copies['bound']} are, if "
             "copies pass independently of each other."
         )
+    unknown = [str(sentence) for sentence in decision.get("unknown", ())]
+    state, label = ("note", "Guarantee holds; the generator is unknown") if unknown else ("good", "Guarantee holds")
     return Verdict(
         "Privacy",
-        "good",
-        "Guarantee holds",
+        state,
+        label,
         f"≤ {format_percent(beta)}",
         "of copies pass",
         f"A copy of a training patient, made in {transforms}, gets past the filter with a probability of at most "
         f"{format_percent(beta)}.",
-        notes,
+        [*notes, *unknown],
         statement=statement,
         numbers=numbers,
     )
@@ -174,6 +176,9 @@ def build(context: PageContext) -> SectionContent:
         missing["audit"] = sources.missing("audit_image", "The audit has not been run.")
     data = {
         "rejections": rejections,
+        "unknown": {
+            kind: each for kind in filters if (each := sources.records[f"filter_{kind}"]["decision"].get("unknown"))
+        },
         "scores": [scores for kind in filters if (scores := _read_scores(sources, kind)) is not None],
         "copies": copies,
         "pairs": context.clips.pairs,
@@ -269,7 +274,14 @@ def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
         not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
         difference = group_difference(sources.records[name]["measures"])
     tables, drift = audit_tables(sources, name), _drift_chart(sources, name)
-    return {"tables": tables, "drift": drift, "not_measured": not_measured, "difference": difference}
+    unknown = sources.records[name].get("unknown", "")
+    return {
+        "tables": tables,
+        "drift": drift,
+        "not_measured": not_measured,
+        "difference": difference,
+        "unknown": unknown,
+    }
 
 
 def audit_tables(sources: Sources, name: str) -> list[Table]:
