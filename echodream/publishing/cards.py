@@ -25,7 +25,7 @@ def is_license(name: object) -> bool:
 
 
 def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[str, Any]) -> str:
-    """README.md of a store. ``contents``: numbers of recordings and frames, columns, and the pixel format."""
+    """README.md of a store. ``contents``: numbers, columns, pixel format, folder of media."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     count = int(contents["recordings"])
@@ -34,7 +34,7 @@ def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[
         pretty_name=f"Synthetic {what} of {approval.sources.study}",
         size_categories="n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K",
         tags=TAGS,
-        configs=[{"config_name": "default", "data_files": "store/FileList.csv"}],
+        configs=[{"config_name": "default", "data_dir": contents["media"]}],
     )
     values = {**_common_values(approval), **contents, "what": what, "license": license}
     return _tidy_text(str(DatasetCard.from_template(data, template_path=str(TEMPLATES / "data_card.md"), **values)))

@@ -92,7 +92,7 @@ def start_or_resume_folder(path: Path, settings: Mapping[str, Any], kind: str) -
     folder = path.parent
     if path.exists() or any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in folder.iterdir()):
         require_same_settings(path, settings, kind)
-    for entry in [*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"*/{TEMPORARY_PREFIX}*")]:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for entry in [*folder.rglob(f"{TEMPORARY_PREFIX}*")]:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
     if not path.exists():
         write_record(path, settings)

@@ -1,5 +1,6 @@
 """``stage=publish``: what is published, what is refused, and that no patient is named, on a tiny study."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -7,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from echodream import engine
 from echodream.config.paths import CONF_DIR
@@ -19,6 +22,7 @@ from echodream.errors import UserError
 from echodream.ingest import burned_in_text
 from echodream.ingest.burned_in_text import TextBox
 from echodream.publishing.cards import is_license
+from echodream.publishing.media_folder import write_media_folder
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.stages.publish import _public_row
@@ -26,7 +30,7 @@ from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
 from echodream.store.schema import CHECKSUMS
-from tests.support.stores import ENCODER
+from tests.support.stores import ENCODER, make_video_store, row
 from tests.support.tiny_diffusion import artifact, model
 from tests.support.tiny_report import STATEMENT, number, real_store, records, synthetic_stores
 
@@ -148,13 +152,107 @@ def test_the_published_videos_are_those_that_passed_under_other_names(published:
     assert made.dataset.settings == {"filter": STATEMENT, "generators": {"lidm": LIDM, "lvdm": LVDM}}
 
 
+def test_video_folder_has_each_recording_as_mp4_with_its_row(published: Path) -> None:
+    """In the layout of VideoFolder: metadata.csv beside the files, whose first column names them."""
+    made, folder = Store(published / "store"), published / "videofolder/train"
+    with (folder / "metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [line["file_name"] for line in rows] == [f"phantom-{number:04}.mp4" for number in range(1, 7)]
+    assert sorted(path.name for path in folder.iterdir()) == ["metadata.csv", *(line["file_name"] for line in rows)]
+    assert [path.name for path in (published / "videofolder").iterdir()] == ["train"]
+    assert [int(line["class_id"]) for line in rows] == made.table["class_id"].tolist()
+    assert "PatientID" not in rows[0]
+    for line in rows:
+        expected = made.frames(line["FileName"])
+        with av.open(str(folder / line["file_name"])) as container:
+            assert container.streams.video[0].codec_context.name == "h264"
+            found = np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)])[..., None]
+        assert found.shape == expected.shape
+        assert np.abs(found.astype(int) - expected).mean() < 8
+
+
+def test_croissant_describes_the_files_and_columns_that_are_there(published: Path) -> None:
+    content = json.loads((published / "croissant.json").read_text())
+    assert content["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    assert content["license"] == "cc-by-nc-4.0"
+    assert STATEMENT in content["description"]
+    files = {node["@id"]: node for node in content["distribution"]}
+    objects = {name: node for name, node in files.items() if node["@type"] == "cr:FileObject"}
+    assert {node["contentUrl"]: node["sha256"] for node in objects.values()} == {
+        name: file_sha256(published / name) for name in ("videofolder/train/metadata.csv", "store/SHA256SUMS")
+    }
+    sets = [node["includes"] for name, node in files.items() if name not in objects]
+    assert [len(list(published.glob(pattern))) for pattern in sets] == [6, 6]
+    (records,) = content["recordSet"]
+    with (published / "videofolder/train/metadata.csv").open(newline="") as file:
+        header = next(csv.reader(file))
+    assert [field["source"]["extract"]["column"] for field in records["field"]] == header
+    assert {field["source"]["fileObject"]["@id"] for field in records["field"]} <= objects.keys()
+    types = {field["name"]: field["dataType"] for field in records["field"]}
+    assert (types["class_id"], types["FPS"], types["class_name"]) == ("sc:Integer", "sc:Float", "sc:Text")
+    used = {key for key in content if not key.startswith("@")} - {
+        "name",
+        "description",
+        "license",
+        "version",
+        "distribution",
+    }
+    assert used <= content["@context"].keys()
+
+
+@pytest.mark.parametrize(
+    "file", ["videofolder/train/phantom-0002.mp4", "videofolder/train/metadata.csv", "croissant.json"]
+)
+def test_changed_playable_file_is_refused(study: Path, tmp_path: Path, file: str) -> None:
+    run(study, f"dst={tmp_path}/out")
+    path = tmp_path / "out" / file
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match="was changed since it was checked: remove it"):
+        run(study, f"dst={tmp_path}/out")
+
+
+def test_interrupted_video_folder_is_continued_with_the_same_bytes(
+    published: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, target = Path.rename, tmp_path / "hub"
+
+    def stop(self: Path, new: Path) -> Path:
+        if new.name == "phantom-0004.mp4":
+            raise KeyboardInterrupt
+        return rename(self, new)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(whole, f"dst={target}")
+    monkeypatch.setattr(Path, "rename", rename)
+    partial = tmp_path / "hub.partial/videofolder/train"
+    kept = (partial / "phantom-0003.mp4").stat().st_mtime_ns
+    assert (partial / ".new-phantom-0004.mp4").exists()
+    run(whole, f"dst={target}")
+    assert (target / "videofolder/train/phantom-0003.mp4").stat().st_mtime_ns == kept
+    assert contents(target) == contents(published)
+
+
+def test_image_folder_has_a_png_for_each_frame(tmp_path: Path) -> None:
+    store = make_video_store(tmp_path / "store", [row("a", "1", 3, class_id=1), row("b", "2", 1, class_id=0)], 3)
+    write_media_folder(tmp_path / "imagefolder", "images", store)
+    with (tmp_path / "imagefolder/train/metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["a/frame_0000.png", "a/frame_0001.png", "a/frame_0002.png", "b/frame_0000.png"]
+    assert [(one["file_name"], one["class_id"]) for one in rows] == list(zip(names, "1110", strict=True))
+    frames = np.concatenate([store.frames("a"), store.frames("b")])
+    for name, frame in zip(names, frames, strict=True):
+        assert np.array_equal(np.array(Image.open(tmp_path / "imagefolder/train" / name)), frame)
+
+
 def test_data_card_has_the_statement_and_the_measures(published: Path) -> None:
     text = (published / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "cc-by-nc-4.0"
     assert head["size_categories"] == "n<1K"
     assert {"synthetic", "echocardiography"} <= set(head["tags"])
-    assert head["configs"] == [{"config_name": "default", "data_files": "store/FileList.csv"}]
+    assert head["configs"] == [{"config_name": "default", "data_dir": "videofolder"}]
+    assert 'load_dataset("videofolder", data_dir="videofolder")' in text
     assert f"> {STATEMENT}" in text
     assert "Of 8 samples, the filter rejected 2 and kept 6." in text
     assert "| Membership inference (lvdm), AUC | 0.52 [0.47, 0.57] | 0.5 |" in text

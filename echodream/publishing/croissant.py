@@ -1,0 +1,70 @@
+"""Metadata of a published set in the format Croissant 1.0 (JSON-LD), which mlcroissant and data set search read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from echodream.publishing.media_folder import METADATA, SPLIT
+from echodream.store import Store
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
+
+VOCABULARY = Path(__file__).with_name("croissant_context.json")
+"""The @context of Croissant 1.0."""
+_MEDIA_TYPES = {"videos": ("video/mp4", "*.mp4"), "images": ("image/png", "*/*.png")}
+
+
+def croissant(
+    folder: Path, what: str, media: str, texts: Mapping[str, str], columns: Mapping[str, str]
+) -> dict[str, Any]:
+    """Croissant metadata of the published ``folder`` with the subfolders store/ and ``media``.
+
+    ``texts``: name, description and license of the set. ``columns``: names of columns with descriptions. The checksums
+    of the tables are included, those of the videos are in store/SHA256SUMS.
+    """
+    store = Store(folder / "store")
+    table, (media_type, pattern) = f"{media}/{SPLIT}/{METADATA}", _MEDIA_TYPES[what]
+    fields = [_field("file_name", "sc:Text", f"file below {media}/{SPLIT}")]
+    fields += [_field(name, _data_type(store, name), text) for name, text in columns.items() if name != "PatientID"]
+    return {
+        "@context": json.loads(VOCABULARY.read_text(encoding="utf-8")),
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        **texts,
+        "version": "1.0.0",
+        "distribution": [
+            _file(folder, METADATA, table, "text/csv"),
+            _file(folder, CHECKSUMS, f"store/{CHECKSUMS}", "text/plain"),
+            _files(what, f"{media}/{SPLIT}/{pattern}", media_type),
+            _files("lossless", "store/Videos/*.mkv", "video/x-matroska"),
+        ],
+        "recordSet": [
+            {"@type": "cr:RecordSet", "@id": "recordings", "name": "recordings", "field": fields},
+        ],
+    }
+
+
+def _file(folder: Path, name: str, path: str, media_type: str) -> dict[str, Any]:
+    """A FileObject: one file with its checksum."""
+    checksum = file_sha256(folder / path)
+    node = {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": path}
+    return {**node, "encodingFormat": media_type, "sha256": checksum}
+
+
+def _files(name: str, pattern: str, media_type: str) -> dict[str, Any]:
+    """A FileSet: all files of a pattern."""
+    return {"@type": "cr:FileSet", "@id": name, "name": name, "encodingFormat": media_type, "includes": pattern}
+
+
+def _field(name: str, data_type: str, description: str) -> dict[str, Any]:
+    """A column of metadata.csv."""
+    source = {"fileObject": {"@id": METADATA}, "extract": {"column": name}}
+    node = {"@type": "cr:Field", "@id": f"recordings/{name}", "name": name, "description": description}
+    return {**node, "dataType": data_type, "source": source}
+
+
+def _data_type(store: Store, name: str) -> str:
+    """Croissant's type of a column."""
+    kind = store.table[name].dtype.kind
+    return {"i": "sc:Integer", "f": "sc:Float"}.get(kind, "sc:Text")

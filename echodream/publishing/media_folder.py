@@ -1,0 +1,33 @@
+"""Playable copies of a published store: a folder of videos or images that the hub and the library datasets open."""
+
+from pathlib import Path
+
+from echodream.progress import progress_bar
+from echodream.store import Store
+from echodream.store.export_formats import ExportSettings, export_recording, store_rows
+from echodream.store.table import write_table
+
+FOLDERS = {"videos": "videofolder", "images": "imagefolder"}
+"""What is published -> folder with the name of its loader in the library ``datasets``."""
+METADATA = "metadata.csv"
+SPLIT = "train"
+"""Folder of all files, by which the loaders name the split. They refuse columns of different types in two splits, as
+csv files give them for a column that is empty in one split, so the split of the store is a column."""
+_CRF = 18
+
+
+def write_media_folder(root: Path, what: str, store: Store) -> None:
+    """Write the recordings of ``store`` and metadata.csv to ``root``; files that exist already are kept.
+
+    ``what`` is "videos" (H.264, one file each) or "images" (PNG, one file for each frame).
+    """
+    is_video = what == "videos"
+    settings = ExportSettings("mp4" if is_video else "png", store.checksum, None, _CRF if is_video else None)
+    folder, content = root / SPLIT, []
+    for row in progress_bar(store_rows(store), what, unit="rec"):
+        path = folder / (f"{row['FileName']}.mp4" if is_video else row["FileName"])
+        export_recording(store, row, path, settings)
+        columns = {name: text for name, text in row.items() if name != "PatientID"}
+        files = [path] if is_video else sorted(path.iterdir())
+        content += [{"file_name": file.relative_to(folder).as_posix(), **columns} for file in files]
+    write_table(folder / METADATA, content)
