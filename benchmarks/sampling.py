@@ -5,9 +5,10 @@
         [--reference dpmpp_2m:trailing:20] [--guidance 2] [--intervals 0:1 0.2:0.8] [--extractors lite0 classifier]
 
 The settings are those of ``--settings``, and all combinations of ``--samplers``, ``--spacings``, ``--steps`` and
-``--intervals``. The script needs the artifacts lidm or lvdm, vae and classifier in ``--models``, a store of real videos
-and, for videos, a store of latent images, ``--src``. Each batch of rows is sampled with all settings in turn, so that
-other load on the machine affects all settings equally. The script prints, for each setting,
+``--intervals``. The setting ``models/phantom/lidm_distilled@4`` is a distilled model with 4 steps. The script needs
+the artifacts lidm or lvdm, vae and classifier in ``--models``, a store of real videos and, for videos, a store of
+latent images, ``--src``. Each batch of rows is sampled with all settings in turn, so that other load on the machine
+affects all settings equally. The script prints, for each setting,
 
 - the network evaluations per sample and the milliseconds per sample (median over batches, without decoding), and how
   many times fewer and faster than ``--reference``;
@@ -54,6 +55,8 @@ class Setting:
     """A sampling configuration and its measurements."""
 
     module: SamplingModule
+    text: str
+    """Text of the setting on the command line."""
     evaluations: int = 0
     """Number of network evaluations, summed over the rows of all calls."""
     seconds: list[float] = field(default_factory=list)
@@ -78,18 +81,27 @@ class Setting:
     def name(self) -> str:
         """Sampler, spacing, steps and guidance interval, as the first columns of the table."""
         config = self.module.config
+        if "@" in self.text:
+            return f"{self.text.rsplit('/', 1)[-1]:<40}"
         low, high = config.guidance.interval
         return f"{config.sampler:<9} {config.spacing:<10}{config.steps:>5}{low:>5g} to {high:<4g}"
 
 
 def build_setting(model: DiffusionModel, text: str, options: argparse.Namespace) -> Setting:
-    """The setting sampler:spacing:steps[:low:high] in ``text``."""
-    sampler, spacing, steps, *interval = text.split(":")
-    low, high = map(float, interval or (0, 1))
+    """The setting sampler:spacing:steps[:low:high], or artifact@steps of a distilled model, in ``text``."""
+    low, high = 0.0, 1.0
+    if "@" in text:
+        folder, steps = text.rsplit("@", 1)
+        model = load_diffusion_model(folder, "lvdm" if model.is_video else "lidm")
+        assert model.process.few_steps is not None
+        sampler, spacing = model.process.first_order, model.process.few_steps.spacing
+    else:
+        sampler, spacing, steps, *interval = text.split(":")
+        low, high = map(float, interval or (0, 1))
     scales = {options.condition: options.guidance} if options.condition in model.conditioner.names else {}
     config = SamplingConfig(options.seed, int(steps), sampler, Guidance(scales, (low, high)), spacing)
     model.process.for_sampling(spacing).check_sampler(config.steps, sampler)
-    return Setting(SamplingModule(model, config, clip_length(model, options)).to(options.device))
+    return Setting(SamplingModule(model, config, clip_length(model, options)).to(options.device), text)
 
 
 def clip_length(model: DiffusionModel, options: argparse.Namespace) -> ClipLengthConfig | None:

@@ -118,8 +118,8 @@ class Generator(LoadedModel):
         images: Store | Frames | None = None,
         frames: int | None = None,
         steps: int | None = None,
-        sampler: str | None = "unipc",
-        spacing: str | None = "quadratic",
+        sampler: str | None = None,
+        spacing: str | None = None,
         clip: float | None = None,
         guidance: Mapping[str, float] | None = None,
         join: str = "crossfade",
@@ -139,7 +139,6 @@ class Generator(LoadedModel):
         """
         model = self.model
         scales = {**_GUIDANCE, **(guidance or {})}
-        steps = (6 if model.is_video else 12) if steps is None else steps
         config = sample_store.sampling_config(model, seed, steps, sampler, spacing, scales, clip)
         length, references, defaults = None, None, dict[str, list[Any]]()
         if model.is_video:

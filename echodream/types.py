@@ -18,6 +18,8 @@ class Condition:
     """L tokens for cross-attention: (B, L, D), or (1, L, D) if all rows have the same tokens."""
     channels: Tensor | None = None
     """E channels that are concatenated to the noisy sample: (B, E, *rest)."""
+    time: Tensor | None = None
+    """Addition to the embedding of the diffusion time, of a distilled model: (B, T)."""
 
 
 class Batch(TypedDict):

@@ -45,6 +45,7 @@ MOST_LINES = 38_500
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",
+    "distill": "lidm",
     "conditioning": "lidm",
     "backbone": "classifier",
     "task": "classifier",

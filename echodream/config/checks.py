@@ -67,21 +67,24 @@ def _check_generator(cfg: DictConfig) -> None:
     """Check that the diffusion model of the stage, if readable, supports the guidance scales, sampler and spacing."""
     guidance, sampler, spacing = (OmegaConf.select(cfg, key) for key in ("guidance", "sampler", "spacing"))
     artifact = OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator")
-    if artifact is None or (guidance is None and sampler is None and spacing is None):
+    if artifact is None or (guidance is None and "sampler" not in cfg):
         return
     try:
         metadata = json.loads(Path(artifact, "diffusion.json").read_text(encoding="utf-8"))
-        process = metadata["process"]
+        assert isinstance(metadata["process"], dict)
         conditions = [str(condition["name"]) for condition in metadata.get("conditioning", {}).get("conditions", ())]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError):
         return  # the stage reports an unreadable artifact
     if unknown := [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]:
         known = join_names([*conditions, "interval", "rescale", "auto"], unknown[0])
         raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {known}")
-    if sampler is not None or spacing is not None:
-        from echodream.diffusion.processes import build_process
+    steps = OmegaConf.select(cfg, "steps")
+    if "sampler" in cfg and (sampler, spacing, steps) != (None, None, None):
+        from echodream.diffusion.model import read_process
 
-        build_process(process).for_sampling(spacing).check_sampler(cfg.steps, sampler)
+        process = read_process(metadata).for_sampling(spacing)
+        default = process.few_steps.steps[-1] if process.few_steps is not None else 1
+        process.check_sampler(default if steps is None else steps, sampler)
 
 
 def refuse_missing_and_null(cfg: DictConfig) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from echodream import validation
+from echodream.diffusion.few_steps import FewSteps
 from echodream.diffusion.processes.base import Denoise, Process
 from echodream.errors import UserError
 
@@ -60,6 +61,21 @@ class Guidance:
         scales = [1.0, *(float(self.scales.get(name, 1.0)) for name in names), 0.0]
         terms = zip(sets, scales, scales[1:], strict=False)
         return {kept: scale - following for kept, scale, following in terms if scale != following}
+
+    def check_distilled(self, few: FewSteps) -> None:
+        """Raise ``UserError`` for guidance that is not an input of a distilled model: all but scales in its limits."""
+        for key, value, neutral in (
+            ("interval", tuple(self.interval), (0.0, 1.0)),
+            ("rescale", self.rescale, 0.0),
+            ("auto.scale", self.auto, 1.0),
+        ):
+            if value != neutral:
+                raise UserError(f"guidance.{key} does not go with a distilled model: leave it out")
+        for name, scale in self.scales.items():
+            low, high = few.guidance.get(name, (1.0, 1.0))
+            if not low <= scale <= high:
+                trained = f"{low:g} to {high:g}" if name in few.guidance else "1 alone"
+                raise UserError(f"guidance.{name}={scale:g}: this model was distilled for scales of {trained}")
 
     def guided_denoiser(
         self, predict: Predict, names: Sequence[str], process: Process, weak: Predict | None = None

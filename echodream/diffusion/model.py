@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
-from echodream.diffusion.guidance import Predict
+from echodream.diffusion.few_step_input import FewStepInput
+from echodream.diffusion.few_steps import FewSteps
+from echodream.diffusion.guidance import Guidance, Predict
 from echodream.diffusion.processes import build_process
-from echodream.diffusion.processes.base import Process
+from echodream.diffusion.processes.base import Denoise, Process
 from echodream.errors import UserError
 from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.registry import load_denoiser
@@ -28,6 +30,7 @@ from echodream.weights import fingerprint, load_strictly, read_weights, save_wei
 
 METADATA_FILE = "diffusion.json"
 CONDITIONER_FILE = "conditioner.safetensors"
+FEW_STEPS_FILE = "few_steps.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,10 @@ class ModelMetadata:
 
 
 class DiffusionModel(nn.Module):
-    """Diffusion model of whitened latents: images (B, C, H, W), clips (B, C, F, H, W), or key frames (B, 3 C, H, W)."""
+    """Diffusion model of whitened latents: images (B, C, H, W), clips (B, C, F, H, W), or key frames (B, 3 C, H, W).
+
+    A distilled model has a process with ``few_steps``, and ``FewStepInput`` if it needs it.
+    """
 
     def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
         super().__init__()
@@ -87,11 +93,26 @@ class DiffusionModel(nn.Module):
             raise UserError(f"{problem}: give conditioning=[]")
         self.denoiser, self.conditioner, self.process, self.metadata = denoiser, conditioner, process, metadata
         self.is_video = denoiser.is_video
+        self.few_step_input: FewStepInput | None = None
+        if process.few_steps is not None:
+            self._check_few_steps(process.few_steps)
+            if process.few_steps.needs_input:
+                self.few_step_input = FewStepInput(process.few_steps, process, denoiser.time_width)
+
+    def _check_few_steps(self, few_steps: FewSteps) -> None:
+        """Raise ``UserError`` if ``few_steps`` has guidance for a condition that the model does not have."""
+        if unknown := [name for name in few_steps.guidance if name not in self.conditioner.names]:
+            known = ", ".join(self.conditioner.names) or "none"
+            problem = f"distill.guidance.{unknown[0]} is not a condition of this model; its conditions are {known}"
+            raise UserError(f"{problem}: give distill.guidance=null, or +distill.guidance.<condition>=[1,3]")
 
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
         """Prediction for x_t (B, C, *rest) at t (B,). Conditions are null embeddings where ``keep`` is false."""
         t = t.to(x_t.device, non_blocking=True)
-        prediction: Tensor = self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
+        condition = self.conditioner(values, keep, x_t.shape[2:])
+        if self.few_step_input is not None:
+            condition = replace(condition, time=self.few_step_input(t, values))
+        prediction: Tensor = self.denoiser(x_t, t, condition)
         return prediction.clone() if self.denoiser.reuses_output else prediction
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
@@ -127,18 +148,36 @@ class DiffusionModel(nn.Module):
     def _residual_std(self, x: Tensor) -> Tensor:
         return x.new_tensor(self.metadata.residual).view(-1, *[1] * (x.ndim - 2))
 
-    def predictor(self, values: Mapping[str, Tensor]) -> Predict:
-        """Function that predicts with several sets of kept conditions in one network call, for condition ``values``."""
-        values = self.conditioner.precompute(values)
+    def predictor(self, values: Mapping[str, Tensor], inputs: Mapping[str, Tensor] | None = None) -> Predict:
+        """Function that predicts with several sets of kept conditions in one network call, for condition ``values``.
+
+        ``inputs`` are the inputs of a distilled model, (1, ...) each, the same for all rows.
+        """
+        values, inputs = self.conditioner.precompute(values), inputs or {}
 
         def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
             sets, rows, keep = len(kept), len(x_t), {}
             for name in self.conditioner.names:  # filled on the device, without waiting for a copy
                 keep[name] = torch.cat([torch.full((rows,), name in subset, device=x_t.device) for subset in kept])
             x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
-            return self(x, t.repeat(sets), repeat_values(values, sets), keep).unflatten(0, (sets, rows))
+            given = {**repeat_values(values, sets), **repeat_values(inputs, len(x))}
+            return self(x, t.repeat(sets), given, keep).unflatten(0, (sets, rows))
 
         return predict
+
+    def guided_denoiser(
+        self, guidance: Guidance, values: Mapping[str, Tensor], steps: int | None = None, weak: Predict | None = None
+    ) -> Denoise:
+        """Denoiser with condition ``values`` and ``guidance``, for sampling in ``steps`` steps.
+
+        A distilled model takes guidance scales as an input, so that each step is one evaluation. ``steps`` None: its
+        largest number of steps. ``weak`` is the weaker model of autoguidance.
+        """
+        names, few, inputs = self.conditioner.names, self.process.few_steps, {}
+        if few is not None:
+            guidance.check_distilled(few)
+            inputs, guidance = few.inputs(guidance.scales, steps, next(self.parameters()).device), Guidance()
+        return guidance.guided_denoiser(self.predictor(values, inputs), names, self.process, weak)
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights and of the JSON text of ``settings``."""
@@ -148,18 +187,30 @@ class DiffusionModel(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Settings of the process and the conditions, and the metadata, as JSON values."""
         process, conditioning = self.process.settings(), self.conditioner.settings()
-        return {"process": process, "conditioning": conditioning, "facts": asdict(self.metadata)}
+        few = self.process.few_steps
+        distilled = {} if few is None else {"few_steps": few.settings()}
+        return {"process": process, "conditioning": conditioning, "facts": asdict(self.metadata), **distilled}
 
     def save(self, folder: Path) -> None:
         """Write the denoiser in the format of diffusers, the conditioner weights, and ``settings`` as JSON."""
         self.denoiser.save(folder)
         save_weights(self.conditioner, folder / CONDITIONER_FILE)
+        if self.few_step_input is not None:
+            save_weights(self.few_step_input, folder / FEW_STEPS_FILE)
         (folder / METADATA_FILE).write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
 
 
 def repeat_values(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
     """Repeat the batch of condition ``values`` ``times`` times along the first dimension."""
     return {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in values.items()}
+
+
+def read_process(settings: Mapping[str, Any]) -> Process:
+    """The process of a model with ``settings`` (``DiffusionModel.settings``). Raises ``UserError``, or ``KeyError``."""
+    process = build_process(settings["process"])
+    if "few_steps" in settings:
+        process.few_steps = FewSteps.from_settings(settings["few_steps"])
+    return process
 
 
 def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
@@ -172,7 +223,7 @@ def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
         fields["reference_times"] = tuple(fields["reference_times"])
         fields["residual"] = fields.get("residual") and tuple(fields["residual"])
         metadata = ModelMetadata(**fields)
-        process, conditioner = build_process(settings["process"]), Conditioner.from_settings(settings["conditioning"])
+        process, conditioner = read_process(settings), Conditioner.from_settings(settings["conditioning"])
         model = DiffusionModel(denoiser, conditioner, process, metadata)
         channels = metadata.channels * (1 if model.is_video else metadata.frames)
         denoiser.check_dimensions(channels, conditioner.extra_channels, conditioner.width)
@@ -180,10 +231,13 @@ def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
         raise UserError(f"{root / METADATA_FILE}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{root / METADATA_FILE} is not readable: train the {name} again") from error
-    file = str(root / CONDITIONER_FILE)
-    load_strictly(
-        conditioner, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again"
-    )
+    parts = {CONDITIONER_FILE: conditioner, FEW_STEPS_FILE: model.few_step_input}
+    for part, module in parts.items():
+        if module is not None:
+            file = str(root / part)
+            load_strictly(
+                module, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again"
+            )
     if model.fingerprint() != artifact.fingerprint:
         raise UserError(f"{folder}: weights or {METADATA_FILE} have changed since training: train the {name} again")
     return model.requires_grad_(False).eval()

@@ -219,7 +219,7 @@ class CopyGenerator:
         noise = batch_noise(x.shape[1:], generators, self.device, shared)
         values = {name: value.to(self.device) for name, value in conditions.items()}
         values = model.repeat_key_frames(values, x.shape[2])
-        denoise = self.guidance.guided_denoiser(model.predictor(values), model.conditioner.names, model.process)
+        denoise = model.guided_denoiser(self.guidance, values)
         steps = max(1, math.ceil(strength * self.steps - 1e-9))
         x_0 = model.to_residual(x.to(self.device), values)
         sampled = model.process.sample(denoise, noise, steps, None, generators, x_0, strength)

@@ -25,6 +25,9 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Dataset
 from echodream.store.latents import write_latents
 
+DEFAULT_SAMPLER, DEFAULT_SPACING = "unipc", "quadratic"
+DEFAULT_STEPS = {False: 12, True: 6}
+"""Number of sampler steps of images (False) and videos (True)."""
 _MAX_RESIDUAL_DIFFERENCE = 0.1
 """Maximum relative difference between the residual standard deviations of a model and its weak model."""
 _GUIDANCE_SETTINGS = ("interval", "rescale", "auto")
@@ -61,6 +64,8 @@ def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: st
             raise UserError("guidance.auto.scale needs guidance.auto.artifact=, the folder of a weaker model")
         return None
     weak = load_diffusion_model(str(folder), name)
+    if model.process.few_steps is not None or weak.process.few_steps is not None:
+        raise UserError("guidance.auto does not go with a distilled model: leave it out")
     settings, weak_settings = _comparable_settings(model), _comparable_settings(weak)
     wrong = [name for name in {**settings, **weak_settings} if settings.get(name) != weak_settings.get(name)]
     stds = zip(model.metadata.residual or (), weak.metadata.residual or (), strict=False)
@@ -86,13 +91,22 @@ def _comparable_settings(model: DiffusionModel) -> dict[str, Any]:
 def sampling_config(
     model: DiffusionModel,
     seed: int,
-    steps: int,
+    steps: int | None,
     sampler: str | None,
     spacing: str | None,
     guidance: Mapping[str, Any],
     clip: float | None = None,
 ) -> SamplingConfig:
-    """Sampling configuration for ``model``. Raises ``UserError`` for settings that ``model`` cannot sample with."""
+    """Sampling configuration for ``model``. Raises ``UserError`` for settings that ``model`` cannot sample with.
+
+    ``steps``, ``sampler`` and ``spacing`` None: ``DEFAULT_STEPS``, ``DEFAULT_SAMPLER`` and ``DEFAULT_SPACING``; of a
+    distilled model, its own, with its largest number of steps.
+    """
+    if (few := model.process.few_steps) is not None:
+        steps = few.steps[-1] if steps is None else steps
+    else:
+        steps = DEFAULT_STEPS[model.is_video] if steps is None else steps
+        sampler, spacing = sampler or DEFAULT_SAMPLER, spacing or DEFAULT_SPACING
     process = model.process.for_sampling(spacing, clip)
     sampler, entries = process.check_sampler(steps, sampler), SAMPLERS[process.name]
     if entries[sampler].stochastic and model.metadata.shared_noise:
@@ -102,7 +116,10 @@ def sampling_config(
             f"model.shared_noise={model.metadata.shared_noise:g}: choose one of {deterministic}"
         )
     seed = validation.whole_number("seed", seed, 0)
-    return SamplingConfig(seed, steps, sampler, build_guidance(guidance, model), process.spacing, process.clip)
+    scales = build_guidance(guidance, model)
+    if few is not None:
+        scales.check_distilled(few)
+    return SamplingConfig(seed, steps, sampler, scales, few.spacing if few else process.spacing, process.clip)
 
 
 def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:

@@ -115,9 +115,8 @@ class SamplingModule(pl.LightningModule):
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         """The model with guidance, for noisy latents x_t with as many frames as in training."""
-        model, weak = self.model, self.weak.predictor(values) if self.weak is not None else None
-        names = model.conditioner.names
-        return self.config.guidance.guided_denoiser(model.predictor(values), names, model.process, weak)
+        weak = self.weak.predictor(values) if self.weak is not None else None
+        return self.model.guided_denoiser(self.config.guidance, values, self.config.steps, weak)
 
     def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         """The model with guidance, for noisy latents x_t with any number of frames."""

@@ -30,7 +30,7 @@ def image(
     labels: InputPath,
     training: InputPath,
     seed: int,
-    steps: int,
+    steps: int | None,
     sampler: str | None,
     spacing: str | None,
     clip: float | None,

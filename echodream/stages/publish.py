@@ -37,7 +37,10 @@ from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 CARD, STORE, RECORD, CROISSANT = "README.md", "store", "publish.json", "croissant.json"
 _KIND = "a folder for the hub"
 _NO_TEXT = "none found in the frames"
-_MODEL_FILES = ("config.json", "diffusion.json", "conditioner.safetensors", "diffusion_pytorch_model.safetensors")
+_MODEL_FILES = (
+    *("config.json", "diffusion.json"),
+    *("conditioner.safetensors", "few_steps.safetensors", "diffusion_pytorch_model.safetensors"),
+)
 _COLUMNS = {
     "FileName": "name of the recording, in random order",
     "Split": "TRAIN, VAL or TEST: a proposal",

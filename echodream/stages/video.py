@@ -40,7 +40,7 @@ def video(
     repeat: bool,
     labels: InputPath | None,
     seed: int,
-    steps: int,
+    steps: int | None,
     sampler: str | None,
     spacing: str | None,
     clip: float | None,

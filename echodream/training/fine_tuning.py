@@ -38,6 +38,11 @@ def training_config(generator: str, name: str) -> DictConfig:
             f"published checkpoint: give a {name} that train.py trained, or memoriser=false"
         )
     assert isinstance(cfg, DictConfig)
+    if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
+        raise UserError(
+            f"memoriser=true cannot train generator={generator} on, which is distilled: give its teacher, "
+            f"generator={teacher}, or memoriser=false"
+        )
     return cfg
 
 

@@ -42,6 +42,9 @@ def settings_hash(cfg: DictConfig) -> str:
             reduce(lambda node, parent: node.get(parent) or {}, parents, hashed[key]).pop(last, None)
     files = [*sorted([weights, *weights.glob("*")]), *(store / CHECKSUMS for store in _other_stores(cfg))]
     hashed["weights"] = [file_sha256(path) for path in files if path.is_file()]
+    if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
+        hashed["teacher"] = read_artifact(teacher, cfg.model.name).fingerprint
+        del hashed["model"]["module"]["teacher"]
     hashed["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     if early_stopping := OmegaConf.select(cfg, "callbacks.early_stopping"):
         hashed["early_stopping"] = str(early_stopping)

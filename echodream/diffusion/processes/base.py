@@ -5,12 +5,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
 from echodream import validation
+from echodream.diffusion.few_steps import FewSteps
 from echodream.diffusion.samplers import SAMPLERS, Solver, run_solver
 from echodream.errors import UserError
 
@@ -56,6 +58,14 @@ class Process(ABC):
     """Spacing of the sampling timesteps."""
     clip: float | None = None
     """Largest absolute value of predicted data in sampling (clip_sample_range of diffusers); None: no limit."""
+    few_steps: FewSteps | None = None
+    """How a distilled model samples; None: the model was not distilled."""
+    first_order: ClassVar[str]
+    """Name of the deterministic sampler of order 1, whose step is ``deterministic_step``."""
+    data_time: ClassVar[float]
+    """Diffusion time of data without noise."""
+    time_dtype: ClassVar[torch.dtype]
+    """Type of diffusion times."""
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -83,12 +93,43 @@ class Process(ABC):
         """Add standard normal ``noise`` to ``x_0``, (B, C, *rest) each, at the noise levels of ``t`` (B,)."""
 
     @abstractmethod
+    def signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of data and noise in ``x`` at times ``t`` (B,), also at ``data_time``: (B, 1, ..., 1) each."""
+
+    @abstractmethod
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """Estimate of the data, (B, C, *rest), from the network output ``prediction`` for ``x_t`` at ``t`` (B,)."""
 
     @abstractmethod
     def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Network output whose estimate of the data is ``x_0``, the inverse of ``predict_x0``."""
+
+    def deterministic_step(self, x_t: Tensor, x_0: Tensor, t: Tensor, end: Tensor) -> Tensor:
+        """Noisy data at the times ``end`` from ``x_t`` at ``t`` (B,) and the estimate ``x_0`` (DDIM, 2010.02502)."""
+        signal, sigma = self.signal_and_noise_rates(t, x_t)
+        end_signal, end_sigma = self.signal_and_noise_rates(end, x_t)
+        ratio = end_sigma / sigma
+        return (end_signal - ratio * signal) * x_0 + ratio * x_t
+
+    def first_order_times(self, steps: int) -> Sequence[int | float]:
+        """Decreasing times of ``steps`` steps of the sampler ``first_order``."""
+        return self._build_solver(self.first_order, steps, 1.0).times
+
+    def step_times(self, few: FewSteps) -> list[list[float]]:
+        """Decreasing times from noise to data of the ends of sampling steps, for each number of steps of ``few``."""
+        spaced = self.for_sampling(few.spacing)
+        return [[*map(float, spaced.first_order_times(steps)), self.data_time] for steps in few.steps]
+
+    def run_steps(self, times: Sequence[float], x: Tensor, estimate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Take first-order steps (``deterministic_step``) from noisy data ``x`` between successive ``times``.
+
+        ``x`` is (B, C, *rest), at the first of the decreasing ``times``. ``estimate`` maps x_t (B, C, *rest) and t (B,)
+        on the CPU to the estimate of x_0. Returns noisy data at the last of ``times``.
+        """
+        for time, end in pairwise(times):
+            t, until = (torch.full((len(x),), value, dtype=self.time_dtype) for value in (time, end))
+            x = self.deterministic_step(x, estimate(x, t), t, until)
+        return x
 
     def log_snr_times(self, count: int) -> Tensor:
         """Times, (count,), from low to high noise, with evenly spaced log SNR within +- ``LOG_SNR_LIMIT``."""
@@ -106,6 +147,8 @@ class Process(ABC):
 
     def for_sampling(self, spacing: str | None = None, clip: float | None = None) -> Self:
         """The process with the limit ``clip``, and with ``spacing`` unless it is None. Raises ``UserError``."""
+        if self.few_steps is not None and spacing not in (None, self.few_steps.spacing):
+            raise UserError(f"spacing={spacing}: this model was distilled with spacing={self.few_steps.spacing}")
         changed = copy.copy(self)
         changed.spacing = self.spacing if spacing is None else validation.one_of("spacing", spacing, self.spacings)
         if clip is not None:
@@ -114,13 +157,22 @@ class Process(ABC):
         return changed
 
     def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
-        """Name of the sampler, by default the first. Raises ``UserError`` for invalid settings."""
-        sampler = self.samplers[0] if sampler is None else sampler
+        """Name of the sampler, by default the first. Raises ``UserError`` for invalid settings.
+
+        A distilled model has the sampler ``first_order``, and, from noise, the numbers of steps of its training.
+        """
+        few = self.few_steps
+        sampler = (self.samplers[0] if few is None else self.first_order) if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
             raise UserError(f"sampler={sampler} does not go with process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
         validation.fraction("strength", strength)
+        if few is not None:
+            if sampler != self.first_order:
+                raise UserError(f"sampler={sampler}: this model was distilled for sampler={self.first_order}")
+            if strength == 1:
+                few.check_steps(steps)
         return sampler
 
     @torch.no_grad()
@@ -137,11 +189,15 @@ class Process(ABC):
         """Generate samples from standard normal ``noise``, (B, C, *rest) each.
 
         Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
-        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (2108.01073).
+        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (2108.01073); a
+        distilled model then takes its own steps from there.
         """
         sampler, denoise = self.check_sampler(steps, sampler, strength), self._clipped(denoise)
         if generators is not None and len(generators) != len(noise):
             raise ValueError(f"{len(generators)} generators for {len(noise)} rows: give one for each row")
+        if strength == 1 and self.few_steps is not None:
+            times = self.step_times(self.few_steps)[self.few_steps.steps.index(steps)]
+            return self._run_few_steps(times, denoise, noise)
         if strength == 1:
             return run_solver(self._build_solver(sampler, steps, 1.0), denoise, noise, generators)
         if x_0 is None or x_0.shape != noise.shape:
@@ -150,7 +206,16 @@ class Process(ABC):
             return x_0.clone()
         solver = self._build_solver(sampler, steps, strength)
         t = torch.full((len(x_0),), solver.times[0], device=x_0.device)
-        return run_solver(solver, denoise, self.corrupt(x_0, t, noise).x_t, generators)
+        x_t = self.corrupt(x_0, t, noise).x_t
+        if self.few_steps is not None:
+            later = [time for time in self.step_times(self.few_steps)[-1] if time < solver.times[0]]
+            return self._run_few_steps([solver.times[0], *later], denoise, x_t)
+        return run_solver(solver, denoise, x_t, generators)
+
+    def _run_few_steps(self, times: Sequence[float], denoise: Denoise, x: Tensor) -> Tensor:
+        """Run the steps of a distilled model at ``times`` in float32."""
+        sampled = self.run_steps(times, x.float(), lambda x_t, t: self.predict_x0(x_t, t, denoise(x_t, t).float()))
+        return sampled.to(x.dtype)
 
     def _clipped(self, denoise: Denoise) -> Denoise:
         """``denoise`` with predicted data limited to ``clip``."""

@@ -29,6 +29,9 @@ class DDPM(Process):
 
     name: ClassVar[str] = "ddpm"
     spacings: ClassVar[tuple[str, ...]] = SPACINGS
+    first_order: ClassVar[str] = "ddim"
+    data_time: ClassVar[float] = -1
+    time_dtype: ClassVar[torch.dtype] = torch.int64
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class DDPM(Process):
         return torch.logit(self._device_alphas_cumprod(t.device)[t])
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
-        signal, sigma = self._signal_and_noise_rates(t, x_0)
+        signal, sigma = self.signal_and_noise_rates(t, x_0)
         targets = {"epsilon": lambda: noise, "sample": lambda: x_0, "v": lambda: signal * noise - sigma * x_0}
         x_t = signal * x_0 + sigma * noise
         return NoisedBatch(x_t.to(x_0.dtype), t, targets[self.prediction]().to(x_0.dtype), self.weight(t))
@@ -85,13 +88,13 @@ class DDPM(Process):
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         if self.prediction == "sample":
             return prediction
-        signal, sigma = self._signal_and_noise_rates(t, x_t)
+        signal, sigma = self.signal_and_noise_rates(t, x_t)
         if self.prediction == "v":
             return (signal * x_t - sigma * prediction).to(x_t.dtype)
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
     def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        signal, sigma = self._signal_and_noise_rates(t, x_t)
+        signal, sigma = self.signal_and_noise_rates(t, x_t)
         if self.prediction == "epsilon":
             return ((x_t - signal * x_0) / sigma).to(x_t.dtype)
         return x_0 if self.prediction == "sample" else self._x0_to_v(x_0, x_t, t)
@@ -129,9 +132,9 @@ class DDPM(Process):
             self._alphas_by_device[device] = self.alphas_cumprod.to(device)
         return self._alphas_by_device[device]
 
-    def _signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the data and of the noise in ``x`` at times ``t`` (B,): (B, 1, ..., 1) each."""
-        alpha = expand_like(self._device_alphas_cumprod(t.device)[t].to(x.device, non_blocking=True), x)
+    def signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        alphas = self._device_alphas_cumprod(t.device)[t.clamp(min=0)].masked_fill(t < 0, 1.0)
+        alpha = expand_like(alphas.to(x.device, non_blocking=True), x)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
@@ -158,7 +161,7 @@ class DDPM(Process):
         return Solver(scheduler, times, entry.stochastic, **({"convert": self._x0_to_v} if converts else {}))
 
     def _x0_to_v(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        signal, sigma = self._signal_and_noise_rates(t, x_t)
+        signal, sigma = self.signal_and_noise_rates(t, x_t)
         return (signal * x_t - x_0) / sigma
 
 

@@ -25,6 +25,9 @@ class RectifiedFlow(Process):
 
     name: ClassVar[str] = "flow"
     spacings: ClassVar[tuple[str, ...]] = ("trailing", "quadratic")
+    first_order: ClassVar[str] = "euler"
+    data_time: ClassVar[float] = 0.0
+    time_dtype: ClassVar[torch.dtype] = torch.float32
 
     def __init__(self, times: str = "logit_normal", shift: float = 1.0) -> None:
         self.times = validation.one_of("process.times", times, ("logit_normal", "uniform"))
@@ -49,6 +52,10 @@ class RectifiedFlow(Process):
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
         s = expand_like(self.relative_time(t), x_0)
         return NoisedBatch(((1 - s) * x_0 + s * noise).to(x_0.dtype), t, noise - x_0, torch.ones_like(t))
+
+    def signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        s = self._time_like(t, x)
+        return 1 - s, s
 
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         return (x_t - self._time_like(t, x_t) * prediction).to(x_t.dtype)

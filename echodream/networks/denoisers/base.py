@@ -31,11 +31,27 @@ class Denoiser(nn.Module, ABC):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.add_module(self.network_name, network)
+        self._added_time: Tensor | None = None
+        self.time_embedding.register_forward_hook(self._add_to_time)
 
     @property
     def network(self) -> Any:
         """The network of diffusers."""
         return self.get_submodule(self.network_name)
+
+    @property
+    @abstractmethod
+    def time_embedding(self) -> Any:
+        """The ``TimestepEmbedding`` of diffusers that embeds the diffusion time."""
+
+    @property
+    def time_width(self) -> int:
+        """Width T of the embedding of the diffusion time."""
+        return int(self.time_embedding.linear_2.out_features)
+
+    def _add_to_time(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Forward hook of ``time_embedding`` that adds ``Condition.time``."""
+        return output if self._added_time is None else output + self._added_time.to(output)
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
@@ -76,7 +92,9 @@ class Denoiser(nn.Module, ABC):
         if self.size_multiple > 1 and (bottom or right):
             x = pad(x, (left, right, top, bottom) + (0, 0) * (x.ndim - 4), mode="replicate")
         tokens = condition.tokens.to(x_t).expand(count, -1, -1)
+        self._added_time = condition.time
         output = self.predict(x, t.expand(count), tokens)[..., top : top + height, left : left + width]
+        self._added_time = None
         return output.to(dtype) if has_bf16_weights else output
 
     def check_dimensions(self, channels: int, extra_channels: int, token_width: int) -> None:

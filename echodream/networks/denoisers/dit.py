@@ -14,6 +14,10 @@ class _Transformer(Denoiser):
     network_name = "transformer"
 
     @property
+    def time_embedding(self) -> Any:
+        return self.network.adaln_single.emb.timestep_embedder
+
+    @property
     def size_multiple(self) -> int:
         return int(self.network.config.patch_size)
 

@@ -20,6 +20,10 @@ class _UNet(Denoiser):
     )
 
     @property
+    def time_embedding(self) -> Any:
+        return self.network.time_embedding
+
+    @property
     def size_multiple(self) -> int:
         return int(self.patch * 2 ** (len(self.network.config.block_out_channels) - 1))
 

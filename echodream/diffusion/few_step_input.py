@@ -1,0 +1,60 @@
+"""Input of the network of a distilled model."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from echodream.diffusion.few_steps import SCALES, STEPS, FewSteps
+from echodream.diffusion.processes.base import Process
+
+_FREQUENCIES = 4
+
+
+class FewStepInput(nn.Module):
+    """Input of a distilled network: the time at which a sampling step ends, and guidance scales, as a vector (B, T).
+
+    It is added to the embedding of the diffusion time. Before training it is zero, and the network is its teacher.
+    """
+
+    def __init__(self, few: FewSteps, process: Process, width: int) -> None:
+        super().__init__()
+        self.few = few
+        boundaries = process.step_times(few)
+        longest = max(map(len, boundaries))
+        padded = [[math.inf] * (longest - len(times)) + times for times in boundaries]
+        self.boundaries: Tensor
+        self.register_buffer("boundaries", torch.tensor(padded), persistent=False)
+        limits = list(few.guidance.values()) or [(0.0, 1.0)]
+        self.limits: Tensor
+        self.register_buffer("limits", torch.tensor(limits)[: len(few.guidance)], persistent=False)
+        self.process = process
+        inputs = 2 * _FREQUENCIES * (1 + len(few.guidance))
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
+
+    def ends(self, t: Tensor, position: Tensor) -> Tensor:
+        """Time at the end of the sampling step that contains ``t``, (B,), or begins there: (B,), in the type of ``t``.
+
+        ``position`` is the position, (B,), of the number of steps.
+        """
+        earlier = self.boundaries.to(t.device)[position]
+        return earlier.masked_fill(earlier >= t[:, None].float(), -math.inf).amax(dim=1).to(t.dtype)
+
+    def forward(self, t: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        position = values.get(STEPS)
+        if position is None:
+            position = torch.full((len(t),), len(self.few.steps) - 1, device=t.device)
+        end = self.process.relative_time(self.ends(t, position)).float().clamp(0, 1)
+        features = [end[:, None]]
+        if self.few.guidance:
+            scales = values.get(SCALES)
+            scales = torch.ones(len(t), len(self.limits), device=t.device) if scales is None else scales
+            low, high = self.limits.to(t.device).log().unbind(1)
+            features.append((scales.log() - low) / (high - low).clamp(min=1e-6))
+        angles = torch.cat(features, dim=1)[..., None] * torch.arange(1, _FREQUENCIES + 1, device=t.device) * math.pi
+        added: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1))
+        return added

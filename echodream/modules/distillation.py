@@ -1,0 +1,233 @@
+"""Distillation of latent diffusion models to few sampling steps (``distill=consistency | distribution_matching``)."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from echodream import validation
+from echodream.datamodules.datamodule import StoreData
+from echodream.diffusion.few_steps import SCALES, STEPS, FewSteps
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.noise import sample_noise
+from echodream.diffusion.processes.base import expand_like
+from echodream.errors import UserError
+from echodream.losses.denoising import mean_squared_errors
+from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.types import Batch
+
+
+class Distillation(LatentDiffusion):
+    """Train a student, which samples in few steps, from the ``teacher``, an artifact with the same settings.
+
+    The student begins with the teacher's weights. ``steps`` are the numbers of sampling steps of one student, and
+    ``spacing`` is the spacing of its timesteps. ``guidance`` has the lowest and highest guidance scale by condition,
+    which become an input of the student (2210.03142), or is None. ``teacher_steps`` is the number of first-order steps
+    of the teacher, a multiple of each of ``steps``. Other arguments: see ``LatentDiffusion``.
+    """
+
+    has_unused_parameters = True  # null embeddings
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        steps: Sequence[int],
+        spacing: str,
+        teacher_steps: int,
+        guidance: Mapping[str, Sequence[float]] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(initial=teacher, **settings)
+        limits = {str(name): tuple(map(float, scales)) for name, scales in (guidance or {}).items()}
+        self.few_steps = FewSteps(tuple(steps), spacing, limits)  # type: ignore[arg-type]
+        validation.whole_number("distill.teacher_steps", teacher_steps, 1, self.process.max_steps)
+        if wrong := [number for number in steps if teacher_steps % number]:
+            raise UserError(
+                f"distill.teacher_steps={teacher_steps} is no multiple of distill.steps={wrong[0]}: give a multiple"
+            )
+        spaced = self.process.for_sampling(spacing)
+        self.grid = [*map(float, spaced.first_order_times(teacher_steps)), self.process.data_time]
+        self._frozen: list[DiffusionModel] = []  # not a submodule: not in checkpoints and moving averages
+
+    def configure_from_data(self, data: StoreData) -> None:
+        super().configure_from_data(data)
+        self._frozen = [load_diffusion_model(str(self.initial), "lvdm" if self.model.is_video else "lidm")]
+        if self._frozen[0].process.few_steps is not None:
+            raise UserError(
+                f"distill.teacher={self.initial} is a distilled model: give the model that it was made from"
+            )
+        process = copy.copy(self.process)
+        process.few_steps = self.few_steps
+        self.model = DiffusionModel(self.model.denoiser, self.conditioner, process, self.model.metadata)
+
+    @property
+    def teacher(self) -> DiffusionModel:
+        """The frozen teacher, on the device of the student."""
+        return self._frozen[0].to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of the method, scalar, for random guidance scales."""
+        values = self.model.conditioner.precompute(self.model.condition_values(batch))
+        x = self.model.to_residual(batch["x"], values)
+        limits = torch.tensor(list(self.few_steps.guidance.values()), device=x.device).view(-1, 2)
+        share = torch.rand(len(x), len(limits), device=x.device)
+        scales = limits[:, 0] * (limits[:, 1] / limits[:, 0]) ** share
+        loss = self.distillation_loss(x, values, scales, batch.get("mask"))
+        return self.log_training_loss(loss, batch["name"], len(x))
+
+    @abstractmethod
+    def distillation_loss(self, x: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None) -> Tensor:
+        """Loss, scalar, for data ``x`` (B, C, *rest) with condition ``values`` and guidance ``scales`` (B, G)."""
+
+    def noise_like(self, x: Tensor) -> Tensor:
+        """Noise with the shape of ``x``, as in the training of the teacher."""
+        return sample_noise(x.shape, self.shared_noise, device=x.device).to(x.dtype)
+
+    def student_x0(
+        self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Tensor, position: Tensor
+    ) -> Tensor:
+        """The student's x_0, (B, C, *rest), for ``deterministic_step`` to the end of the sampling step of ``t``.
+
+        ``position`` (B,) is the position of the number of steps in ``steps``.
+        """
+        given = {**values, STEPS: position, SCALES: scales}
+        return self.process.predict_x0(x_t, t, self.model(x_t, t, given, self.keep_all(x_t)))
+
+    @torch.no_grad()
+    def teacher_x0(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Tensor) -> Tensor:
+        """The teacher's estimate of x_0, (B, C, *rest), with guidance by ``scales``, (B, G)."""
+        by_name = dict(zip(self.few_steps.guidance, scales.unbind(1), strict=True))
+        return self.process.predict_x0(x_t, t, guided_prediction(self.teacher, x_t, t, values, by_name))
+
+    def keep_all(self, x: Tensor) -> dict[str, Tensor]:
+        """Masks that keep every condition of the rows of ``x``."""
+        return {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
+
+    def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
+        """Sample as ``LatentDiffusion.preview`` does, in the largest number of steps of the student."""
+        return super().preview(batch, count, self.few_steps.steps[-1])
+
+    def times(self, values: Sequence[float], device: torch.device) -> Tensor:
+        """Diffusion times as a tensor, (N,)."""
+        return torch.tensor(values, dtype=self.process.time_dtype, device=device)
+
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        """Log the error of samples in few steps: the squared distance to the teacher's samples of the same noise.
+
+        The conditions are those of held-out patients, with the lowest guidance scales.
+        """
+        x, values, mask = self._held_out_inputs(batch)
+        x = self.model.to_residual(x, values)
+        noise = sample_noise(x.shape, self.shared_noise, torch.Generator().manual_seed(batch_idx)).to(x.device)
+        lowest = [low for low, _ in self.few_steps.guidance.values()]
+        scales = torch.tensor([lowest], device=x.device).expand(len(x), -1)
+        expected = self.process.run_steps(self.grid, noise, lambda x_t, t: self.teacher_x0(x_t, t, values, scales))
+        options: dict[str, Any] = {"batch_size": len(x), "on_epoch": True, "sync_dist": True}
+        for number, steps in enumerate(self.few_steps.steps):
+            position, grid = torch.full((len(x),), number, device=x.device), self.grid[:: (len(self.grid) - 1) // steps]
+
+            def estimate(x_t: Tensor, t: Tensor, position: Tensor = position) -> Tensor:
+                return self.student_x0(x_t, t, values, scales, position)
+
+            error = mean_squared_errors(self.process.run_steps(grid, noise, estimate), expected, mask).mean()
+            self.log(f"{stage}/error_{steps}_steps", error, **options)
+            if number == len(self.few_steps.steps) - 1:
+                self.log(f"{stage}/loss", error, **options)
+
+
+class ConsistencyDistillation(Distillation):
+    """Multistep consistency distillation (2403.06807): within a sampling step, the student's end point is always equal.
+
+    From noisy data at a time of the teacher's grid, the teacher makes one guided step. The student, from before this
+    step, has to end the sampling step at the same point as the student from after this step.
+    """
+
+    def distillation_loss(self, x: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None) -> Tensor:
+        rows, grid = len(x), self.times(self.grid, x.device)
+        position = torch.randint(len(self.few_steps.steps), (rows,), device=x.device)
+        length = (len(grid) - 1) // torch.tensor(self.few_steps.steps, device=x.device)[position]
+        index = torch.randint(len(grid) - 1, (rows,), device=x.device)
+        first = index // length * length
+        t, later, end = grid[index], grid[index + 1], grid[first + length]
+        x_t = self.process.corrupt(x, t, self.noise_like(x)).x_t
+        step, is_end = self.process.deterministic_step, later == end
+        with torch.no_grad():
+            x_later = step(x_t, self.teacher_x0(x_t, t, values, scales), t, later)
+            inside = torch.where(is_end, t, later)  # the student is not needed at the end
+            continued = step(x_later, self.student_x0(x_later, inside, values, scales, position), inside, end)
+            target = torch.where(expand_like(is_end, x), x_later, continued)
+        reached = step(x_t, self.student_x0(x_t, t, values, scales, position), t, end)
+        errors = mean_squared_errors(reached, target, mask)
+        return (errors / self._share_of_x0(grid[first], end, x).square()).mean()
+
+    def _share_of_x0(self, t: Tensor, end: Tensor, x: Tensor) -> Tensor:
+        """Factor of x_0 in the step from ``t`` to ``end``, (B,); errors of all steps are divided by it."""
+        return self.process.deterministic_step(torch.zeros_like(x), torch.ones_like(x), t, end).flatten(1)[:, 0]
+
+
+class DistributionMatching(Distillation):
+    """Distribution matching distillation (2405.14867): noisy samples of the student get the teacher's distribution.
+
+    The gradient for a sample is the difference between the denoised estimates of a second network, which is trained on
+    the samples of the student at the same time, and of the guided teacher. Samples are made as ``stage=image`` and
+    ``stage=video`` do, up to a random step.
+    """
+
+    def configure_from_data(self, data: StoreData) -> None:
+        super().configure_from_data(data)
+        self.fake = copy.deepcopy(self._frozen[0]).requires_grad_(True).train()
+
+    def distillation_loss(self, x: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None) -> Tensor:
+        number = int(torch.randint(len(self.few_steps.steps), ()))
+        steps = self.few_steps.steps[number]
+        grid, position = self.grid[:: (len(self.grid) - 1) // steps], torch.full((len(x),), number, device=x.device)
+        last = int(torch.randint(steps, ()))
+
+        def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.student_x0(x_t, t, values, scales, position)
+
+        with torch.no_grad():
+            x_t = self.process.run_steps(grid[: last + 1], self.noise_like(x), estimate)
+        samples = estimate(x_t, self.times(grid[last : last + 1], x.device).expand(len(x)))
+        return self._matching_loss(samples, values, scales, mask) + self._fake_loss(samples.detach(), values, mask)
+
+    def _matching_loss(
+        self, samples: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        t = self.process.sample_t(len(samples), device=samples.device)
+        with torch.no_grad():
+            x_t = self.process.corrupt(samples, t, self.noise_like(samples)).x_t
+            real = self.teacher_x0(x_t, t, values, scales)
+            fake = self.process.predict_x0(x_t, t, self.fake(x_t, t, values, self.keep_all(samples)))
+            size = (samples - real).abs().flatten(1).mean(dim=1).clamp(min=1e-3)
+            target = samples - (fake - real) / expand_like(size, samples)
+        return mean_squared_errors(samples, target, mask).mean() / 2
+
+    def _fake_loss(self, samples: Tensor, values: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
+        """Denoising loss of the second network on ``samples`` of the student."""
+        t = self.process.sample_t(len(samples), device=samples.device)
+        noised = self.process.corrupt(samples, t, self.noise_like(samples))
+        prediction = self.fake(noised.x_t, noised.t, values, self.keep_all(samples))
+        return (noised.weight * mean_squared_errors(prediction, noised.target, mask)).mean()
+
+
+def guided_prediction(
+    model: DiffusionModel, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Mapping[str, Tensor]
+) -> Tensor:
+    """Guided prediction of ``model`` with ``scales`` (B,) by condition, one for each row; see ``Guidance``."""
+    names, ones = model.conditioner.names, torch.ones(len(x_t), device=x_t.device)
+    guided = [name in scales for name in names]
+    factors = [ones, *(scales.get(name, ones) for name in names), torch.zeros_like(ones)]
+    sets = [frozenset(names[:count]) for count in range(len(names) + 1)]
+    needed = [
+        count for count in range(len(sets)) if count == len(names) or guided[count] or (count > 0 and guided[count - 1])
+    ]
+    predictions = model.predictor(values)(x_t, t, [sets[count] for count in needed])
+    total = torch.zeros_like(x_t)
+    for count, prediction in zip(needed, predictions, strict=True):
+        total = total + expand_like(factors[count] - factors[count + 1], x_t) * prediction
+    return total
