@@ -47,7 +47,7 @@ TYPE_2 = {
 }
 """Attributes that may be empty."""
 TYPE_3 = {
-    "PatientIdentityRemoved", "SeriesDescription", "ManufacturerModelName", "BurnedInAnnotation", "ImageComments",
+    "PatientIdentityRemoved", "SeriesDescription", "BurnedInAnnotation", "ImageComments",
     "DerivationDescription", "LossyImageCompression", "HeartRate", "SyntheticData", "ContributingEquipmentSequence",
 }  # fmt: skip
 """Optional attributes of these modules that are written."""
