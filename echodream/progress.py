@@ -5,11 +5,14 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from tqdm.auto import tqdm
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # without ipywidgets, tqdm warns and shows a bar of text
+    from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
