@@ -1,0 +1,330 @@
+"""Time of each switch for speed, compared with the same computation without it, and the difference of the results.
+
+    python benchmarks/switches.py [--device cpu|cuda] [--preset tiny|small|published] [--only compile fused ...]
+        [--rounds 7] [--threads 2] [--json switches.json]
+
+The networks have random weights and the sizes of ``--preset``. Both computations of a switch alternate in one process,
+after a first call of each, for ``--rounds`` rounds. The script prints the median milliseconds (on a CPU, of processor
+time), the median and range of their ratio over the rounds (above 1: the switch is faster), and the largest difference
+of the results, divided by the largest value. Compilation is not included in the times.
+"""
+
+import argparse
+import copy
+import functools
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from measuring import run_timed
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from train_step import build_module_and_data, training_config, write_latent_store
+
+from echodream.config.paths import CONF_DIR
+from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.frame_budget_batches import FrameBatch
+from echodream.diffusion import samplers
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.model import DiffusionModel
+from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.modules.vae import MAX_CPU_FRAMES, VaeDecoder
+from echodream.networks.acceleration import CUDA_GRAPHS
+from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
+
+
+class Pair(NamedTuple):
+    """A computation without and with a switch."""
+
+    without: Callable[[], Tensor]
+    with_switch: Callable[[], Tensor]
+
+
+class Networks:
+    """Random networks of one size on a device."""
+
+    def __init__(self, preset: str, device: str, rows: int, frames: int, folder: Path) -> None:
+        self.preset, self.device, self.rows, self.frames, self.folder = preset, device, rows, frames, folder
+
+    def module_and_data(self, name: str) -> tuple[LatentDiffusion, StoreData]:
+        """Module of the model ``name`` with random weights, and a store of random latents."""
+        torch.manual_seed(0)
+        options = argparse.Namespace(
+            model=name, preset=self.preset, batch=self.rows, frames=self.frames, compile=False, channels_last=False
+        )
+        options.device, options.precision, options.steps, options.rounds = self.device, "32-true", 1, 1
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        write_latent_store(folder, options)
+        return build_module_and_data(training_config(folder, options))
+
+    def diffusion_model(self, name: str) -> DiffusionModel:
+        """Diffusion model ``name`` with random weights."""
+        module, _ = self.module_and_data(name)
+        return module.model.requires_grad_(False).eval().to(self.device)
+
+    def autoencoder(self) -> Any:
+        """Autoencoder with random weights, for inference."""
+        torch.manual_seed(0)
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            network = instantiate(compose("train", ["model=vae", "data=phantom", f"preset={self.preset}"]).vae)
+        return network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    def values(self, model: DiffusionModel, rows: int) -> dict[str, Tensor]:
+        """Values of the conditions for ``rows`` samples."""
+        values = model.conditioner.encode_request(model.conditioner.uniform_requests(rows))
+        if model.is_video:
+            size = (model.metadata.channels, 1, model.metadata.height, model.metadata.width)
+            values |= {"reference": torch.randn(rows, *size), "reference_time": torch.zeros(rows, 1)}
+        return {name: value.to(self.device) for name, value in values.items()}
+
+    def noise(self, model: DiffusionModel, rows: int) -> Tensor:
+        """Noise in the shape of ``rows`` samples."""
+        size = (model.metadata.height, model.metadata.width)
+        frames = (model.metadata.frames,) if model.is_video else ()
+        return torch.randn(rows, model.metadata.channels, *frames, *size, device=self.device)
+
+
+def prediction(networks: Networks, name: str) -> tuple[DiffusionModel, Callable[..., Tensor]]:
+    """A diffusion model, and a function that predicts with such a model and sets of conditions, by default all."""
+    model = networks.diffusion_model(name)
+    x, values = networks.noise(model, networks.rows), networks.values(model, networks.rows)
+    t, everything = torch.full((len(x),), 500), [frozenset(model.conditioner.names)]
+
+    def predict(model: DiffusionModel, sets: Sequence[frozenset[str]] = everything) -> Tensor:
+        with torch.inference_mode():
+            return model.predictor(values)(x, t, sets)
+
+    return model, predict
+
+
+def accelerated(networks: Networks, name: str, compile: bool | str, channels_last: bool) -> Pair:
+    """Prediction of the model ``name`` with ``Denoiser.accelerate``."""
+    model, predict = prediction(networks, name)
+    fast = copy.deepcopy(model)
+    fast.denoiser.accelerate(compile, channels_last)
+    return Pair(lambda: predict(model), lambda: predict(fast))
+
+
+def channels_last_step(networks: Networks, name: str) -> Pair:
+    """Forward and backward pass of the model ``name`` in channels-last memory format; the results are gradients."""
+    model = networks.diffusion_model(name).requires_grad_(True)
+    fast = copy.deepcopy(model)
+    fast.denoiser.accelerate(False, True)
+    x, values = networks.noise(model, networks.rows), networks.values(model, networks.rows)
+    keep = dict.fromkeys(model.conditioner.names, torch.ones(len(x), dtype=torch.bool, device=x.device))
+
+    def step(model: DiffusionModel) -> Tensor:
+        model.zero_grad()
+        model(x, torch.full((len(x),), 500), values, keep).square().mean().backward()
+        gradients = (parameter.grad for parameter in model.denoiser.parameters())
+        return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+
+    return Pair(lambda: step(model), lambda: step(fast))
+
+
+def terms_in_one_call(networks: Networks, name: str) -> Pair:
+    """Both terms of guidance in one call, compared with two calls."""
+    model, predict = prediction(networks, name)
+    sets = [frozenset(model.conditioner.names), frozenset[str]()]
+    return Pair(lambda: torch.cat([predict(model, [kept]) for kept in sets]), lambda: predict(model, sets))
+
+
+def sampling(
+    networks: Networks, name: str, steps: int, sampler: str, windows: int | str = "all"
+) -> Callable[[], Tensor]:
+    """Function that samples one row, or a video of three training clips, with the model ``name``."""
+    model = networks.diffusion_model(name)
+    length, window = None, model.metadata.frames
+    if model.is_video:
+        length = ClipLengthConfig(3 * window, window, window // 2, windows)
+    spacing = "leading" if sampler == "ddpm" else "quadratic"
+    module = SamplingModule(model, SamplingConfig(0, steps, sampler, Guidance(), spacing), length).to(networks.device)
+    values = networks.values(model, 1)
+
+    def sample() -> Tensor:
+        with torch.inference_mode():
+            return module.sample_latents([0], values)
+
+    return sample
+
+
+def all_windows(networks: Networks) -> Pair:
+    """All five windows of a video in one call, compared with one window per call."""
+    return Pair(sampling(networks, "lvdm", 2, "unipc", 1), sampling(networks, "lvdm", 2, "unipc", "all"))
+
+
+def noise_ahead(networks: Networks) -> Pair:
+    """Noise of DDPM that is generated during the network call, compared with noise generated in the step."""
+    sample = sampling(networks, "lidm", 16, "ddpm")
+
+    def in_the_step() -> Tensor:
+        stepwise = functools.partial(_stepwise, samplers._run_stochastic)
+        original, samplers._run_stochastic = samplers._run_stochastic, stepwise  # type: ignore[assignment]
+        try:
+            return sample()
+        finally:
+            samplers._run_stochastic = original
+
+    return Pair(in_the_step, sample)
+
+
+def _stepwise(run: Any, solver: Any, denoise: Any, x: Tensor, generators: Any) -> Tensor:
+    step = functools.partial(solver.scheduler.step, generator=list(generators))
+    solver.scheduler.step = step
+    return run(solver, denoise, x, None)
+
+
+def decoding(networks: Networks, chunk: int, bf16: bool, reference: int) -> Pair:
+    """Decoding of 32 frames in float32, ``reference`` at once, compared with ``chunk`` at once, optionally in bf16."""
+    network = networks.autoencoder()
+    fast = torch.nn.Module.to(copy.deepcopy(network), torch.bfloat16) if bf16 else network
+    side = {"tiny": 8}.get(networks.preset, 14)
+    latents = torch.randn(32, network.config.latent_channels, side, side, device=networks.device)
+
+    def decode(network: Any, chunk: int) -> Tensor:
+        frames = FrameBatch(("x",), (len(latents),), latents)
+        with torch.inference_mode():
+            return VaeDecoder(network, chunk, True).predict_step(frames, 0)[0].float()
+
+    return Pair(lambda: decode(network, reference), lambda: decode(fast, chunk))
+
+
+def cached(networks: Networks, name: str) -> Pair:
+    """Reading of 64 training samples of the model ``name`` from memory, compared with files in the page cache."""
+    (_, data), (_, fast) = networks.module_and_data(name), networks.module_and_data(name)
+    fast.cache = True
+
+    def read(data: StoreData) -> Tensor:
+        samples = data.samples("TRAIN")
+        return torch.stack([samples[number % len(samples)]["x"] for number in range(64)])
+
+    return Pair(lambda: read(data), lambda: read(fast))
+
+
+def fused(networks: Networks) -> Pair:
+    """Step of a fused AdamW; the results are the weights."""
+    model = networks.diffusion_model("lidm").requires_grad_(True)
+    parameters = list(model.denoiser.parameters())
+    gradients = [torch.randn_like(parameter) for parameter in parameters]
+
+    def stepper(**keywords: bool) -> Callable[[], Tensor]:
+        own = [parameter.detach().clone().requires_grad_(True) for parameter in parameters]
+        for parameter, gradient in zip(own, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer = torch.optim.AdamW(own, 1e-4, **keywords)
+
+        def step() -> Tensor:
+            optimizer.step()
+            return own[0].detach().flatten().clone()
+
+        return step
+
+    return Pair(stepper(), stepper(fused=True))
+
+
+def averaging(networks: Networks) -> Pair:
+    """Moving average of the weights by one kernel, compared with Lightning's loop over the weights."""
+    model, decay = networks.diffusion_model("lidm"), 0.99
+    loop = AveragedModel(model, avg_fn=lambda averaged, current, count: torch.lerp(averaged, current, 1 - decay))
+    one, current = copy.deepcopy(list(model.parameters())), list(model.parameters())
+    loop.update_parameters(model)  # the first update copies
+
+    def by_loop() -> Tensor:
+        loop.update_parameters(model)
+        return next(loop.module.parameters()).flatten()
+
+    def by_one_kernel() -> Tensor:
+        torch._foreach_lerp_(one, current, 1 - decay)
+        return one[0].flatten()
+
+    return Pair(by_loop, by_one_kernel)
+
+
+SWITCHES: dict[str, Callable[[Networks], Pair]] = {
+    "channels_last, lidm sampling": lambda networks: accelerated(networks, "lidm", False, True),
+    "channels_last, lvdm sampling": lambda networks: accelerated(networks, "lvdm", False, True),
+    "channels_last, lidm training": lambda networks: channels_last_step(networks, "lidm"),
+    "channels_last, lvdm training": lambda networks: channels_last_step(networks, "lvdm"),
+    "compile, lidm": lambda networks: accelerated(networks, "lidm", True, False),
+    "compile, lvdm": lambda networks: accelerated(networks, "lvdm", True, False),
+    "compile=reduce-overhead, lidm": lambda networks: accelerated(networks, "lidm", CUDA_GRAPHS, False),
+    "guidance terms in one call, lidm": lambda networks: terms_in_one_call(networks, "lidm"),
+    "guidance terms in one call, lvdm": lambda networks: terms_in_one_call(networks, "lvdm"),
+    "windows=all": all_windows,
+    "noise during the call, ddpm": noise_ahead,
+    "decoding by chunks": lambda networks: decoding(networks, MAX_CPU_FRAMES, False, 1),
+    "decoding in bf16": lambda networks: decoding(networks, MAX_CPU_FRAMES, True, MAX_CPU_FRAMES),
+    "cache, lidm": lambda networks: cached(networks, "lidm"),
+    "cache, lvdm": lambda networks: cached(networks, "lvdm"),
+    "fused": fused,
+    "EMA in one kernel": averaging,
+}
+
+
+def measure(pair: Pair, rounds: int) -> dict[str, Any]:
+    """Milliseconds without and with the switch, their ratio in each round, and the difference of the results."""
+    results = [pair.without().clone(), pair.with_switch().clone()]
+    turns = [[_seconds(run) for run in pair] for _ in range(rounds)]
+    without, with_switch = (1000 * statistics.median(column) for column in zip(*turns, strict=True))
+    difference = (results[0].float() - results[1].float()).abs().max() / results[0].float().abs().max()
+    ratios = sorted(before / after for before, after in turns)
+    return {
+        "without_ms": without,
+        "with_ms": with_switch,
+        "ratio": statistics.median(ratios),
+        "range": [ratios[0], ratios[-1]],
+        "difference": float(difference),
+    }
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    """Wall time on a GPU. On a CPU, processor time, which other programs disturb less."""
+    timing = run_timed(run)
+    return timing.wall if torch.cuda.is_available() else timing.cpu
+
+
+def lines(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table."""
+    yield f"{'switch':<36}{'without, ms':>12}{'with, ms':>10}  ratio (range)          difference"
+    for name, entry in found.items():
+        spread = "{:.2f} ({:.2f} to {:.2f})".format(entry["ratio"], *entry["range"])
+        yield f"{name:<36}{entry['without_ms']:>12.1f}{entry['with_ms']:>10.1f}  {spread:<22} {entry['difference']:.1e}"
+
+
+def main() -> None:
+    """Measure the switches one after another, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--preset", choices=("tiny", "small", "published"), default="tiny")
+    parser.add_argument("--only", nargs="+", default=[""], help="measure the switches whose name contains a word")
+    parser.add_argument("--rows", type=int, default=8, help="images or clips per call")
+    parser.add_argument("--frames", type=int, default=16, help="frames of a training clip")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", help="file for the results")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    names = [name for name in SWITCHES if any(word in name for word in options.only)]
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        networks = Networks(options.preset, options.device, options.rows, options.frames, Path(folder))
+        for name in names:
+            found[name] = measure(SWITCHES[name](networks), options.rounds)
+            print(name, file=sys.stderr, flush=True)
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{where}, torch {torch.__version__}, preset {options.preset}, {options.rows} rows, {options.frames} frames")
+    print(*lines(found), sep="\n")
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
