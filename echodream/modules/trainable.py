@@ -72,9 +72,10 @@ class Trainable(pl.LightningModule):
         self, groups: Sequence["OptimizerGroup"]
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """Build an optimizer and a scheduler for each group. Raises ``UserError`` for invalid settings."""
-        precision, schedule = str(self.trainer.precision), self.make_schedule
+        schedule = self.make_schedule
+        check_optimizer_settings(self.make_optimizer, schedule)
+        precision = str(self.trainer.precision)
         optimizer = choose_fused(self.make_optimizer, self.device, precision)
-        check_optimizer_settings(optimizer, schedule)
         with _torch_errors_as_user_errors("model.module.optimizer"):
             optimizers = [optimizer(group.parameters, **group.settings) for group in groups]
         if precision.startswith("bf16"):

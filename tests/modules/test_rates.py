@@ -58,6 +58,7 @@ def test_an_invalid_setting_is_a_user_error(tmp_path: Path, override: str, words
     cfg = train_cfg(tmp_path, "lidm", override)
     engine.check_and_resolve(cfg)
     module = instantiate(cfg.model.module)
+    module._trainer = SimpleNamespace(precision="32-true")
     with pytest.raises(UserError, match=f"^{words}"):
         module.configure_optimizers()
 
