@@ -51,7 +51,7 @@ class FewSteps:
 
     @property
     def needs_input(self) -> bool:
-        """Whether the network has to be told the number of steps or guidance scales."""
+        """Whether the network needs the number of steps, or guidance scales, as an input."""
         return len(self.steps) > 1 or bool(self.guidance)
 
     def check_steps(self, steps: int) -> None:

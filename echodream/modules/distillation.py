@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,15 +43,21 @@ class Distillation(LatentDiffusion):
         **settings: Any,
     ) -> None:
         super().__init__(initial=teacher, **settings)
-        limits = {str(name): tuple(map(float, scales)) for name, scales in (guidance or {}).items()}
-        self.few_steps = FewSteps(tuple(steps), spacing, limits)  # type: ignore[arg-type]
+        steps = validation.list_of_values("distill.steps", steps)
+        limits = {
+            str(name): validation.list_of_values(f"distill.guidance.{name}", scales)
+            for name, scales in (guidance or {}).items()
+        }
+        self.few_steps = FewSteps(tuple(steps), spacing, limits)
         validation.whole_number("distill.teacher_steps", teacher_steps, 1, self.process.max_steps)
-        if wrong := [number for number in steps if teacher_steps % number]:
-            raise UserError(
-                f"distill.teacher_steps={teacher_steps} is no multiple of distill.steps={wrong[0]}: give a multiple"
-            )
         spaced = self.process.for_sampling(spacing)
         self.grid = [*map(float, spaced.first_order_times(teacher_steps)), self.process.data_time]
+        for number, times in zip(steps, self.process.step_times(self.few_steps), strict=True):
+            if teacher_steps % number or not np.allclose(self.grid[:: teacher_steps // number], times):
+                remedy = "give a multiple of each number of steps, for example 16"
+                raise UserError(
+                    f"distill.teacher_steps={teacher_steps} does not go with distill.steps={number}: {remedy}"
+                )
         self._frozen: list[DiffusionModel] = []  # not a submodule: not in checkpoints and moving averages
 
     def configure_from_data(self, data: StoreData) -> None:

@@ -56,6 +56,9 @@ class Trainable(pl.LightningModule):
     def configure_from_data(self, data: StoreData) -> None:
         """Build the network for the shapes and labels of ``data``. Raises ``UserError`` if the data are unsuitable."""
 
+    def finish_training(self, data: StoreData) -> None:
+        """Last changes of the network after training, before its test and export."""
+
     @abstractmethod
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
         """Write the artifact to the folder ``root``; ``config`` is the configuration as yaml."""

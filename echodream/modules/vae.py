@@ -171,6 +171,15 @@ class VAE(Trainable):
             frames = [sample["x"] for sample in itertools.islice(map(samples.__getitem__, EpochSampler(samples)), 256)]
             self.adversarial.fit_residual(torch.stack(frames))
 
+    def finish_training(self, data: StoreData) -> None:
+        """Fit scale and correlation of the decoder noise, which is random in training mode, to training recordings."""
+        if any(level.active for level in noise_levels(self.network)):
+            self.network.eval()
+            recordings = Recordings(data.store, "TRAIN")
+            fit_noise_scales(self.network, training_frames(recordings).to(self.device))
+            clips = [clip.to(self.device) for clip in training_clips(recordings)]
+            set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
+
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
         """Write the network to a diffusers folder, with mean and std of latents of ``frames`` training frames."""
@@ -181,10 +190,6 @@ class VAE(Trainable):
             posterior = self.network.encode(batch["x"].to(self.device)).latent_dist
             moments.add(posterior.mean, posterior.std)
         self.network.register_to_config(latents_mean=moments.mean(), latents_std=moments.std())
-        if any(level.active for level in noise_levels(self.network)):
-            fit_noise_scales(self.network, training_frames(Recordings(data.store, "TRAIN")).to(self.device))
-            clips = [clip.to(self.device) for clip in training_clips(Recordings(data.store, "TRAIN"))]
-            set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
         artifact = replace(artifact, fingerprint=fingerprint(self.network))
         write_artifact(root, artifact, config, self.network.save_pretrained)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from echodream.progress import progress_bar
 from echodream.store import Store
-from echodream.store.export_formats import ExportSettings, export_recording, store_rows
+from echodream.store.export_formats import FORMATS, ExportSettings, export_recording, store_rows
 from echodream.store.table import write_table
 
 FOLDERS = {"videos": "videofolder", "images": "imagefolder"}
@@ -24,7 +24,8 @@ def write_media_folder(root: Path, what: str, store: Store) -> None:
     is_video = what == "videos"
     settings = ExportSettings("mp4" if is_video else "png", store.checksum, None, _CRF if is_video else None)
     folder, content = root / SPLIT, []
-    for row in progress_bar(store_rows(store), what, unit="rec"):
+    ((_, rows),) = FORMATS[settings.format].tables(store_rows(store)).values()  # odd sizes of H.264 are padded
+    for row in progress_bar(rows, what, unit="rec"):
         path = folder / (f"{row['FileName']}.mp4" if is_video else row["FileName"])
         export_recording(store, row, path, settings)
         columns = {name: text for name, text in row.items() if name != "PatientID"}

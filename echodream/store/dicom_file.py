@@ -9,6 +9,7 @@ import numpy as np
 
 from echodream.errors import UserError
 from echodream.store.reader import Store
+from echodream.store.table import is_numeric_text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -66,7 +67,7 @@ def write_dicom(path: Path, frames: np.ndarray, row: Mapping[str, str], source: 
     data.SeriesDescription = "Synthetic data"
     labels = [f"{column}={row[column]}" for column in _LABELS if row.get(column)]
     data.ImageComments = "; ".join(["Synthetic data", *labels])
-    if row.get("HeartRate"):
+    if row.get("HeartRate") and is_numeric_text(str(row["HeartRate"])):
         data.HeartRate = round(float(row["HeartRate"]))
     data.FrameTime = format_number_as_ds(1000 / fps)
     data.FrameIncrementPointer = 0x00181063  # FrameTime

@@ -71,6 +71,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
                 if not trainer.is_global_zero:
                     return {}
                 module, trainer = gather_shards(cfg, data, folder / "last.ckpt", loggers)
+            module.to(trainer.strategy.root_device).finish_training(data)
             metrics = test_metrics(cfg, trainer, module, data)
         if trainer.is_global_zero:
             artifact = replace(artifact, metrics=metrics)

@@ -250,7 +250,13 @@ def test_an_interrupted_distillation_gives_the_same_student(study: Path, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["distill.steps=[3]"], r"distill.teacher_steps=8 is no multiple of distill.steps=3"),
+        (["distill.steps=[3]"], "distill.teacher_steps=8 does not go with distill.steps=3: give a multiple"),
+        (
+            ["distill.steps=[16]", "distill.teacher_steps=96"],
+            "distill.teacher_steps=96 does not go with distill.steps=16",
+        ),
+        (["distill.steps=4"], "distill.steps is 4: give a list"),
+        (["distill.guidance.class_id=2"], "distill.guidance.class_id is 2: give a list"),
         (
             ["+distill.guidance.EF=[1,2]"],
             "distill.guidance.EF is not a condition of this model; its conditions are class",

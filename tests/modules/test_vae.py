@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +33,7 @@ from echodream.modules.vae import (
 )
 from echodream.networks.autoencoder import build_autoencoder, reconstruct
 from echodream.networks.decoder_noise import activate_noise, add_decoder_noise, noise_levels
-from tests.support.tiny_vae import tiny_autoencoder
+from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder
 
 B, C, H, W = 2, 1, 16, 24
 LR = 0.1
@@ -468,6 +469,21 @@ def test_the_noise_scale_is_fitted_to_the_spectrum_of_the_frames(factor: float) 
     fit_noise_scales(net, frames)
     (level,) = noise_levels(net)
     assert level.scale.flatten().tolist() == pytest.approx([0.25 * factor])
+
+
+def test_the_noise_is_fitted_alike_in_training_mode_and_for_any_random_state(tmp_path: Path) -> None:
+    """After ``trainer.test`` the module is in training mode again, in which the decoder noise is random."""
+    data: Any = SimpleNamespace(store=moving_disc_store(tmp_path / "videos", lengths=(33,) * 7))
+    fitted = []
+    for seed, training in ((0, False), (1, True), (2, True)):
+        net = add_decoder_noise(network(), 0.3)
+        activate_noise(net)
+        module = VAE(net, {"l1": L1(1)}, sgd).train(training)
+        torch.manual_seed(seed)
+        module.finish_training(data)
+        levels = noise_levels(module.network)
+        fitted.append(([level.scale.flatten().tolist() for level in levels], [level.correlation for level in levels]))
+    assert fitted[0] == fitted[1] == fitted[2]
 
 
 def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> None:
