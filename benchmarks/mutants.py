@@ -149,7 +149,7 @@ MUTANTS = {
     ),
     "an unreadable file is skipped and not recorded": Mutant(
         "stages/ingest.py",
-        "                writer.reject(recording.name, result)",
+        '                writer.reject(recording.name, f"{result}{file}")',
         "                pass",
         "stages/test_ingest.py",
     ),

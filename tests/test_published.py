@@ -62,7 +62,7 @@ def imported(folder: Path, kind: str, bin_: bool = False, **net: Any) -> Any:
 @pytest.mark.slow
 def test_an_imported_image_model_draws_what_a_loop_of_diffusers_draws(tmp_path: Path, bin_: bool) -> None:
     net = imported(tmp_path, "lidm", bin_)
-    engine.sample(sample_cfg(tmp_path, "image", "n=3", "sampler=ddim", "steps=4", "spacing=null"))
+    engine.sample(sample_cfg(tmp_path, "image", "n=3", "sampler=ddim", "steps=4", "spacing=leading"))
     store = Store(tmp_path / "images")
     schedule = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2, "prediction_type": "v_prediction"}
     mean, std = (torch.tensor(part).view(C, 1, 1) for part in (STATISTICS.mean, STATISTICS.std))

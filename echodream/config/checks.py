@@ -80,7 +80,7 @@ def _check_generator(cfg: DictConfig) -> None:
         raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {known}")
     steps = OmegaConf.select(cfg, "steps")
     if "sampler" in cfg and (sampler, spacing, steps) != (None, None, None):
-        from echodream.diffusion.model import read_process
+        from echodream.diffusion.processes import read_process
 
         process = read_process(metadata).for_sampling(spacing)
         default = process.few_steps.steps[-1] if process.few_steps is not None else 1

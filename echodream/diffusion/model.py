@@ -17,9 +17,8 @@ from echodream.artifact import read_artifact
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.few_step_input import FewStepInput
-from echodream.diffusion.few_steps import FewSteps
 from echodream.diffusion.guidance import Guidance, Predict
-from echodream.diffusion.processes import build_process
+from echodream.diffusion.processes import read_process
 from echodream.diffusion.processes.base import Denoise, Process
 from echodream.errors import UserError
 from echodream.networks.denoisers.base import Denoiser
@@ -203,14 +202,6 @@ class DiffusionModel(nn.Module):
 def repeat_values(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
     """Repeat the batch of condition ``values`` ``times`` times along the first dimension."""
     return {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in values.items()}
-
-
-def read_process(settings: Mapping[str, Any]) -> Process:
-    """The process of a model with ``settings`` (``DiffusionModel.settings``). Raises ``UserError``, or ``KeyError``."""
-    process = build_process(settings["process"])
-    if "few_steps" in settings:
-        process.few_steps = FewSteps.from_settings(settings["few_steps"])
-    return process
 
 
 def load_diffusion_model(folder: str, name: str) -> DiffusionModel:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from echodream import validation
+from echodream.diffusion.few_steps import FewSteps
 from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
@@ -21,3 +22,11 @@ def build_process(settings: Mapping[str, Any]) -> Process:
         return PROCESSES[name](**arguments)
     except TypeError as error:
         raise UserError(f"the settings of process {name} are invalid in this version of echodream: {error}") from error
+
+
+def read_process(settings: Mapping[str, Any]) -> Process:
+    """The process of a model with ``settings`` (diffusion.json). Raises ``UserError``, or ``KeyError``."""
+    process = build_process(settings["process"])
+    if "few_steps" in settings:
+        process.few_steps = FewSteps.from_settings(settings["few_steps"])
+    return process
