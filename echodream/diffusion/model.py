@@ -17,6 +17,7 @@ from echodream.artifact import read_artifact
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.few_step_input import FewStepInput
+from echodream.diffusion.few_steps import FewSteps
 from echodream.diffusion.guidance import Guidance, Predict
 from echodream.diffusion.processes import read_process
 from echodream.diffusion.processes.base import Denoise, Process
