@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from logging import LogRecord
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import psutil
 from pipeline import Step
@@ -25,6 +25,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 DONE = re.compile(r"^.* (?:done|done, .*|already complete, nothing to do|is a valid store)$", re.MULTILINE)
 REPORT = re.compile(r"^report: .* done$", re.MULTILINE)
 ERROR = re.compile(r"^error: .*", re.MULTILINE | re.DOTALL)
+RESTART = re.compile(r"Trying to restart job (\d+)")
 STEP_FAILED = ("CalledProcessError", "RuleException")
 """Exceptions of Snakemake for a step that failed, whose own message is in its log."""
 
@@ -37,8 +38,8 @@ class State:
     """Folder of the steps' logs, and of the links that show which steps are complete."""
     total: int = 0
     """Number of steps, without those that the options of Snakemake leave out."""
-    failed: int = 0
-    """Number of the first step that failed; 0: none."""
+    failed: ClassVar[dict[int, int]] = {}
+    """Numbers of the steps that failed and are not started again, by job, the first one first."""
     ended: bool = False
     """Whether Ctrl-C or ``kill`` ended the run."""
 
@@ -63,6 +64,11 @@ def end_steps() -> None:
 
 def clock(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def text_of(file: Path) -> str:
+    """Text of ``file``; empty if it does not exist."""
+    return file.read_text(errors="replace") if file.is_file() else ""
 
 
 class LogHandler(LogHandlerBase):
@@ -103,8 +109,8 @@ class LogHandler(LogHandlerBase):
             self.fails(given)
         elif event == LogEvent.ERROR and not (State.failed or State.ended):
             self.error(given.get("exception", ""), record.getMessage())
-        elif event is None and record.getMessage().startswith("Trying to restart job"):
-            State.failed = 0
+        elif event is None and (job := RESTART.match(record.getMessage())):
+            State.failed.pop(int(job[1]), None)
             self.say("        is started again")
 
     def begins(self, job: Mapping[str, Any]) -> None:
@@ -113,11 +119,11 @@ class LogHandler(LogHandlerBase):
             number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
             log = Path(job["log"][0])
             step = State.steps[name]
-            if not self.common_settings.dryrun:  # of an earlier run
-                for path in (log, log.with_suffix(".progress")):
-                    path.unlink(missing_ok=True)
-                if step.report:
-                    log.with_name("report.log").unlink(missing_ok=True)
+            if not self.common_settings.dryrun:
+                files = [log, log.with_suffix(".progress"), *([log.with_name("report.log")] if step.report else [])]
+                for path in files:  # of an earlier run; this event can arrive after the step has opened its log
+                    if path.is_file() and path.stat().st_mtime < job["created"] - 1:
+                        path.unlink(missing_ok=True)
             self.running[job["jobid"]] = (number, time.time(), log)
             self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
@@ -126,19 +132,20 @@ class LogHandler(LogHandlerBase):
     def ends(self, number: int) -> None:
         if number in self.running:
             _, began, log = self.running.pop(number)
-            said = DONE.findall(log.read_text(errors="replace"))
+            said = DONE.findall(text_of(log))
             self.say(f"        {said[-1] if said else 'done'} ({clock(time.time() - began)})")
-            report = log.with_name("report.log")
-            written = State.steps[log.stem].report and report.is_file() and REPORT.search(report.read_text())
-            if written:
+            written = REPORT.search(text_of(log.with_name("report.log")))
+            if State.steps[log.stem].report and written:
                 self.say(f"        {written[0]}: what is known so far")
 
     def fails(self, job: Mapping[str, Any]) -> None:
         number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
-        if State.failed or State.ended:
+        others = bool(State.failed)
+        if number and not State.ended:
+            State.failed[job["jobid"]] = number
+        if others or State.ended:
             return  # ended together with the first step that failed
-        State.failed = number
-        text = log.read_text(errors="replace") if log.is_file() else ""
+        text = text_of(log)
         if said := ERROR.search(text):
             self.say(said[0].rstrip(), sys.stderr)
         else:  # a crash, killed, or refused by the cluster, whose message has a sentence in its first line
@@ -157,8 +164,7 @@ class LogHandler(LogHandlerBase):
     def verdict(self) -> None:
         """The first lines of the report, and the time of this run."""
         log = State.logs / "evaluate.log"
-        if "evaluate" in State.steps and log.is_file():
-            text = log.read_text(errors="replace")
+        if "evaluate" in State.steps and (text := text_of(log)):
             self.say(text[text.find("\nreport: ") + 1 :].rstrip())
         self.say(f"total time: {clock(time.monotonic() - self.began)}")
 
@@ -188,8 +194,7 @@ class LogHandler(LogHandlerBase):
 
     def progress(self, number: int, began: float, log: Path) -> str:
         """One line: number, name and time of a running step, and its progress bar."""
-        file = log.with_suffix(".progress")
-        bar = file.read_text(errors="replace") if file.is_file() else ""
+        bar = text_of(log.with_suffix(".progress"))
         return f"        [{number}/{State.total}] {log.stem}, {clock(time.time() - began)}  {bar}".rstrip()
 
     def close(self) -> None:

@@ -88,9 +88,9 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
     except Exception as error:  # noqa: BLE001, as Snakemake's own program does
         print_exception(error)
         done = False
-    if progress.State.failed:
-        state, text = progress.State, "fix the error and run the same command again to continue"
-        print(f"stopped at command {state.failed} of {state.total}: {text}", file=sys.stderr)
+    if failed := list(progress.State.failed.values()):
+        text = "fix the error and run the same command again to continue"
+        print(f"stopped at command {failed[0]} of {progress.State.total}: {text}", file=sys.stderr)
     return 0 if done else 1
 
 
