@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,19 @@ RESOURCES = {
     **dict.fromkeys(("phantom", "ingest", "verify", "keyframes", "pairs"), CPUS),
 }
 """GPUs, memory in MB and minutes of a job on a cluster, by model or stage; other stages have HOURS."""
+TEXT, SWITCH, COUNT = "text", "true or false", "a whole number above zero"
+CLASSES, CLASSES_BY_STEP = "a list of classes", "names of steps, each with a list of classes"
+OVERRIDES_BY_STEP = "names of steps, each with a list of overrides, as {lidm: [view=triplet]}"
 KEYS = {
-    *("data", "experiment", "name", "below", "raw", "phantom", "further", "config_dir", "overrides"),
-    *("verify", "keyframes", "audit_video", "cross_validation", "relabelling", "anonymised", "labels"),
-    *("jobs", "cores", "gpu", "python"),
+    **dict.fromkeys(("data", "experiment", "name", "below", "raw", "phantom", "config_dir", "python"), TEXT),
+    **dict.fromkeys(("verify", "keyframes", "audit_video"), SWITCH),
+    **dict.fromkeys(("further", "jobs", "cores"), COUNT),
+    "gpu": "a whole number",
+    "labels": CLASSES,
+    **dict.fromkeys(("cross_validation", "relabelling"), CLASSES_BY_STEP),
+    **dict.fromkeys(("overrides", "anonymised"), OVERRIDES_BY_STEP),
 }
-"""Keys of a study."""
+"""Keys of a study, and what their values are."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +67,76 @@ class Step:
 def steps(config: Mapping[str, Any]) -> list[Step]:
     """The steps of the study ``config``: a file of launch/studies, with the keys of the command line.
 
-    Each step comes after those that it needs. Raises ``ValueError`` if ``config`` has an unknown key, or overrides of
-    an unknown step.
+    Each step comes after those that it needs. Raises ``ValueError`` if ``config`` has an unknown key, a value of
+    another type than KEYS says, or overrides of an unknown step.
     """
-    if unknown := sorted(set(config) - KEYS):
-        raise ValueError(f"unknown key {unknown[0]}: a study has {', '.join(sorted(KEYS))}")
+    check_keys(config)
+    for key, value in config.items():
+        if not (_is(KEYS[key], value) or (key == "raw" and value is None)):
+            given = "has no value" if value is None else f"cannot be {value!r}"
+            raise ValueError(f"{key} {given}: give {KEYS[key]}")
+    if "anonymised" in config and "labels" not in config:
+        raise ValueError("a study with anonymised needs labels, the classes of model=utility")
     found = list(_Study(config).steps())
     if unknown := set(config.get("overrides", {})) - {step.name for step in found}:
         raise ValueError(f"overrides of {', '.join(sorted(unknown))}, which is not a step of this study")
     return found
 
 
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if ``config`` has a key that is not in KEYS."""
+    if unknown := sorted(map(str, config.keys() - KEYS.keys())):
+        raise ValueError(f"unknown key {unknown[0]}: a study has {', '.join(sorted(KEYS))}")
+
+
+def _is(kind: str, value: object) -> bool:
+    """Whether ``value`` is of a ``kind`` of KEYS."""
+    if kind in (CLASSES_BY_STEP, OVERRIDES_BY_STEP):
+        one = _is_list if kind == OVERRIDES_BY_STEP else partial(_is, CLASSES)
+        return isinstance(value, Mapping) and _is_list(list(value)) and all(map(one, value.values()))
+    if kind == CLASSES:
+        return isinstance(value, str) or _is_list(value)
+    if kind == SWITCH:
+        return isinstance(value, bool)
+    if kind == TEXT:
+        return isinstance(value, str) or type(value) is int  # a name in digits
+    return type(value) is int and value >= (1 if kind == COUNT else 0)
+
+
+def _is_list(value: object) -> bool:
+    """Whether ``value`` is a list of texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def logs(config: Mapping[str, Any]) -> Path:
     """Folder of the steps' logs, and of the links that show which steps are complete."""
-    return Path("runs") / config.get("below", "") / study_name(config) / "launch"
+    return Path("runs") / str(config.get("below", "")) / study_name(config) / "launch"
+
+
+def settings_files(config: Mapping[str, Any], conf: Path, study: list[Path]) -> list[Path]:
+    """Yaml files of ``conf``, and in a folder of one's own the files ``study`` and those of the groups of ``conf``.
+
+    Other folders are not searched: a study of one's own can be in a home folder, next to stores and environments.
+    """
+    files = sorted(conf.rglob("*.yaml"))
+    if "config_dir" in config:
+        groups = sorted(path.name for path in conf.glob("*") if path.is_dir())
+        files += study
+        files += [path for group in groups for path in sorted(Path(config["config_dir"], group).rglob("*.yaml"))]
+    return [path for path in files if path.is_file()]
 
 
 def study_name(config: Mapping[str, Any]) -> str:
-    """Folder below data/, models/, ...: ``name``, else ``name`` in the user's own yaml of the data, else ``data``."""
+    """Folder below data/, models/, ...: ``name``, else ``name`` in the user's own yaml of the data, else ``data``.
+
+    Raises ``ValueError`` if that yaml cannot be read.
+    """
     own = Path(config.get("config_dir", ""), "data", f"{config['data']}.yaml")
     if "name" not in config and "config_dir" in config and own.is_file():
-        return str(yaml.safe_load(own.read_text(encoding="utf-8")).get("name", config["data"]))
+        try:
+            return str(dict(yaml.safe_load(own.read_text(encoding="utf-8"))).get("name", config["data"]))
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise ValueError(f"{own} has no keys and values of yaml ({' '.join(str(error).split())})") from None
     return str(config.get("name", config["data"]))
 
 
@@ -229,7 +286,7 @@ class _Study:
         return list(self.config.get("overrides", {}).get(name, []))
 
     def folder(self, kind: str, name: str = "") -> str:
-        return str(Path(kind) / self.config.get("below", "") / (name or self.name))
+        return str(Path(kind) / str(self.config.get("below", "")) / (name or self.name))
 
     def store(self, kind: str, store: str, name: str = "") -> str:
         return f"{self.folder(kind, name)}/{store}/dataset.json"

@@ -23,9 +23,13 @@ def main(arguments: list[str]) -> int:
     if not file.is_file():
         return refuse(f"{file} does not exist: give one of {', '.join(studies)}, or a yaml file of your own")
     options = next((at for at, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if wrong := [word for word in arguments[1:options] if "" in word.partition("=")]:
+        return refuse(f"{wrong[0]} is not key=value: write it as raw=/path")
     keys = dict(word.partition("=")[::2] for word in arguments[1:options])
-    if wrong := [key for key, value in keys.items() if not value]:
-        return refuse(f"{wrong[0]} has no value: give key=value, as raw=/path")
+    for key, setting in {"name": "data.name", "below": "paths"}.items():
+        if key in keys:
+            text = f"write it in the file of the study, and {setting} in its data or experiment"
+            return refuse(f"{key}= cannot be given on the command line: {text}")
     if "raw" in keys:
         keys["raw"] = str(Path(keys["raw"]).resolve())
     if arguments[0] not in studies:
@@ -46,7 +50,7 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
     """Let Snakemake run the study of the yaml ``file``, with ``keys`` in place of its own."""
     import progress
     import yaml
-    from pipeline import logs, steps
+    from pipeline import check_keys, logs, steps
     from snakemake.cli import args_to_api, parse_args, parse_config
     from snakemake.exceptions import print_exception
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
@@ -55,13 +59,20 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
         study = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         return refuse(f"{file} has no keys and values of yaml ({' '.join(str(error).split())}): see launch/studies")
-    study |= parse_config([f"{key}={value}" for key, value in keys.items()])
+    try:
+        check_keys(study | keys)
+        study |= parse_config([f"{key}={value}" for key, value in keys.items()])
+    except ValueError as error:
+        return refuse(f"{file.name}: {error}")
     name = file if "config_dir" in keys else file.stem
     for key in ("data", *(("raw",) if "phantom" not in study else ())):
         if study.get(key) is None:
             return refuse(f"give {key}=: python launch/run.py {name} {key}=...")
     options = [part for word in options for part in (word.split("=") if word.startswith("--profile=") else [word])]
     if "--profile" in options:
+        profile = options[options.index("--profile") + 1 :][:1]
+        if not profile or not profile[0] or profile[0].startswith("-"):
+            return refuse("--profile has no value: give the name or folder of a profile, as --profile slurm")
         keys.setdefault("cores", "8")  # of a job on a cluster, whatever machine this is
     try:
         progress.State.steps = {step.name: step for step in steps(study)}

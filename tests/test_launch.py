@@ -1,6 +1,8 @@
 """launch/: Snakemake runs the steps of a study, each once what it needs is complete, and can be ended anywhere."""
 
 import contextlib
+import importlib
+import logging
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from echodream.config.paths import CONF_DIR
-from tests.support.launching import LAUNCH, lines, pipeline, steps
+from tests.support.launching import LAUNCH, lines, pipeline, settings, steps
 
 TUTORIAL = LAUNCH.parent / "docs/tutorial.md"
 STUDIES = sorted(path.stem for path in (LAUNCH / "studies").glob("*.yaml"))
@@ -51,7 +54,6 @@ esac
 """
 """Stands for python: writes down what it is given, and makes what that step makes."""
 CORES = len(os.sched_getaffinity(0))
-HALF = (CORES + 1) // 2
 AROUND = {key: value for key, value in os.environ.items() if key not in ("JOBS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
 
 
@@ -189,6 +191,47 @@ def test_overrides_of_an_unknown_step_are_refused() -> None:
         steps("demo", overrides={"lidmm": ["view=triplet"]})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"overrides": None}, "overrides has no value: give names of steps, each with a list of overrides"),
+        ({"cross_validation": None}, "cross_validation has no value: give names of steps, each with a list of classes"),
+        ({"relabelling": None}, "relabelling has no value"),
+        ({"overrides": ["view=triplet"]}, r"overrides cannot be \['view=triplet'\]"),
+        ({"overrides": {"lidm": "view=triplet"}}, "overrides cannot be {'lidm': 'view=triplet'}"),
+        ({"overrides": {"lidm": None}}, "overrides cannot be {'lidm': None}"),
+        ({"overrides": {1: ["view=triplet"]}}, "overrides cannot be {1:"),
+        ({"relabelling": {"asd": 2}}, "relabelling cannot be {'asd': 2}"),
+        ({"anonymised": {"blurred": ["method=blur"]}}, "anonymised needs labels"),
+        ({"below": ["published"]}, r"below cannot be \['published'\]: give text"),
+        ({"verify": "no"}, "verify cannot be 'no': give true or false"),
+        ({"jobs": 0}, "jobs cannot be 0: give a whole number above zero"),
+        ({"jobs": "two"}, "jobs cannot be 'two'"),
+        ({"gpu": -1}, "gpu cannot be -1: give a whole number"),
+        ({"further": True}, "further cannot be True"),
+        ({"data": None}, "data has no value: give text"),
+        ({1: "x"}, "unknown key 1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pipeline.steps({**settings("demo"), **given})
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "text\n", "name: [\n"])
+def test_an_own_yaml_of_the_data_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/clinic.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"data/clinic\.yaml has no keys and values of yaml"):
+        pipeline.steps({"data": "clinic", "raw": "/raw", "config_dir": str(tmp_path)})
+
+
+def test_classes_are_a_text_or_a_list() -> None:
+    """On the command line, Snakemake reads labels=[PA,Male] as a list."""
+    for labels in ("[PA,Male]", ["PA", "Male"]):
+        assert pipeline.steps({**settings("chest"), "raw": "/raw", "labels": labels})
+
+
 def test_each_step_has_its_own_resources() -> None:
     resources = {step.name: step.resources for step in steps("demo")}
     assert all(found["mem_mb"] >= 32_000 and found["runtime"] >= 24 * 60 for found in resources.values())
@@ -263,14 +306,19 @@ def test_no_step_begins_before_what_it_needs_has_ended(study: Callable[..., Run]
     assert bool(at_once) == (jobs == "2" and CORES > 1)
 
 
-def test_steps_side_by_side_share_the_cores_and_one_alone_has_them_all(study: Callable[..., Run]) -> None:
-    run = study()
-    run()
+@pytest.mark.parametrize("cores", [5, *(pytest.param(cores, marks=pytest.mark.slow) for cores in (1, 2))])
+def test_steps_side_by_side_fit_on_the_cores_and_one_alone_has_them_all(study: Callable[..., Run], cores: int) -> None:
+    run, jobs = study(), 2
+    run(f"cores={cores}", f"jobs={jobs}", options=("--cores", str(cores)))
     given = {step: line.split()[1:3] for step, line in zip(run.happened("begin"), begun(run), strict=True)}
-    halves = {name for name, found in given.items() if found == [str(HALF), "PASSIVE"]}
-    assert {tuple(found) for found in given.values()} == {(str(HALF), "PASSIVE"), (str(CORES), "active")}
-    assert {"reid", "lidm", "audit", "decode", "classifier_both"} <= halves
-    assert not {"vae", "encode", "filter", "video", "filter_video", "evaluate"} & halves
+    shared = {name: int(number) for name, (number, wait) in given.items() if wait == "PASSIVE"}
+    assert {"reid", "lidm", "audit", "decode", "classifier_both"} <= shared.keys()
+    assert not {"vae", "encode", "filter", "video", "filter_video", "evaluate"} & shared.keys()
+    assert {number for number, wait in given.values() if wait != "PASSIVE"} == {str(cores)}
+    (each,) = set(shared.values())
+    assert each >= 1
+    if cores >= jobs:
+        assert jobs * each <= cores < jobs * (each + 1)
 
 
 def begun(run: Run) -> list[str]:
@@ -464,7 +512,36 @@ def test_a_step_on_slurm_is_a_job_with_its_resources_and_a_refused_job_is_a_sent
         (["mine/nosuch.yaml"], "error: mine/nosuch.yaml does not exist: give one of cardiacnet, .*, or a yaml file .*"),
         (["demo", "job=1"], "error: demo.yaml: unknown key job: a study has anonymised, .*, verify"),
         (["lung"], r"error: give raw=: python launch/run.py lung raw=\.\.\."),
-        (["demo", "jobs"], "error: jobs has no value: give key=value, as raw=/path"),
+        (["demo", "jobs"], "error: jobs is not key=value: write it as raw=/path"),
+        (["demo", "jobs="], "error: jobs= is not key=value: write it as raw=/path"),
+        (["demo", "=3"], "error: =3 is not key=value: write it as raw=/path"),
+        pytest.param(
+            ["demo", "n=3"],
+            "error: demo.yaml: unknown key n: a study has anonymised, .*, verify",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["demo", "jobs=two"],
+            "error: demo.yaml: jobs cannot be 'two': give a whole number above zero",
+            marks=pytest.mark.slow,
+        ),
+        (["demo", "name=x"], "error: name= cannot be given on the command line: write it in .*, and data.name in .*"),
+        (["demo", "below=x"], "error: below= cannot be given on the command line: write it in .*, and paths in .*"),
+        pytest.param(
+            ["demo", "--profile"],
+            "error: --profile has no value: give the name or folder of a profile, .*",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["demo", "--profile="],
+            "error: --profile has no value: give the name or folder of a profile, .*",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["demo", "--profile", "--dry-run"],
+            "error: --profile has no value: give the name or folder of a profile, .*",
+            marks=pytest.mark.slow,
+        ),
         (["echonet", "raw=/raw"], r"error: give data=: python launch/run.py echonet data=\.\.\."),
     ],
 )
@@ -485,6 +562,74 @@ def test_without_snakemake_its_package_is_named() -> None:
     )
 
 
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """launch/progress.py, which runs no study."""
+    monkeypatch.syspath_prepend(LAUNCH)
+    monkeypatch.setitem(sys.modules, "pipeline", pipeline)
+    module = importlib.import_module("progress")
+    monkeypatch.setattr(module.State, "steps", {step.name: step for step in steps("smoke")})
+    monkeypatch.setattr(module.State, "failed", {})
+    monkeypatch.setattr(module.State, "logs", tmp_path, raising=False)
+    monkeypatch.setattr(module, "end_steps", lambda: None)
+    return module
+
+
+def events_of(progress: ModuleType, folder: Path, *events: tuple[str, int]) -> None:
+    """Give the events to the handler: (what, job), where job 1 is the step lidm and job 2 the step reid."""
+    handler = progress.LogHandler(SimpleNamespace(dryrun=False), None)
+    for what, job in events:
+        name = {1: "lidm", 2: "reid"}[job]
+        text = f"Trying to restart job {job}." if what == "restart" else what
+        given = {
+            "jobid": job,
+            "job_id": job,
+            "rule_name": name,
+            "log": [str(folder / f"{name}.log")],
+            "rule_msg": "gone",
+        }
+        kind = {"begin": "JOB_INFO", "end": "JOB_FINISHED", "fail": "JOB_ERROR"}.get(what)
+        event = {"event": getattr(progress.LogEvent, kind)} if kind else {}
+        handler.emit(logging.makeLogRecord({"msg": text, **given, **event}))
+
+
+BOTH = [("begin", 1), ("begin", 2)]
+
+
+@pytest.mark.parametrize(
+    ("events", "stopped"),
+    [
+        ([("fail", 1), ("fail", 2), ("restart", 2)], [1]),
+        ([("fail", 1), ("restart", 1)], []),
+        ([("fail", 1), ("fail", 2), ("restart", 1)], [2]),
+        ([("fail", 1), ("restart", 1), ("begin", 1), ("fail", 1)], [1]),
+    ],
+)
+def test_a_restart_forgets_the_failure_of_its_own_job_only(
+    progress: ModuleType, tmp_path: Path, events: list[tuple[str, int]], stopped: list[int]
+) -> None:
+    events_of(progress, tmp_path, *BOTH, *events)
+    assert list(progress.State.failed.values()) == stopped
+
+
+def test_the_log_of_an_earlier_run_is_removed_and_that_of_the_running_step_stays(
+    progress: ModuleType, tmp_path: Path
+) -> None:
+    """Snakemake reports the start of a step from a queue, so that the step may be running by then."""
+    for name, age in {"lidm": 0, "reid": 60}.items():
+        (tmp_path / f"{name}.log").write_text("epoch 1")
+        os.utime(tmp_path / f"{name}.log", (time.time() - age,) * 2)
+    events_of(progress, tmp_path, *BOTH)
+    assert [path.name for path in tmp_path.glob("*.log")] == ["lidm.log"]
+
+
+def test_a_step_without_a_log_ends_as_others_do(
+    progress: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events_of(progress, tmp_path, ("begin", 1), ("end", 1))
+    assert re.fullmatch(r" {8}done \(0 min \d\d s\)", capsys.readouterr().out.splitlines()[-1])
+
+
 # ------------------------------------------------------------------------------------------------- a study of one's own
 
 
@@ -493,6 +638,7 @@ def test_a_study_of_one_s_own_runs_with_its_folder_as_config_dir(study: Callable
     run = study()
     run.study = "mine/list.yaml"
     data, own = run.folder / "mine/data/clinic.yaml", run.folder / run.study
+    (run.folder / "conf/data").mkdir(parents=True)
     data.parent.mkdir(parents=True)
     data.write_text("defaults: [videos]\nname: hospital\n")
     own.write_text("data: clinic\nraw: null\naudit_video: false\noverrides:\n  lidm: [view=triplet]\n")
@@ -509,11 +655,19 @@ def test_a_study_of_one_s_own_runs_with_its_folder_as_config_dir(study: Callable
     data.write_text("defaults: [videos]\nname: hospital\nsize: 64\n")
     assert run("raw=files", cwd=run.folder).returncode == 0
     assert len(begun(run)) == 2 * 19
+    (own.parent / "runs").mkdir()
+    (own.parent / "runs/config.yaml").write_text("seed: 1\n")  # not a group of conf/
+    assert run("raw=files", cwd=run.folder).returncode == 0
+    assert len(begun(run)) == 2 * 19
+    own.write_text(own.read_text() + "# changed\n")
+    assert run("raw=files", cwd=run.folder).returncode == 0
+    assert len(begun(run)) == 3 * 19
     for text, says in {
         "data: clinic\n": f"error: give raw=: python launch/run.py {own} raw=...\n",
         "raw: x\n": f"error: give data=: python launch/run.py {own} data=...\n",
         "data: [clinic\n": f"error: {own} has no keys and values of yaml (",
         "": f"error: {own} has no keys and values of yaml (",
+        "data: clinic\nraw: x\noverrides:\n": "error: list.yaml: overrides has no value: give names of steps, ",
         "data: clinic\nraw: x\nkeyframe: true\n": "error: list.yaml: unknown key keyframe: a study has ",
     }.items():
         own.write_text(text)
