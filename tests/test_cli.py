@@ -64,6 +64,7 @@ TRAIN_ERRORS = [
     (["model=vea"], "model=vea is not known", "did you mean 'vae'?"),
     (["model=vae", "data=phantom"], "does not exist", "check src="),
     (["model=vae", "data=phantom", "view=pairs"], "model=vae does not go with view=pairs", "frames"),
+    (["model=vae", "data=phantom", "distill=consistency"], "model=vae cannot be distilled", "model=lvdm"),
     (["model=vae", "data=phantom", "trainer.epochs=3"], "unknown key 'trainer.epochs'", "max_epochs"),
     (["model=lidm", "data=phantom", "process=null"], "process=null is not possible: choose one of", "ddpm, flow"),
     (["model=lidm", "data=phantom", "conditioning=null"], "conditioning=null is not possible", "or [] for none"),

@@ -56,6 +56,8 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
             experiment = "" if chosen.get("experiment") is None else f" of experiment={chosen['experiment']}"
             names = f"{kind}={chosen[kind]}{experiment} does not go with {group}={choice}"
             raise UserError(f"{names}: choose one of {join_names(possible)}")
+    if chosen.get("distill") is not None and cfg.model.name not in ("lidm", "lvdm"):
+        raise UserError(f"model={cfg.model.name} cannot be distilled: distill= goes with model=lidm and model=lvdm")
     video = OmegaConf.select(cfg, "denoiser.video")
     if video is not None and video != cfg.model.video:
         kind, model = ("clips", "lvdm") if video else ("images", "lidm")
