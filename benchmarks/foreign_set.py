@@ -37,7 +37,7 @@ COPIES = {"unchanged": 20, "blurred": 20, "noised": 20, "brighter": 20}
 OUTSIDE = 20
 """Number of unchanged copies of VAL and TEST patients."""
 NEW = {"unchanged": 40, "blurred": 30, "noised": 30}
-"""Number of new patients under each change."""
+"""Number of new patients whose frames get each change."""
 
 
 def write_set(videos: Path, out: Path, severity: float) -> None:

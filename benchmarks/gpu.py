@@ -231,7 +231,7 @@ class Bench:
 
 
 class VaeLoop(PlainLoop):
-    """Optimizer steps of VAE in plain PyTorch."""
+    """Training steps of the VAE in a plain loop of PyTorch."""
 
     def loss(self, batch: Any) -> Tensor:
         """Loss of ``batch``, scalar, as in ``VAE.training_step`` before the discriminator starts."""

@@ -15,7 +15,7 @@ RESOURCES = {
     **dict.fromkeys(("vae", "lidm", "lvdm", "reid", "classifier", "identity", "utility_model"), DAYS),
     **dict.fromkeys(("phantom", "ingest", "verify", "keyframes", "pairs"), CPUS),
 }
-"""GPUs, memory in MB and minutes of a job on a cluster, by model or stage; other stages have HOURS."""
+"""GPUs, memory in MB and minutes of a job on a cluster, by model or stage; ``HOURS`` for others."""
 TEXT, SWITCH, COUNT = "text", "true or false", "a whole number above zero"
 CLASSES, CLASSES_BY_STEP = "a list of classes", "names of steps, each with a list of classes"
 OVERRIDES_BY_STEP = "names of steps, each with a list of overrides, as {lidm: [view=triplet]}"

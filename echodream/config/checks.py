@@ -73,9 +73,9 @@ def _check_generator(cfg: DictConfig) -> None:
         return
     try:
         metadata = json.loads(Path(artifact, "diffusion.json").read_text(encoding="utf-8"))
-        assert isinstance(metadata["process"], dict)
+        metadata["process"] = dict(metadata["process"])
         conditions = [str(condition["name"]) for condition in metadata.get("conditioning", {}).get("conditions", ())]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return  # the stage reports an unreadable artifact
     if unknown := [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]:
         known = join_names([*conditions, "interval", "rescale", "auto"], unknown[0])

@@ -26,9 +26,8 @@ class FewStepInput(nn.Module):
         padded = [[math.inf] * (longest - len(times)) + times for times in boundaries]
         self.boundaries: Tensor
         self.register_buffer("boundaries", torch.tensor(padded), persistent=False)
-        limits = list(few.guidance.values()) or [(0.0, 1.0)]
         self.limits: Tensor
-        self.register_buffer("limits", torch.tensor(limits)[: len(few.guidance)], persistent=False)
+        self.register_buffer("limits", torch.tensor(list(few.guidance.values())).view(-1, 2), persistent=False)
         self.process = process
         inputs = 2 * _FREQUENCIES * (1 + len(few.guidance))
         last = nn.Linear(width, width)

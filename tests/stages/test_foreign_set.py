@@ -169,7 +169,7 @@ def test_page_and_card_say_what_is_not_known(audited: dict[str, Any]) -> None:
 
 
 def test_videos_of_another_program_are_filtered_frame_by_frame(root: Path, filtered: dict[str, Any]) -> None:
-    """On the study's frame rate, with a csv of classes."""
+    """Video files with the frame rate of the study, and a csv with their classes."""
     store = Store("data/phantom/videos")
     names = store.table[store.table["Split"] == "TRAIN"]["FileName"].tolist()[:4]
     new = Phantom(4, seed=99, size=SIZE, seconds=(0.5, 0.5), per_patient=(1, 1))

@@ -50,7 +50,7 @@ TYPE_3 = {
     "PatientIdentityRemoved", "SeriesDescription", "BurnedInAnnotation", "ImageComments",
     "DerivationDescription", "LossyImageCompression", "HeartRate", "SyntheticData", "ContributingEquipmentSequence",
 }  # fmt: skip
-"""Optional attributes of these modules that are written."""
+"""Optional attributes of these modules that the export writes, too."""
 HEIGHT, WIDTH = 5, 7
 
 
