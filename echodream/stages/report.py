@@ -61,7 +61,7 @@ def report(
     settings, stores = ClipSettings(**look), {"real": real, "videos": videos}
     sources = load_sources(study, share, stores, passed_stores, records, folders, runs)
     if early and not sources.is_unfinished:
-        return Summary(f"report: {dst} already complete, nothing to do", {})
+        return Summary(f"report: {dst} has results already, nothing to do with early=true", {})
     _check_sources(sources, stores)
     target = Path(dst) / PAGE
     _check_target(target, share, f'name="generator" content="{GENERATOR}"')
