@@ -134,9 +134,12 @@ class LogHandler(LogHandlerBase):
             _, began, log = self.running.pop(number)
             said = DONE.findall(text_of(log))
             self.say(f"        {said[-1] if said else 'done'} ({clock(time.time() - began)})")
-            written = REPORT.search(text_of(log.with_name("report.log")))
-            if State.steps[log.stem].report and written:
-                self.say(f"        {written[0]}: what is known so far")
+            if State.steps[log.stem].report:
+                text = text_of(log.with_name("report.log"))
+                if written := REPORT.search(text):
+                    self.say(f"        {written[0]}: what is known so far")
+                elif failed := ERROR.search(text):
+                    self.say(f"        no report of what is known so far: {failed[0].rstrip()}")
 
     def fails(self, job: Mapping[str, Any]) -> None:
         number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))

@@ -403,6 +403,16 @@ def until(ready: Callable[[], object], running: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+def test_an_early_report_that_fails_is_said_and_stops_nothing(study: Callable[..., Run]) -> None:
+    run = study()
+    done = run(FAILING="stage=report")
+    assert done.returncode == 0
+    said = "        no report of what is known so far: error: raw=raw/smoke does not exist: check raw="
+    assert done.stdout.splitlines().count(said) == sum(bool(step.report) for step in run.steps) > 0
+    assert len(run.happened("end")) == len(run.steps)
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_continues_and_nothing_of_a_step_is_removed(study: Callable[..., Run]) -> None:
     """Neither the partial output of the step that was killed, nor the record of one that was complete."""
     run = study()
