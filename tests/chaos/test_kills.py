@@ -1,5 +1,6 @@
 """Real runs of the command line, killed at any moment and run again, end with the bytes of one that was left alone."""
 
+import contextlib
 import os
 import random
 import signal
@@ -91,8 +92,12 @@ def moments(seconds: float) -> list[Moment]:
 
 
 def done(folder: Path) -> int:
-    """How many recordings the journals have."""
-    return sum(path.read_bytes().count(b"\n") for path in (folder / WORK).glob("journal-*.jsonl"))
+    """How many recordings the journals have; a journal can be gone before it is read, at the end of the run."""
+    count = 0
+    for path in (folder / WORK).glob("journal-*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            count += path.read_bytes().count(b"\n")
+    return count
 
 
 def killed(folder: Path, moment: Moment, group: bool) -> bool:
