@@ -179,6 +179,15 @@ def test_stages_has_one_file_for_each_stage() -> None:
     assert files == {"__init__.py", *(f"{name}.py" for name in choices("stage"))}
 
 
+def test_every_section_of_the_report_is_registered_and_has_a_template() -> None:
+    from echodream.report.sections import SECTIONS as registered
+
+    names = sorted(section.name for section in registered)
+    for folder in (PACKAGE / "report" / "sections", PACKAGE / "report" / "templates" / "sections"):
+        files = [path.stem for path in folder.iterdir() if path.is_file() and path.stem != "__init__"]
+        assert sorted(files) == names, folder
+
+
 def test_sizes() -> None:
     lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     rooms = {

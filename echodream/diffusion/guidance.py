@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from echodream import validation
 from echodream.diffusion.few_steps import FewSteps
-from echodream.diffusion.processes.base import Denoise, Process
+from echodream.diffusion.processes.base import Denoise, Process, expand_like
 from echodream.errors import UserError
 
 Predict = Callable[[Tensor, Tensor, Sequence[frozenset[str]]], Tensor]
@@ -47,20 +48,13 @@ class Guidance:
         return cls(scales, tuple(record["interval"]), record["rescale"])
 
     def coefficients(self, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
-        """Coefficient of the prediction of each set of kept conditions, without zeros. Coefficients sum to 1.
-
-        The guided prediction is D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ... for conditions 1, 2, ... in the
-        order of ``names``. D is the prediction with the listed conditions, and s the scale (1 if not ``inside``).
-        """
+        """Coefficients of ``set_coefficients`` for the scales; if not ``inside``, of the conditional prediction."""
         if unknown := [name for name in self.scales if name not in names]:
             known = ", ".join(names) or "none"
             raise UserError(f"guidance.{unknown[0]} is not a condition of this model; its conditions are {known}")
-        sets = [frozenset(names[:count]) for count in range(len(names) + 1)]
         if not inside:
-            return {sets[-1]: 1.0}
-        scales = [1.0, *(float(self.scales.get(name, 1.0)) for name in names), 0.0]
-        terms = zip(sets, scales, scales[1:], strict=False)
-        return {kept: scale - following for kept, scale, following in terms if scale != following}
+            return {frozenset(names): 1.0}
+        return set_coefficients({name: float(scale) for name, scale in self.scales.items()}, names)
 
     def check_distilled(self, few: FewSteps) -> None:
         """Raise ``UserError`` for guidance that is not an input of a distilled model: all but scales in its limits."""
@@ -93,7 +87,7 @@ class Guidance:
             needs_full = self.auto != 1 or self.rescale
             sets = list(terms) + [full] * bool(needs_full and full not in terms)
             predictions = dict(zip(sets, predict(x_t, t, sets), strict=True))
-            guided = sum((scale * predictions[kept] for kept, scale in terms.items()), torch.zeros_like(x_t))
+            guided = weighted_sum(terms, predictions, x_t)
             if self.auto != 1 and weak is not None:
                 guided = guided + (self.auto - 1) * (predictions[full] - weak(x_t, t, [full])[0])
             if not self.rescale:
@@ -114,3 +108,26 @@ class Guidance:
         if len(inside) != 1:
             raise ValueError("rows have times inside and outside of the interval: give all rows one time")
         return bool(inside[0])
+
+
+def set_coefficients(scales: Mapping[str, Any], names: Sequence[str]) -> dict[frozenset[str], Any]:
+    """Coefficient of the prediction of each set of kept conditions, without zeros. Coefficients sum to 1.
+
+    The guided prediction is D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ... for conditions 1, 2, ... in the order
+    of ``names``. D is the prediction with the listed conditions, and s the scale (default: 1): a number, or a tensor
+    (B,) with a scale for each row, for which coefficients are (B,) also where they are 0.
+    """
+    sets = [frozenset(names[:count]) for count in range(len(names) + 1)]
+    steps = [1.0, *(scales.get(name, 1.0) for name in names), 0.0]
+    terms = {kept: scale - following for kept, scale, following in zip(sets, steps, steps[1:], strict=False)}
+    return {kept: value for kept, value in terms.items() if isinstance(value, Tensor) or value != 0}
+
+
+def weighted_sum(
+    coefficients: Mapping[frozenset[str], Any], predictions: Mapping[frozenset[str], Tensor], x: Tensor
+) -> Tensor:
+    """Sum of ``predictions`` (B, C, *rest) with ``coefficients``, each a number or (B,), in the type of ``x``."""
+    total = torch.zeros_like(x)
+    for kept, value in coefficients.items():
+        total = total + (expand_like(value, x) if isinstance(value, Tensor) else value) * predictions[kept]
+    return total

@@ -12,6 +12,7 @@ from torch import Tensor
 from echodream import validation
 from echodream.datamodules.datamodule import StoreData
 from echodream.diffusion.few_steps import SCALES, STEPS, FewSteps
+from echodream.diffusion.guidance import set_coefficients, weighted_sum
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.noise import sample_noise
 from echodream.diffusion.processes.base import expand_like
@@ -108,7 +109,10 @@ class Distillation(LatentDiffusion):
     def teacher_x0(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Tensor) -> Tensor:
         """The teacher's estimate of x_0, (B, C, *rest), with guidance by ``scales``, (B, G)."""
         by_name = dict(zip(self.few_steps.guidance, scales.unbind(1), strict=True))
-        return self.process.predict_x0(x_t, t, guided_prediction(self.teacher, x_t, t, values, by_name))
+        terms = set_coefficients(by_name, self.teacher.conditioner.names)
+        predictions = self.teacher.predictor(values)(x_t, t, list(terms))
+        guided = weighted_sum(terms, dict(zip(terms, predictions, strict=True)), x_t)
+        return self.process.predict_x0(x_t, t, guided)
 
     def keep_all(self, x: Tensor) -> dict[str, Tensor]:
         """Masks that keep every condition of the rows of ``x``."""
@@ -220,21 +224,3 @@ class DistributionMatching(Distillation):
         noised = self.process.corrupt(samples, t, self.noise_like(samples))
         prediction = self.fake(noised.x_t, noised.t, values, self.keep_all(samples))
         return (noised.weight * mean_squared_errors(prediction, noised.target, mask)).mean()
-
-
-def guided_prediction(
-    model: DiffusionModel, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Mapping[str, Tensor]
-) -> Tensor:
-    """Guided prediction of ``model`` with ``scales`` (B,) by condition, one for each row; see ``Guidance``."""
-    names, ones = model.conditioner.names, torch.ones(len(x_t), device=x_t.device)
-    guided = [name in scales for name in names]
-    factors = [ones, *(scales.get(name, ones) for name in names), torch.zeros_like(ones)]
-    sets = [frozenset(names[:count]) for count in range(len(names) + 1)]
-    needed = [
-        count for count in range(len(sets)) if count == len(names) or guided[count] or (count > 0 and guided[count - 1])
-    ]
-    predictions = model.predictor(values)(x_t, t, [sets[count] for count in needed])
-    total = torch.zeros_like(x_t)
-    for count, prediction in zip(needed, predictions, strict=True):
-        total = total + expand_like(factors[count] - factors[count + 1], x_t) * prediction
-    return total

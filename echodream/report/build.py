@@ -13,21 +13,10 @@ from markupsafe import Markup
 from echodream.report import number_format, svg_primitives
 from echodream.report.clips import ClipSettings, choose_clips
 from echodream.report.section import PageContext, Section, SectionContent
-from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, progress, usefulness, verdict
+from echodream.report.sections import SECTIONS, verdict
 from echodream.report.sources import Sources
 from echodream.report.tables import MissingRecord
 
-SECTIONS = (
-    progress.SECTION,
-    verdict.SECTION,
-    gallery.SECTION,
-    privacy.SECTION,
-    usefulness.SECTION,
-    fidelity.SECTION,
-    anonymized.SECTION,
-    lineage.SECTION,
-)
-"""Sections of the report page, in order."""
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "echodream"
 """Value of the meta element "generator" of the page; files without this element are not overwritten."""

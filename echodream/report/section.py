@@ -1,4 +1,4 @@
-"""Types of the sections of the page; build.py lists the sections."""
+"""Types of the sections of the page; ``sections/__init__.py`` lists the sections."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.guidance import Guidance, set_coefficients, weighted_sum
 from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
@@ -75,6 +75,18 @@ def test_coefficients_sum_to_one() -> None:
         terms = Guidance(dict(zip(NAMES, values, strict=True))).coefficients(NAMES)
         assert sum(terms.values()) == pytest.approx(1)
         assert all(terms.values())
+
+
+def test_a_scale_for_each_row_is_guidance_of_each_row() -> None:
+    net, x = Linear(), normal(B, C, H, W)
+    rows = {"reference": torch.tensor([1.0, 2.5]), "EF": torch.tensor([0.5, 3.0])}
+    terms = set_coefficients(rows, NAMES)
+    assert len(terms) == 4  # a coefficient is left out only if it is 0 for all scales
+    assert len(set_coefficients({"EF": rows["EF"]}, NAMES)) == 2
+    found = weighted_sum(terms, dict(zip(terms, net(x, T, list(terms)), strict=True)), x)
+    for row in range(B):
+        scales = {name: float(values[row]) for name, values in rows.items()}
+        torch.testing.assert_close(found[row].double(), written_out(net, x, NAMES, scales)[row], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(dict.fromkeys(NAMES, 1.0), rescale=0.7)])

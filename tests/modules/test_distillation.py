@@ -1,6 +1,7 @@
 """Distillation: losses against the exact flow of Gaussian data, and students from training to samples."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.datamodules.datamodule import StoreData
+from echodream.diffusion.few_steps import FewSteps
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import load_diffusion_model
 from echodream.diffusion.processes.base import Process
 from echodream.errors import UserError
-from echodream.modules.distillation import Distillation, guided_prediction
+from echodream.modules.distillation import Distillation
 from echodream.store import Store
 from tests.support.gaussians import normal
 from tests.support.tiny_diffusion import WINDOW, C, H, W, latent_store, model, sample_cfg, train_cfg
@@ -188,15 +190,17 @@ def test_guidance_with_one_scale_per_row_is_guidance_of_each_row() -> None:
     values = made.conditioner.encode_request({"class_id": [0, 1, 3]})
     values |= {"reference": normal(3, C, 1, H, W), "reference_time": torch.zeros(3, 1)}
     scales = torch.tensor([1.0, 2.0, 3.5])
-    few = {"class_id": scales}
-    found = guided_prediction(made, x, t, values, few)
+    module: Any = SimpleNamespace(
+        teacher=made, process=made.process, few_steps=FewSteps((1,), "trailing", {"class_id": [1.0, 4.0]})
+    )
+    found = Distillation.teacher_x0(module, x, t, values, scales[:, None])
     for row in range(3):
         own = {name: value[row : row + 1] for name, value in values.items()}
         guidance = Guidance({"class_id": float(scales[row])})
         denoise = guidance.guided_denoiser(made.predictor(own), made.conditioner.names, made.process)
-        torch.testing.assert_close(
-            found[row : row + 1], denoise(x[row : row + 1], t[row : row + 1]), rtol=1e-3, atol=1e-3
-        )
+        x_t, time = x[row : row + 1], t[row : row + 1]
+        expected = made.process.predict_x0(x_t, time, denoise(x_t, time))
+        torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
