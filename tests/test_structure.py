@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.paths import CONF_DIR
+from echodream.runs.instantiate_stage import stage_call
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "echodream"
@@ -120,6 +121,9 @@ def test_every_yaml_composes_and_every_target_imports(path: str) -> None:
     cfg = composed(config, *overrides)
     found = list(targets(OmegaConf.to_container(cfg, resolve=False)))
     assert found or config == "sample"
+    if path.startswith("stage/"):
+        call = stage_call(cfg)
+        assert Path(call.arguments.get("dst", "no dst")) not in call.inputs(), "a stage would check its own output"
     file = CONF_DIR / f"{path.rpartition('_')[0] if path.startswith(SECTIONS) else path}.yaml"
     for target in [*found, *targets(OmegaConf.to_container(OmegaConf.load(file)))]:
         module, _, name = target.rpartition(".")

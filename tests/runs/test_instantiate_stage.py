@@ -31,3 +31,11 @@ def test_an_unknown_key_of_a_mapping_is_refused() -> None:
 def test_the_scale_of_a_new_condition_is_accepted() -> None:
     scales = call("stage=image", "+stage.guidance.age=2", "guidance.class_id=3").arguments["guidance"]
     assert (scales["age"], scales["class_id"]) == (2, 3)
+
+
+def test_the_store_of_the_study_is_an_input_of_ingest_only_for_a_synthetic_set() -> None:
+    """Without ``synthetic``, it is the output."""
+    study, synthetic = call("stage=ingest"), call("stage=ingest", "synthetic=true")
+    assert study.inputs() == []
+    assert synthetic.inputs() == [study.dst]
+    assert synthetic.dst != study.dst
