@@ -195,9 +195,10 @@ class _Study:
             yield self.stage("phantom", f"dst={raw}", needs=[], makes=makes, alone=True)
             settings = ("data=cardiacnet", f"data.name={self.name}", *self.settings[1:])  # its files have that layout
             overrides = ("stage=ingest", *settings, f"raw={raw}", *self.own("ingest"))
-            yield Step("ingest", "sample", overrides, made, ("phantom",), alone=True)
+            yield Step("ingest", "sample", overrides, made, ("phantom",), alone=True, report=self.early_report())
         else:
-            yield self.stage("ingest", f"raw={raw}", needs=[], makes=made, alone=True)
+            reports = "anonymised" not in config
+            yield self.stage("ingest", f"raw={raw}", needs=[], makes=made, alone=True, reports=reports)
         self.last = "ingest"
         if config.get("verify", True):
             yield self.stage("verify", needs=["ingest"], makes=made, alone=True)
@@ -278,8 +279,11 @@ class _Study:
         reports: bool = False,
     ) -> Step:
         needed = tuple(self.last if need == "videos" else need for need in needs)
-        report = ("stage=report", *self.settings, "early=true", "notes=null") if reports else ()
+        report = self.early_report() if reports else ()
         return Step(name, program, (what, *self.settings, *overrides, *self.own(name)), makes, needed, alone, report)
+
+    def early_report(self) -> tuple[str, ...]:
+        return ("stage=report", *self.settings, "early=true", "notes=null")
 
     def own(self, name: str) -> list[str]:
         """The study's own overrides of a step."""

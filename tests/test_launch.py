@@ -268,17 +268,16 @@ def test_each_step_has_its_line_and_the_verdict_stands_at_the_end(study: Callabl
 
 
 @pytest.mark.parametrize("failing", ["nothing", "stage=report"])
-def test_the_report_grows_after_the_autoencoder_and_after_the_images(study: Callable[..., Run], failing: str) -> None:
+def test_the_report_grows_after_ingest_autoencoder_and_images(study: Callable[..., Run], failing: str) -> None:
     """A report that cannot be written does not end the study."""
     run = study()
     done = run(FAILING=failing, options=("--until", "filter"))
     assert done.returncode == 0, done.stderr
     events = [line.split(" ") for line in (run.folder / "log").read_text().splitlines()]
     reports = [number for number, words in enumerate(events) if words[0] == "begin" and "stage=report" in words]
-    assert len(reports) == 2
-    for number, before, after in zip(
-        reports, ("model=vae", "stage=image"), ("stage=encode", "stage=filter"), strict=True
-    ):
+    assert len(reports) == 3
+    befores, afters = ("stage=ingest", "model=vae", "stage=image"), ("stage=verify", "stage=encode", "stage=filter")
+    for number, before, after in zip(reports, befores, afters, strict=True):
         assert [words for words in events[:number] if words[0] == "end" and before in words]
         assert not [words for words in events[:number] if words[0] == "begin" and after in words]
         assert {"data=phantom", "experiment=smoke", "early=true", "notes=null"} <= set(events[number])
