@@ -35,6 +35,8 @@ class Artifact:
     """SHA-256 of the checksums of the training store, which identifies the training patients."""
     origin: str = ""
     """SHA-256 of the checksums of the store from which the training store was encoded or decoded, if known."""
+    canaries: str = ""
+    """Digest of the patients who were put into or out of training by coin flips (``Canaries.digest``); "": none."""
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from echodream.anonymization.image_pairs import open_complete_store
+from echodream.artifact import read_artifact
 from echodream.auditing.membership_inference import load_generator
 from echodream.datamodules.encoded_store import EncodedStore
 from echodream.datamodules.recordings import Recordings, select_recordings
@@ -95,7 +96,11 @@ def open_inputs(
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
     """Raise ``UserError`` if, by its records, ``model`` was not trained on ``real`` or did not generate ``source``."""
-    check_training_store(folder, "lvdm" if model.is_video else "lidm", real, "generator")
+    kind = "lvdm" if model.is_video else "lidm"
+    check_training_store(folder, kind, real, "generator")
+    if read_artifact(folder, kind).canaries:
+        problem = f"generator={folder} was not trained on all training patients, because it has canaries"
+        raise UserError(f"{problem}: give canaries=true, or a generator without canaries")
     if model.metadata.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} and real={real.root} have different autoencoders: give another generator")
     recorded_generator = sampling_settings(source).get("model")

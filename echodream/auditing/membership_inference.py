@@ -70,7 +70,7 @@ class DenoisingErrors:
     control: np.ndarray
     """The same of a Gaussian denoiser that was fitted to other training patients, expected over noise: (n, L)."""
     member: np.ndarray
-    """Whether the patient of each record was in training: bool, (n,)."""
+    """Whether the patient of each record is one of the members: bool, (n,)."""
     patients: list[str]
     """Patient of each record."""
     levels: list[float]
@@ -118,16 +118,21 @@ def _training_view(path: Path) -> View:
 
 
 def denoising_errors(
-    model: DiffusionModel, view: View, members: Recordings, others: Recordings, config: MembershipConfig, seed: int
+    model: DiffusionModel,
+    view: View,
+    members: Recordings,
+    others: Recordings | None,
+    config: MembershipConfig,
+    seed: int,
 ) -> DenoisingErrors:
-    """Denoising errors of all patients of ``members`` and ``others``.
+    """Denoising errors of all patients of ``members`` and ``others``, if there are others.
 
     The noise is the same for all patients: it depends on the seed, the noise level and the number of the record within
     its patient. The model gets all of its conditions.
     """
     samples: list[ViewDataset] = []
     names: list[list[str]] = []
-    for group in (members, others):
+    for group in (members, *([] if others is None else [others])):
         recordings = _use_model_statistics(model, view.select_recordings(group))
         patients = np.unique(recordings.patient_numbers)
         rows = [_rows_of_patient(recordings, int(patient), config.samples, seed) for patient in patients]
@@ -138,11 +143,11 @@ def denoising_errors(
     controls = _fit_controls(model, samples[0], folds[0], config, seed)
     levels = model.process.log_snr_times(config.levels)
     values, control = [], []
-    for part, fold, progress in zip(samples, folds, ("members", "others"), strict=True):
+    for part, fold, progress in zip(samples, folds, ("members", "others"), strict=False):
         for errors, expected in _denoising_errors(model, part, levels, config, seed, controls, fold, progress):
             values.append(errors)
             control.append(expected)
-    member = np.repeat([True, False], [len(patients) for patients in names])
+    member = np.repeat([True, False][: len(names)], [len(patients) for patients in names])
     times = model.process.relative_time(levels).tolist()
     return DenoisingErrors(np.concatenate(values), np.concatenate(control), member, [*itertools.chain(*names)], times)
 

@@ -58,6 +58,13 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
             raise UserError(f"{names}: choose one of {join_names(possible)}")
     if chosen.get("distill") is not None and cfg.model.name not in ("lidm", "lvdm"):
         raise UserError(f"model={cfg.model.name} cannot be distilled: distill= goes with model=lidm and model=lvdm")
+    if OmegaConf.select(cfg, "canaries") and "model" in chosen:
+        if cfg.model.name not in ("lidm", "lvdm"):
+            raise UserError(f"model={cfg.model.name} has no canaries: canaries= goes with model=lidm and model=lvdm")
+        if chosen.get("distill") is not None:
+            raise UserError(
+                f"distill={chosen['distill']} has no canaries: its teacher was trained on the patients, too"
+            )
     video = OmegaConf.select(cfg, "denoiser.video")
     if video is not None and video != cfg.model.video:
         kind, model = ("clips", "lvdm") if video else ("images", "lidm")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -13,6 +14,7 @@ from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableL
 from echodream.datamodules.recordings import Recordings, require_column
 from echodream.datamodules.views import View
 from echodream.errors import UserError
+from echodream.privacy.canaries import Canaries
 from echodream.store import Store
 
 
@@ -50,6 +52,8 @@ class StoreData(LightningDataModule):
         if cache and self.store.dataset.kind != "latent":
             raise UserError(f"datamodule.cache=true is for latents, and {self.store.root} holds videos: give false")
         self._datasets: dict[str, ViewDataset] = {}
+        self.canaries: Canaries | None = None
+        """Training patients, of whom some are left out; set before the first use of training samples."""
         self._check_store()
 
     def _check_store(self) -> None:
@@ -76,8 +80,12 @@ class StoreData(LightningDataModule):
         return self._datasets[split]
 
     def recordings(self, split: str) -> Recordings:
-        """Recordings of ``split``."""
-        return Recordings(self.store, split)
+        """Recordings of ``split``; those of TRAIN without the ``canaries`` that are left out."""
+        rows = Recordings(self.store, split)
+        if split != "TRAIN" or self.canaries is None:
+            return rows
+        left_out = rows.table["PatientID"].astype(str).isin(self.canaries.left_out)
+        return rows.select(np.flatnonzero(~left_out).tolist())
 
     def training_dataset(self) -> ViewDataset | MixedDataset:
         """Dataset of training samples."""

@@ -152,6 +152,11 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, *words.tolist()])
 
 
+def training_patients(store: Store) -> list[str]:
+    """Patients of the split TRAIN of ``store``, in alphabetical order."""
+    return sorted(set(Recordings(store, "TRAIN").table["PatientID"].astype(str)))
+
+
 def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
     """Raise ``UserError`` if ``table``, FileList.csv of the store at ``root``, has no column ``name``."""
     if name not in table:

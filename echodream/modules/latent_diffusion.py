@@ -13,7 +13,6 @@ from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.normalization import unwhiten
-from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Triplet
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
@@ -97,7 +96,7 @@ class LatentDiffusion(Trainable):
 
     def _new_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
         """Untrained network for ``data``, and the metadata of ``data``."""
-        store, view, rows = data.store, data.view, Recordings(data.store, "TRAIN")
+        store, view, rows = data.store, data.view, data.recordings("TRAIN")
         channels, statistics = store.dataset.channels, store.dataset.statistics
         assert statistics is not None
         times, spread = _reference_times(data)

@@ -97,6 +97,11 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
     from echodream.diffusion.model import load_diffusion_model
 
     kind, artifact = GENERATORS[what], read_artifact(folder, what)
+    if artifact.canaries:
+        raise UserError(
+            f"artifact={folder} is refused: it was trained with canaries=, and its seed reveals whom the coin flips "
+            "left out: publish a model that was trained without canaries"
+        )
     load_diffusion_model(folder, what)  # raises ``UserError`` if the weights do not match artifact.json
     _check_decision(sources, kind)
     record, models = sources.records[f"filter_{kind}"], set()

@@ -8,6 +8,7 @@ from typing import Any
 
 from echodream import validation
 from echodream.auditing.attributes import read_attributes
+from echodream.auditing.canaries import CanaryConfig, canary_record, summarize_canaries
 from echodream.auditing.embedding_sets import EmbeddingSetConfig, build_audit_sets
 from echodream.auditing.inputs import open_inputs
 from echodream.auditing.membership_inference import MembershipConfig, denoising_errors, membership_measures
@@ -25,9 +26,9 @@ RECORD = "audit.json"
 def audit(
     *,
     on: str,
-    src: InputPath,
+    src: InputPath | None,
     real: InputPath,
-    artifact: InputPath,
+    artifact: InputPath | None,
     autoencoder: InputPath,
     generator: InputPath | None,
     dst: OutputPath,
@@ -42,6 +43,8 @@ def audit(
     plant: int,
     attributes: Sequence[str] | None,
     membership: Mapping[str, int],
+    canaries: bool,
+    canary: Mapping[str, Any],
     command: str,
     code_version: str,
 ) -> Summary:
@@ -50,10 +53,18 @@ def audit(
     ``src`` can also be pixels of another program. ``on``, "image" or "video", selects the default folders. ``artifact``
     is the identity network. ``held_out`` are splits that the generator was not trained on. Membership inference needs
     ``generator``. ``plant`` is the number of random plantings of copies, which measure the power. ``attributes`` are
-    columns of both stores; None: all. Raises ``UserError`` for inputs that do not match.
+    columns of both stores; None: all. With ``canaries``, only the bound on epsilon is measured, of a ``generator`` that
+    was trained with canaries; ``src`` and ``artifact`` are not read. Raises ``UserError`` for inputs that do not match.
     """
     from PIL import Image
 
+    if validation.true_or_false("canaries", canaries):
+        origin = {"command": command, "code_version": code_version}
+        return _audit_canaries(
+            generator, real, dst, CanaryConfig(**canary), MembershipConfig(**membership), seed, origin
+        )
+    if src is None or artifact is None:
+        raise UserError(f"{'src' if src is None else 'artifact'}=null is possible with canaries=true only: give it")
     validation.one_of("on", on, ("image", "video"))
     if cells is not None:
         validation.whole_number("cells", cells, note=", or null")
@@ -112,3 +123,26 @@ def audit(
         record |= {"power": power_record(copies, plant, power), "command": command, "code_version": code_version}
         write_record(folder / RECORD, record)
     return summarize(target / RECORD, "done", read_record(target / RECORD) or {})
+
+
+def _audit_canaries(
+    generator: str | None,
+    real: str,
+    dst: str,
+    config: CanaryConfig,
+    membership: MembershipConfig,
+    seed: int,
+    origin: Mapping[str, str],
+) -> Summary:
+    """Write the audit of a ``generator`` with canaries to the folder ``dst``."""
+    if generator is None:
+        raise UserError("canaries=true needs generator=, a model that was trained with canaries=: give it")
+    settings, measure = canary_record(generator, real, config, membership, seed)
+    target, state = Path(dst), "done"
+    with atomic_folder(target) as folder:
+        if folder is None:
+            require_same_settings(target / RECORD, settings, "an audit")
+            state = "already complete, nothing to do"
+        else:
+            write_record(folder / RECORD, {**settings, **measure(), **origin})
+    return summarize_canaries(target / RECORD, state, read_record(target / RECORD) or {})

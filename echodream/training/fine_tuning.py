@@ -76,6 +76,7 @@ def fine_tune(
         "src": str(folder / "latents"),
         "seed": seed,
         "objective": None,
+        "canaries": None,
         "logger": {},
         "callbacks": {
             "ema": OmegaConf.select(cfg, "callbacks.ema"),

@@ -21,8 +21,10 @@ from echodream.artifact import Artifact
 from echodream.callbacks.wandb_logger import finish_run
 from echodream.config.launchers import check_objective, objective_value
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.recordings import training_patients
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
+from echodream.privacy.canaries import assign_canaries
 from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process
 from echodream.runs.trainer import interruptible, is_sharded, make_trainer
 from echodream.runs.verified_stores import check_stores
@@ -57,6 +59,8 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     module, data = build_module_and_data(cfg)
     origin = str(data.store.dataset.settings.get("source", ""))
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)
+    if data.canaries is not None:
+        artifact = replace(artifact, canaries=data.canaries.digest)
     with _training_lock(folder):
         if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
             return finished
@@ -103,6 +107,8 @@ def build_module_and_data(cfg: DictConfig) -> tuple[Trainable, StoreData]:
     """Instantiate the LightningModule and the datamodule; the networks get the shapes of the data."""
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
+    if cfg.get("canaries") is not None:
+        data.canaries = assign_canaries(training_patients(data.store), cfg.canaries, cfg.seed)
     module.configure_from_data(data)
     return module, data
 

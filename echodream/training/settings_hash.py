@@ -45,6 +45,8 @@ def settings_hash(cfg: DictConfig) -> str:
     if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
         hashed["teacher"] = read_artifact(teacher, cfg.model.name).fingerprint
         del hashed["model"]["module"]["teacher"]
+    if cfg.get("canaries") is not None:
+        hashed["canaries"] = cfg.canaries
     hashed["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     if early_stopping := OmegaConf.select(cfg, "callbacks.early_stopping"):
         hashed["early_stopping"] = str(early_stopping)

@@ -459,6 +459,21 @@ def test_a_generator_whose_weights_changed_is_refused(study: Path) -> None:
         run(study, "what=lidm")
 
 
+def test_a_generator_with_canaries_is_refused(study: Path) -> None:
+    path = study / "models/phantom/lidm/artifact.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "canaries": "ab" * 32}))
+    with pytest.raises(UserError, match="its seed reveals whom the coin flips left out"):
+        run(study, "what=lidm")
+
+
+def test_the_bound_by_canaries_is_on_the_card_of_a_generator(study: Path) -> None:
+    path = study / "reports/phantom/audit_canaries/audit.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"statement": "epsilon is at least 0.7", "command": "c", "code_version": "v"}))
+    run(study, "what=lidm")
+    assert "- epsilon is at least 0.7" in (study / "reports/phantom/hub/lidm/README.md").read_text()
+
+
 def test_patient_name_in_the_training_settings_is_refused(study: Path) -> None:
     recipe = study / "models/phantom/lidm/training.yaml"
     recipe.write_text("seed: 0\nnote: not Doe-003q\n")

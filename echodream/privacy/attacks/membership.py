@@ -117,7 +117,7 @@ def calibrated_errors(errors: np.ndarray, difficulty: np.ndarray, member: np.nda
     slope is that within the groups of ``member``, bool (P,), so that the mean error of a group does not change it.
     """
     centered = difficulty.astype(np.float64)
-    for group in (member, ~member):
+    for group in (group for group in (member, ~member) if group.any()):
         centered[group] -= centered[group].mean()
     variance = centered @ centered
     calibrated: np.ndarray = errors - difficulty * (centered @ errors / variance if variance > 0 else 0.0)

@@ -68,6 +68,7 @@ def verdict(sources: Sources) -> Verdict:
         notes.append(sentence)
         if has_finding and result.label.startswith("Guarantee holds") and "finding" not in result.label:
             result = replace(result, state="note", label=f"{result.label}; the audit has a finding")
+    notes += canary_statements(sources)
     if not audited_kinds:
         message = "What the synthetic set reveals about training patients has not been measured."
         missing.append(sources.missing("audit_image", message))
@@ -76,6 +77,16 @@ def verdict(sources: Sources) -> Verdict:
     if synthetic_set_is_unusable(sources):
         notes.insert(0, "The certified samples are not usable as images: see Fidelity.")
     return replace(result, notes=notes, missing=missing)
+
+
+def canary_statements(sources: Sources) -> list[str]:
+    """Statements of the audits of generators with canaries."""
+    names = [f"canaries_{kind}" for kind in KINDS if f"canaries_{kind}" in sources.records]
+    statements = []
+    for name in names:
+        with sources.report_parse_errors(name):
+            statements.append(str(sources.records[name]["statement"]))
+    return statements
 
 
 def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:

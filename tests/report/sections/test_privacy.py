@@ -76,6 +76,13 @@ def test_the_verdict_says_how_often_two_networks_disagree() -> None:
         assert sum("2 networks disagree on 5 of 50 samples" in note for note in notes) == expected
 
 
+def test_the_verdict_has_the_bound_of_a_generator_with_canaries(tmp_path: Path) -> None:
+    sources = page_sources(tmp_path, {})
+    assert privacy.canary_statements(sources) == []
+    sources.records["canaries_video"] = {"statement": "epsilon is at least 0.7"}  # type: ignore[index]
+    assert privacy.canary_statements(sources) == ["epsilon is at least 0.7"]
+
+
 def test_measures_are_grouped_by_risk_and_similarity_comes_last(tmp_path: Path) -> None:
     """In the order of WP 216; every privacy measure has one place."""
     names = {

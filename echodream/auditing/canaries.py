@@ -1,0 +1,147 @@
+"""Audit of a generator that was trained with canaries: a lower bound of the epsilon of its training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from echodream import validation
+from echodream.artifact import TRAINING_FILE, read_artifact
+from echodream.auditing.measure import PRIVACY, Measure, exact_value
+from echodream.auditing.membership_inference import MembershipConfig, denoising_errors, load_generator
+from echodream.datamodules.recordings import Recordings, training_patients
+from echodream.errors import UserError
+from echodream.filtering.embedding import check_training_store
+from echodream.metrics.classification import auc_interval
+from echodream.privacy.canaries import Canaries, EpsilonBound, assign_canaries, audit_canaries
+from echodream.runs.summary import Summary
+from echodream.store import Store
+
+MEASURE = "epsilon, lower bound by canaries"
+MIN_GROUP = 2
+"""Smallest number of canaries in each group for which an AUC is computed."""
+
+
+@dataclass(frozen=True)
+class CanaryConfig:
+    """``delta`` of the bound, and the ``guesses``: fractions of the canaries that are guessed. Raises ``UserError``."""
+
+    delta: float
+    guesses: Sequence[float]
+
+    def __post_init__(self) -> None:
+        validation.number("canary.delta", self.delta, 0, below=1)
+        if not validation.list_of_values("canary.guesses", self.guesses):
+            validation.refuse("canary.guesses", [], "give fractions above 0 and to 1, as [0.1, 0.5, 1.0]")
+        for share in self.guesses:
+            validation.number("canary.guesses", share, above=0, maximum=1)
+
+
+def read_canaries(folder: str, real: Store) -> Canaries:
+    """Assignment of the canaries of the generator in ``folder``, from its settings and the patients of ``real``.
+
+    Raises ``UserError`` if it has no canaries, or was not trained on ``real``.
+    """
+    artifact = read_artifact(folder, "lidm", "lvdm")
+    if not artifact.canaries:
+        raise UserError(f"generator={folder} was trained without canaries: train one with canaries=100, for example")
+    check_training_store(folder, artifact.model, real, "generator")
+    path = Path(folder) / TRAINING_FILE
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(path))
+        canaries = assign_canaries(training_patients(real), settings["canaries"], settings["seed"])
+    except (OSError, KeyError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path} does not record the canaries: train the generator again") from error
+    if canaries.digest != artifact.canaries:
+        remedy = "give the store that the generator was trained on"
+        raise UserError(f"real={real.root} has other patients than the canaries of generator={folder}: {remedy}")
+    return canaries
+
+
+def canary_record(
+    generator: str, real: str, config: CanaryConfig, membership: MembershipConfig, seed: int
+) -> tuple[dict[str, Any], Any]:
+    """Settings of the audit, and a function that measures and returns the other entries of its record.
+
+    A canary's score is the error of the generator, relative to that of linear denoisers that were fitted to other
+    canaries, in or out of training. Nothing but the weights of the generator depends on the coin flips; otherwise the
+    bound would not hold. Raises ``UserError`` for inputs that do not match.
+    """
+    store = Store(real, kind="latent")
+    if store.dataset.synthetic:
+        raise UserError(f"real={real} is synthetic: give the latents of the patients that the generator was trained on")
+    canaries = read_canaries(generator, store)
+    model, view = load_generator(generator)
+    settings = {
+        "real": store.checksum,
+        "generator": model.fingerprint(),
+        "canaries": canaries.digest,
+        "canary": {"delta": config.delta, "guesses": list(config.guesses)},
+        "membership": membership.settings(),
+        "seed": seed,
+    }
+
+    def measure() -> dict[str, Any]:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        rows = Recordings(store, "TRAIN")
+        chosen = rows.table["PatientID"].astype(str).isin(canaries.patients)
+        recordings = rows.select(np.flatnonzero(chosen).tolist())
+        errors = denoising_errors(model, view, recordings, None, membership, seed)
+        scores, names = errors.scores()[0], sorted(set(errors.patients))
+        found = canary_measure(scores, names, canaries, config, "lvdm" if model.is_video else "lidm")
+        return {"statement": bound_statement(found), "measures": [asdict(found)], "not measured": {}}
+
+    return settings, measure
+
+
+def canary_measure(
+    scores: np.ndarray, patients: Sequence[str], canaries: Canaries, config: CanaryConfig, kind: str
+) -> Measure:
+    """The bound from the ``scores`` of ``patients``, (n,) each; canaries without a score are not guessed."""
+    inside = dict(zip(canaries.patients, canaries.included.tolist(), strict=True))
+    included = np.array([inside[name] for name in patients])
+    bound: EpsilonBound = audit_canaries(scores, included, config.guesses, config.delta, canaries=len(inside))
+    groups = scores[included], scores[~included]
+    auc = asdict(auc_interval(*groups)) if min(map(len, groups)) >= MIN_GROUP else None
+    details = {**asdict(bound), "generator": kind, "included": int(canaries.included.sum()), "auc": auc}
+    return Measure(
+        MEASURE,
+        PRIVACY,
+        f"largest epsilon for which the training of the generator is certainly not (epsilon, {config.delta:g})-"
+        "differentially private for patients, from guesses about which patients a coin put into training",
+        "0: the guesses are not better than chance; no generator is shown to be private by a low value",
+        exact_value(bound.epsilon),
+        exact_value(0.0),
+        bound.epsilon > 0,
+        details,
+    )
+
+
+def bound_statement(measure: Measure) -> str:
+    """The bound in words."""
+    found = measure.details
+    largest, kind = max(each["largest"] for each in found["by_guesses"]), found["generator"]
+    return (
+        f"A coin put each of {found['canaries']} training patients into or out of the training of this {kind}. From "
+        f"guesses about who was in, the epsilon of the training is at least {found['epsilon']:.2g} at delta "
+        f"{found['delta']:g}, with {100 * found['confidence']:g} % confidence (arXiv 2305.08846); the largest bound "
+        f"that so many patients can show is {largest:.2g}. A low bound does not show that the training is private. The "
+        "bound is of the training of the diffusion model, not of the autoencoder."
+    )
+
+
+def summarize_canaries(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
+    """Summary of the audit ``record`` at ``path``."""
+    details = record["measures"][0]["details"]
+    lines: dict[str, object] = {
+        f"{each['guesses']} guesses": f"{each['correct']} correct, epsilon at least {each['epsilon']:.3g} "
+        f"(of {each['largest']:.3g} if all were correct)"
+        for each in details["by_guesses"]
+    }
+    return Summary(f"audit: {path} {state}", {**lines, "canaries": record["statement"]})

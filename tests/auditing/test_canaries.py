@@ -1,0 +1,149 @@
+"""The audit of a generator with canaries: one that remembers is found, and what does not fit together is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from echodream import engine
+from echodream.artifact import Artifact, read_artifact, write_artifact
+from echodream.auditing.canaries import CanaryConfig, canary_measure
+from echodream.config.paths import CONF_DIR
+from echodream.diffusion.model import DiffusionModel
+from echodream.errors import UserError
+from echodream.privacy.canaries import Canaries, assign_canaries, epsilon_lower_bound
+from echodream.store import Store
+from tests.support.audit_study import ENCODER, MEAN, STD, TRAIN, Restorer, audit, networks, samples, strangers, study
+from tests.support.tiny_diffusion import model
+
+torch.set_num_threads(1)
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("canaries")
+    real = study(root / "real")
+    write_generator(root / "lidm", assigned(real), real)
+    return root
+
+
+def assigned(real: Store) -> Canaries:
+    return assign_canaries(set(real.table["PatientID"][real.table["Split"] == "TRAIN"]), "all", SEED)
+
+
+def write_generator(
+    root: Path, canaries: Canaries | None, real: Store, config: str = "canaries: all\nseed: 5\n"
+) -> None:
+    made = model("lidm", ("class_id",), encoder=ENCODER)
+    view = "view: {_target_: echodream.datamodules.views.Frames, per_recording: 1}\n"
+    digest = "" if canaries is None else canaries.digest
+    artifact = Artifact("lidm", "people", made.fingerprint(), "0" * 64, source=real.checksum, canaries=digest)
+    write_artifact(root, artifact, config + view, made.save)
+
+
+def frames_of(real: Store, patients: set[str]) -> Tensor:
+    """All frames of ``patients``, whitened."""
+    names = real.table["FileName"][real.table["PatientID"].isin(patients)]
+    return torch.cat([(real.latents(name)[0].double() - torch.tensor(MEAN)) / torch.tensor(STD) for name in names])
+
+
+def audited(folder: Path, *overrides: str) -> dict[str, Any]:
+    """The record of ``stage=audit canaries=true``."""
+    fixed = ["stage=audit", "canaries=true", f"real={folder}/real", f"generator={folder}/lidm", "+data.name=x"]
+    fixed += [f"dst={folder}/audit", "notes=null", "membership.noises=2"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("sample", [*fixed, *overrides])
+    engine.sample(cfg)
+    record: dict[str, Any] = json.loads((Path(cfg.dst) / "audit.json").read_text())
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_generator_that_remembers_has_a_bound_and_another_has_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, remembers: bool
+) -> None:
+    real = Store(folder / "real")
+    canaries = assigned(real)
+    known = set(canaries.patients) - canaries.left_out
+    restorer = Restorer(frames_of(real, known) if remembers else None)
+    monkeypatch.setattr(DiffusionModel, "forward", lambda own, *given: restorer(own, *given))
+    record = audited(folder, f"dst={folder}/audit_{remembers}")
+    (measure,) = record["measures"]
+    details = measure["details"]
+    assert (details["canaries"], details["included"]) == (TRAIN, len(known))
+    assert [each["guesses"] for each in details["by_guesses"]] == [3, 8, 15, 30]
+    assert max(each["largest"] for each in details["by_guesses"]) == epsilon_lower_bound(30, 30, 30, 1e-5, 0.05 / 4)
+    assert measure["stands_out"] == remembers
+    assert (measure["value"]["value"] > 1) == remembers
+    if remembers:
+        assert details["by_guesses"][-1]["correct"] >= 28
+        assert details["auc"]["value"] > 0.95
+    else:
+        assert measure["value"]["value"] == 0
+    assert f"epsilon of the training is at least {measure['value']['value']:.2g}" in record["statement"]
+    text = (folder / f"audit_{remembers}" / "audit.json").read_text()
+    assert "secret" not in text  # the patients' names
+    before = text
+    audited(folder, f"dst={folder}/audit_{remembers}")
+    assert (folder / f"audit_{remembers}" / "audit.json").read_text() == before
+    with pytest.raises(UserError, match=r"already exists, made with canary=.*choose another dst="):
+        audited(folder, f"dst={folder}/audit_{remembers}", "canary.delta=0.01")
+
+
+def test_a_canary_without_a_score_is_not_guessed_and_counts_as_a_coin_flip() -> None:
+    canaries = Canaries(("a", "b", "c", "d", "e"), np.array([True, False, True, False, True]))
+    found = canary_measure(
+        np.array([4.0, 1.0, 3.0, 2.0]), ["a", "b", "c", "d"], canaries, CanaryConfig(0.0, [1]), "lidm"
+    )
+    assert found.details["canaries"] == 5
+    assert (found.details["by_guesses"][0]["guesses"], found.details["by_guesses"][0]["correct"]) == (4, 4)
+    assert found.value.value == pytest.approx(epsilon_lower_bound(5, 4, 4, 0.0, 0.05))
+    assert found.details["auc"]["value"] == 1
+    one = replace(canaries, included=np.array([True, False, False, False, False]))
+    assert canary_measure(np.arange(5.0), list("abcde"), one, CanaryConfig(0.0, [1]), "lidm").details["auc"] is None
+
+
+@pytest.mark.parametrize(
+    ("digest", "config", "overrides", "message"),
+    [
+        ("none", "canaries: all\nseed: 5\n", [], "was trained without canaries"),
+        ("right", "canaries: all\nseed: 6\n", [], "has other patients than the canaries"),
+        ("right", "seed: 5\n", [], "does not record the canaries: train the generator again"),
+        ("right", "canaries: all\nseed: 5\n", ["generator=null"], "needs generator="),
+        ("right", "canaries: all\nseed: 5\n", ["canary.guesses=[0]"], "canary.guesses is 0"),
+        ("right", "canaries: all\nseed: 5\n", ["canary.guesses=[]"], "give fractions above 0"),
+        ("right", "canaries: all\nseed: 5\n", ["canary.delta=1"], "canary.delta is 1"),
+        ("right", "canaries: all\nseed: 5\n", ["canaries=perhaps"], "give true or false"),
+        ("other store", "canaries: all\nseed: 5\n", [], "was trained on another store"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    folder: Path, tmp_path: Path, digest: str, config: str, overrides: list[str], message: str
+) -> None:
+    real = Store(folder / "real")
+    write_generator(tmp_path / "lidm", None if digest == "none" else assigned(real), real, config)
+    if digest == "other store":
+        path = tmp_path / "lidm" / "artifact.json"
+        path.write_text(path.read_text().replace(real.checksum, "0" * 64))
+    with pytest.raises(UserError, match=message):
+        audited(tmp_path, f"real={folder}/real", f"generator={tmp_path}/lidm", *overrides)
+    assert not (tmp_path / "audit").exists()
+
+
+@pytest.mark.slow
+def test_the_audit_of_a_set_refuses_a_generator_with_canaries(folder: Path, tmp_path: Path) -> None:
+    networks(folder)
+    made = read_artifact(folder / "lidm", "lidm").fingerprint
+    samples(folder / "samples", strangers, settings={"model": made})
+    with pytest.raises(UserError, match="was not trained on all training patients, because it has canaries"):
+        audit(folder, f"generator={folder}/lidm", f"dst={tmp_path}/audit")
+    with pytest.raises(UserError, match="src=null is possible with canaries=true only"):
+        audit(folder, "src=null", f"dst={tmp_path}/audit")
