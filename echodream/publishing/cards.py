@@ -106,7 +106,7 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         "unknown": _markdown_list(approval.unknown),
         "verdicts": _markdown_list(f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}" for v in verdicts),
         "audits": "\n\n".join(audits),
-        "canaries": _markdown_list(privacy.canary_statements(sources)),
+        "canary_bounds": _markdown_list(privacy.canary_statements(sources)),
         "metric_tables": _markdown_tables(tables),
         "commands": "\n".join(entry.command for entry in lineage(sources) if entry.command),
         "packages": _markdown_list(f"{name} {number}" for name, number in package_versions()),
