@@ -1,6 +1,7 @@
 """Lightning callback that writes predictions to a Store, from one process or several."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from echodream.store import Dataset, Statistics, StoreWriter
 
 class StoreWriterCallback(Callback):
     """Writes each prediction as a recording of the store ``dst``; ``finish_store`` gives the store its final name.
+
+    A thread writes the recordings of a batch, in their order, while the next batch is computed. The batch after that
+    waits for the thread, so that two batches are in memory. An error of the thread ends the run after the next batch.
 
     ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of a
     recording and returns values that replace columns of its row. ``statistics(folder, names)`` computes the statistics
@@ -30,6 +34,9 @@ class StoreWriterCallback(Callback):
         self.writer: StoreWriter | None = None
         self.done: set[str] = set()
         """Names of the recordings that are already written; set in ``setup``."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._batch: Future[None] | None = None
+        """The batch that is being written."""
 
     @property
     def already_complete(self) -> bool:
@@ -53,17 +60,30 @@ class StoreWriterCallback(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Write one of ``outputs`` for each of ``batch.names``. Stops after SIGTERM, as Lightning does in training."""
+        """Start to write one of ``outputs`` for each of ``batch.names``. Stops after SIGTERM, as training does."""
+        self._wait()
+        self._batch = self._thread.submit(self._write, list(zip(batch.names, outputs, strict=True)))
+        if trainer.received_sigterm:
+            self._wait()
+            raise KeyboardInterrupt
+
+    def _write(self, predictions: Sequence[tuple[str, Any]]) -> None:
+        """Write the recordings of a batch, by name; those that are already written are skipped."""
         assert self.writer is not None
-        for name, prediction in zip(batch.names, outputs, strict=True):
+        for name, prediction in predictions:
             if name not in self.done:
                 media = self.writer.scratch_path(name)
                 self.writer.commit({**self.rows[name], **self.save(media, prediction)}, media)
-        if trainer.received_sigterm:
-            raise KeyboardInterrupt
+
+    def _wait(self) -> None:
+        """Wait until the last batch is written. Raises the error of the thread."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.result()
 
     def finish_store(self, trainer: Trainer) -> None:
         """Finish the store on rank 0. Called by all ranks, because Lightning skips hooks on ranks without batches."""
+        self._wait()
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
             self.writer.read_journals()
@@ -72,7 +92,8 @@ class StoreWriterCallback(Callback):
         trainer.strategy.barrier()
 
     def close(self) -> None:
-        """Release the lock of the store. The next run continues after the committed recordings."""
+        """Finish the last batch and release the lock. The next run continues after the committed recordings."""
+        self._thread.shutdown()
         if self.writer is not None:
             self.writer.__exit__(None, None, None)
 
