@@ -1,7 +1,7 @@
 """Seams, network evaluations and sampling time of videos longer than a window, for each method of joining windows.
 
     python benchmarks/long_video.py [overrides of stage=video] [--study phantom] [--src samples/phantom/images] [--n 52]
-        [--frames 64 96 192] [--joins crossfade continue drop]
+        [--frames 64 96 192] [--joins crossfade continue drop] [--overlaps 16 8 4]
 
 The script runs in the folder that has models/ and samples/ of the study. Videos are sampled by stage=video and decoded
 by stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is the published method: windows overlap by
@@ -9,10 +9,12 @@ half a window at every step, and a window contributes only the frames that earli
 is the mean frame difference at the joins divided by the mean frame difference elsewhere, over all videos, with a 95 %
 bootstrap interval over videos; 1 means that no seam is visible. The seam ratio is printed twice: for the frames where a
 window begins, and for the frames after the end of the previous window, where "drop" changes from one window to the
-next. The row "real" is for held-out recordings of equal length, at the joins of "crossfade".
+next. The row "real" is for held-out recordings of equal length, at the joins of "crossfade". ``--overlaps`` are values
+of ``overlap=``; the default is that of stage=video.
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -59,7 +61,9 @@ def run_stage(*overrides: str) -> None:
         engine.sample(compose("sample", ["notes=null", *overrides]))
 
 
-def sample_videos(options: argparse.Namespace, frames: int, join: str) -> tuple[list[np.ndarray], list[int], str]:
+def sample_videos(
+    options: argparse.Namespace, frames: int, join: str, overlap: int | None
+) -> tuple[list[np.ndarray], list[int], str]:
     """Sample and decode videos; return gray levels (F, H, W), joins, and evaluations and seconds per video as text."""
     count = [0]
     forward = DiffusionModel.forward
@@ -72,6 +76,7 @@ def sample_videos(options: argparse.Namespace, frames: int, join: str) -> tuple[
         study = f"data={options.study}"
         overrides = [f"src={options.src}", f"dst={folder}/latents", f"n={options.n}", f"frames={frames}"]
         overrides += [f"join={'crossfade' if join == 'drop' else join}", *options.overrides]
+        overrides += [] if overlap is None else [f"overlap={overlap}"]
         begin = time.perf_counter()
         module = DroppedOverlapSampling if join == "drop" else SamplingModule
         with (
@@ -115,26 +120,26 @@ def main() -> None:
     parser.add_argument("--src", default="samples/phantom/images", help="store of latent images")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 96, 192])
     parser.add_argument("--joins", nargs="+", choices=joins, default=list(joins))
+    parser.add_argument("--overlaps", type=int, nargs="+", default=[None], help="frames that windows share")
     parser.add_argument("--n", type=int, default=52, help="number of videos")
     parser.add_argument("overrides", nargs="*", help="overrides of stage=video, as steps=20 guidance.class_id=2")
     options = parser.parse_args()
     window = load_diffusion_model(f"models/{options.study}/lvdm", "lvdm").metadata.frames
     print(f"{options.n} videos, window {window}, {' '.join(options.overrides) or 'defaults'}")
-    print("frames  join       rows/video  s/video  seam where one begins    where one ends           change")
+    print("frames  join       overlap rows/video  s/video  seam where one begins    where one ends           change")
     for frames in options.frames:
         begins: list[int] = []
-        for join in options.joins:
-            videos, begins, cost = sample_videos(options, frames, join)
-            half = join != "continue"
-            ends = [frame + window // 2 for frame in begins if frame + window // 2 < frames] if half else begins
+        for join, overlap in itertools.product(options.joins, options.overlaps):
+            videos, begins, cost = sample_videos(options, frames, join, overlap)
+            overlapping = join != "continue"
+            ends = [begin + window for begin in [0, *begins] if begin + window < frames] if overlapping else begins
             change = np.mean([frame_difference_curve(clip.astype(np.uint8)).mean() for clip in videos])
-            print(
-                f"{frames:>6}  {join:<9}{cost}  {seam_ratio(videos, begins)}  {seam_ratio(videos, ends)}{change:8.2f}",
-                flush=True,
-            )
+            shared = "default" if overlap is None else overlap
+            seams = f"{seam_ratio(videos, begins)}  {seam_ratio(videos, ends)}"
+            print(f"{frames:>6}  {join:<9}  {shared:>7}{cost}  {seams}{change:8.2f}", flush=True)
         begins = window_starts(frames, window, window // 2)[1:] if frames > window else []
         print(
-            f"{frames:>6}  real                          {seam_ratio(real_videos(options, frames), begins)}",
+            f"{frames:>6}  real                                  {seam_ratio(real_videos(options, frames), begins)}",
             flush=True,
         )
 

@@ -5,8 +5,9 @@
 
 The networks have random weights and the sizes of ``--preset``. Both computations of a switch alternate in one process,
 after a first call of each, for ``--rounds`` rounds. The script prints the median milliseconds (on a CPU, of processor
-time), the median and range of their ratio over the rounds (above 1: the switch is faster), and the largest difference
-of the results, divided by the largest value. Compilation is not included in the times.
+time, or of wall time for switches that use several cores), the median and range of their ratio over the rounds (above
+1: the switch is faster), and the largest difference of the results, divided by the largest value. Compilation is not
+included in the times.
 """
 
 import argparse
@@ -24,10 +25,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from measuring import run_timed
+from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from train_step import build_module_and_data, training_config, write_latent_store
 
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.frame_budget_batches import FrameBatch
@@ -37,7 +40,11 @@ from echodream.diffusion.model import DiffusionModel
 from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.modules.vae import MAX_CPU_FRAMES, VaeDecoder
 from echodream.networks.acceleration import CUDA_GRAPHS
+from echodream.networks.autoencoder import downsampling_factor
+from echodream.runs.predict import PredictionData, run_prediction
 from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
+from echodream.store import Dataset, Store
+from echodream.store.video import write_video
 
 
 class Pair(NamedTuple):
@@ -45,6 +52,8 @@ class Pair(NamedTuple):
 
     without: Callable[[], Tensor]
     with_switch: Callable[[], Tensor]
+    wall: bool = False
+    """Whether wall time is measured on a CPU, too."""
 
 
 class Networks:
@@ -196,6 +205,42 @@ def decoding(networks: Networks, chunk: int, bf16: bool, reference: int) -> Pair
     return Pair(lambda: decode(network, reference), lambda: decode(fast, chunk))
 
 
+class WriteInTurn(StoreWriterCallback):
+    """Writes each batch before the next is computed."""
+
+    def on_predict_batch_end(self, *given: Any) -> None:
+        super().on_predict_batch_end(*given)
+        self._wait()
+
+
+def writing(networks: Networks) -> Pair:
+    """Decoding of 8 videos of 32 frames and writing while the next is decoded, compared with writing in turn."""
+    network, side, fps = networks.autoencoder(), 14, 32.0
+    size, channels = side * downsampling_factor(network), network.config.latent_channels
+    batches = [
+        FrameBatch((f"v{number}",), (32,), torch.randn(32, channels, side, side, device=networks.device))
+        for number in range(8)
+    ]
+    cells = {"Split": "TEST", "NumberOfFrames": 32, "FPS": fps, "FrameHeight": size, "FrameWidth": size}
+    rows = {name: {"FileName": name, "PatientID": name, **cells} for batch in batches for name in batch.names}
+    dataset = Dataset(kind="video", channels=1, height=size, width=size)
+    accelerator = "gpu" if networks.device == "cuda" else "cpu"
+    trainer = functools.partial(Trainer, accelerator=accelerator, devices=1, enable_model_summary=False)
+
+    def save(path: Path, pixels: Tensor) -> dict[str, Any]:
+        write_video(path, pixels.numpy(), fps)
+        return {}
+
+    def decode(callback: type[StoreWriterCallback]) -> Tensor:
+        with tempfile.TemporaryDirectory(dir=networks.folder) as folder:
+            writer = callback(f"{folder}/videos", dataset, rows, save)
+            data = PredictionData(lambda: batches, 0)  # type: ignore[arg-type, return-value]
+            run_prediction(trainer, VaeDecoder(network, MAX_CPU_FRAMES, True), data, writer)
+            return torch.tensor(list(bytes.fromhex(Store(f"{folder}/videos").checksum)))
+
+    return Pair(lambda: decode(WriteInTurn), lambda: decode(StoreWriterCallback), wall=True)
+
+
 def cached(networks: Networks, name: str) -> Pair:
     """Reading of 64 training samples of the model ``name`` from memory, compared with files in the page cache."""
     (_, data), (_, fast) = networks.module_and_data(name), networks.module_and_data(name)
@@ -261,6 +306,7 @@ SWITCHES: dict[str, Callable[[Networks], Pair]] = {
     "noise during the call, ddpm": noise_ahead,
     "decoding by chunks": lambda networks: decoding(networks, MAX_CPU_FRAMES, False, 1),
     "decoding in bf16": lambda networks: decoding(networks, MAX_CPU_FRAMES, True, MAX_CPU_FRAMES),
+    "writing during the next batch": writing,
     "cache, lidm": lambda networks: cached(networks, "lidm"),
     "cache, lvdm": lambda networks: cached(networks, "lvdm"),
     "fused": fused,
@@ -271,7 +317,7 @@ SWITCHES: dict[str, Callable[[Networks], Pair]] = {
 def measure(pair: Pair, rounds: int) -> dict[str, Any]:
     """Milliseconds without and with the switch, their ratio in each round, and the difference of the results."""
     results = [pair.without().clone(), pair.with_switch().clone()]
-    turns = [[_seconds(run) for run in pair] for _ in range(rounds)]
+    turns = [[_seconds(run, pair.wall) for run in (pair.without, pair.with_switch)] for _ in range(rounds)]
     without, with_switch = (1000 * statistics.median(column) for column in zip(*turns, strict=True))
     difference = (results[0].float() - results[1].float()).abs().max() / results[0].float().abs().max()
     ratios = sorted(before / after for before, after in turns)
@@ -284,10 +330,10 @@ def measure(pair: Pair, rounds: int) -> dict[str, Any]:
     }
 
 
-def _seconds(run: Callable[[], Tensor]) -> float:
-    """Wall time on a GPU. On a CPU, processor time, which other programs disturb less."""
+def _seconds(run: Callable[[], Tensor], wall: bool) -> float:
+    """Wall time, on a GPU or with ``wall``; otherwise processor time, which other programs disturb less."""
     timing = run_timed(run)
-    return timing.wall if torch.cuda.is_available() else timing.cpu
+    return timing.wall if wall or torch.cuda.is_available() else timing.cpu
 
 
 def lines(found: dict[str, dict[str, Any]]) -> Iterator[str]:

@@ -24,8 +24,8 @@ class StoreData(LightningDataModule):
     Training samples are shuffled in each epoch; validation and test samples are fixed. A sample is a function of
     (``seed``, epoch, index). Batches contain ``columns`` of FileList.csv: numbers as tensors (B,), int64 or float32
     (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
-    batch is dropped. With ``cache``, the latents of used splits are in memory. Raises ``UserError`` if the store is
-    unsuitable.
+    batch is dropped. With ``cache``, the latents of used splits are in memory; "auto": on a machine with a GPU, if the
+    latents of the store fit (``Store.latents_fit_in_memory``). Raises ``UserError`` if the store is unsuitable.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class StoreData(LightningDataModule):
         kind: str | None = None,
         encoder: str | None = None,
         drop_last: bool = False,
-        cache: bool = False,
+        cache: bool | str = False,
     ) -> None:
         super().__init__()
         for name, value, low in (("batch_size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
@@ -48,9 +48,13 @@ class StoreData(LightningDataModule):
         self.store = Store(src, kind=kind, encoder=encoder)
         self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
-        self.cache = validation.true_or_false("datamodule.cache", cache)
-        if cache and self.store.dataset.kind != "latent":
+        if cache != "auto" and not isinstance(cache, bool):
+            validation.refuse("datamodule.cache", cache, "give auto, true or false")
+        has_latents = self.store.dataset.kind == "latent"
+        if cache is True and not has_latents:
             raise UserError(f"datamodule.cache=true is for latents, and {self.store.root} holds videos: give false")
+        fits = cache == "auto" and has_latents and torch.cuda.is_available() and self.store.latents_fit_in_memory()
+        self.cache = cache is True or fits
         self._datasets: dict[str, ViewDataset] = {}
         self.canaries: Canaries | None = None
         """Training patients, of whom some are left out; set before the first use of training samples."""
@@ -101,6 +105,13 @@ class StoreData(LightningDataModule):
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(f"batch_size={self.batch_size} with drop_last exceeds {len(sampler)} samples: lower it")
         return ResumableLoader(samples, drop_last=self.drop_last, **settings)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, but not the times of reference frames, from which the CPU computes the number of beats."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if "reference_time" in batch:
+            moved["reference_time"] = batch["reference_time"]
+        return moved
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Loader of validation batches, which are equal in all epochs."""

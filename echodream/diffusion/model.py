@@ -116,8 +116,9 @@ class DiffusionModel(nn.Module):
         return prediction.clone() if self.denoiser.reuses_output else prediction
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
-        """Encoded conditions of a batch, by name."""
-        return self.repeat_key_frames(self.conditioner.encode_batch(batch), batch["x"].shape[2])
+        """Encoded conditions of a batch, by name. The times of references may be on the CPU."""
+        values = self.repeat_key_frames(self.conditioner.encode_batch(batch), batch["x"].shape[2])
+        return {name: value.to(batch["x"].device, non_blocking=True) for name, value in values.items()}
 
     def repeat_key_frames(self, values: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
         """Repeat the references in ``values`` over ``frames`` frames if they are key frames of one beat."""
@@ -146,7 +147,8 @@ class DiffusionModel(nn.Module):
         return torch.cat([torch.zeros_like(first), *[first] * (self.metadata.frames - 1)], dim=1)
 
     def _residual_std(self, x: Tensor) -> Tensor:
-        return x.new_tensor(self.metadata.residual).view(-1, *[1] * (x.ndim - 2))
+        std = torch.tensor(self.metadata.residual, dtype=x.dtype).to(x.device, non_blocking=True)
+        return std.view(-1, *[1] * (x.ndim - 2))
 
     def predictor(self, values: Mapping[str, Tensor], inputs: Mapping[str, Tensor] | None = None) -> Predict:
         """Function that predicts with several sets of kept conditions in one network call, for condition ``values``.

@@ -81,7 +81,7 @@ class Distillation(LatentDiffusion):
         """Loss of the method, scalar, for random guidance scales."""
         values = self.model.conditioner.precompute(self.model.condition_values(batch))
         x = self.model.to_residual(batch["x"], values)
-        limits = torch.tensor(list(self.few_steps.guidance.values()), device=x.device).view(-1, 2)
+        limits = torch.tensor(list(self.few_steps.guidance.values())).to(x.device, non_blocking=True).view(-1, 2)
         share = torch.rand(len(x), len(limits), device=x.device)
         scales = limits[:, 0] * (limits[:, 1] / limits[:, 0]) ** share
         loss = self.distillation_loss(x, values, scales, batch.get("mask"))
@@ -124,7 +124,7 @@ class Distillation(LatentDiffusion):
 
     def times(self, values: Sequence[float], device: torch.device) -> Tensor:
         """Diffusion times as a tensor, (N,)."""
-        return torch.tensor(values, dtype=self.process.time_dtype, device=device)
+        return torch.tensor(values, dtype=self.process.time_dtype).to(device, non_blocking=True)
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         """Log the error of samples in few steps: the squared distance to the teacher's samples of the same noise.
@@ -160,7 +160,7 @@ class ConsistencyDistillation(Distillation):
     def distillation_loss(self, x: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None) -> Tensor:
         rows, grid = len(x), self.times(self.grid, x.device)
         position = torch.randint(len(self.few_steps.steps), (rows,), device=x.device)
-        length = (len(grid) - 1) // torch.tensor(self.few_steps.steps, device=x.device)[position]
+        length = (len(grid) - 1) // torch.tensor(self.few_steps.steps).to(x.device, non_blocking=True)[position]
         index = torch.randint(len(grid) - 1, (rows,), device=x.device)
         first = index // length * length
         t, later, end = grid[index], grid[index + 1], grid[first + length]

@@ -79,6 +79,8 @@ class LatentDiffusion(Trainable):
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
         self.model: DiffusionModel
+        self._band_sums: Tensor | None = None
+        """Sum and number of the errors in each band of noise levels since the last log, (2, ``NOISE_BANDS``)."""
 
     def configure_from_data(self, data: StoreData) -> None:
         """Build the network for the latents and conditions of ``data``. Raises ``UserError`` for unsuitable data."""
@@ -145,7 +147,8 @@ class LatentDiffusion(Trainable):
         x = self.model.to_residual(batch["x"], values)
         noise = add_noise_offset(sample_noise(x.shape, self.shared_noise, device=x.device), self.noise_offset)
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise.to(x.dtype))
-        keep = {name: kept.to(x.device) for name, kept in self.conditioner.sample_dropout(len(x)).items()}
+        dropout = self.conditioner.sample_dropout(len(x))
+        keep = {name: kept.to(x.device, non_blocking=True) for name, kept in dropout.items()}
         prediction = self.model(noised.x_t, noised.t, values, keep)
         errors = mean_squared_errors(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()
@@ -156,7 +159,7 @@ class LatentDiffusion(Trainable):
             term = self.auxiliary(latents, torch.as_tensor(batch["columns"]["class_id"]), signal)
             self.log("train/auxiliary", term.detach(), batch_size=len(x))
             loss = loss + self.auxiliary.weight * term
-        self._log_noise_band_errors("train", noised.t, errors.detach())
+        self._log_noise_band_errors(noised.t, errors.detach())
         return self.log_training_loss(loss, batch["name"], len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -182,13 +185,13 @@ class LatentDiffusion(Trainable):
         x = self.model.to_residual(x, values)
         generator = torch.Generator().manual_seed(batch_idx)
         keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
-        for t in self.process.evenly_spaced_times(NOISE_BANDS).to(x.device):
+        for band, t in enumerate(self.process.evenly_spaced_times(NOISE_BANDS).to(x.device), 1):
             noise = sample_noise(x.shape, self.shared_noise, generator).to(x.device)
             noised = self.process.corrupt(x, t.expand(len(x)), noise)
             errors = mean_squared_errors(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
-            weighted = (noised.weight * errors).mean()
-            self.log(f"{stage}/loss", weighted, batch_size=len(x), on_epoch=True, sync_dist=True)
-            self._log_noise_band_errors(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
+            options: dict[str, Any] = {"batch_size": len(x), "on_epoch": True, "sync_dist": True}
+            self.log(f"{stage}/loss", (noised.weight * errors).mean(), **options)
+            self.log(f"{stage}/error_band{band}", errors.mean(), on_step=False, **options)
 
     def _held_out_inputs(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Latents, condition values and mask of a held-out batch. An image model gets all recorded frames of clips."""
@@ -198,13 +201,17 @@ class LatentDiffusion(Trainable):
         clip, frame = batch["mask"].nonzero(as_tuple=True)
         return x[clip, :, frame], {name: value[clip] for name, value in values.items()}, None
 
-    def _log_noise_band_errors(self, stage: str, t: Tensor, errors: Tensor, **options: Any) -> None:
-        """Log the unweighted error in each band of noise levels, from band 1 (lowest noise)."""
+    def _log_noise_band_errors(self, t: Tensor, errors: Tensor) -> None:
+        """Log the unweighted error in each band of noise levels, from band 1 (lowest noise), since the last log."""
         band = (self.process.relative_time(t) * NOISE_BANDS).long().clamp(max=NOISE_BANDS - 1)
-        for number in range(NOISE_BANDS):
-            selected = errors[band == number]
-            if len(selected):
-                self.log(f"{stage}/error_band{number + 1}", selected.mean(), batch_size=len(selected), **options)
+        inside = (band[:, None] == torch.arange(NOISE_BANDS, device=t.device)).float()
+        sums = torch.stack([(errors[:, None] * inside).sum(dim=0), inside.sum(dim=0)])
+        self._band_sums = sums if self._band_sums is None else self._band_sums + sums
+        if self.logs_this_step:
+            for number, (total, count) in enumerate(self._band_sums.T.tolist(), 1):
+                if count:
+                    self.log(f"train/error_band{number}", total / count, batch_size=int(count))
+            self._band_sums = None
 
 
 def _select_training_samples(data: StoreData) -> list[dict[str, Any]]:

@@ -51,6 +51,8 @@ class Trainable(pl.LightningModule):
     """Whether a backward pass may leave parameters without gradient (find_unused_parameters of DDP)."""
     columns: tuple[str, ...] = ()
     """Columns of FileList.csv that each batch must contain."""
+    _last_loss: tuple["_HostFlag", list[str]] | None = None
+    """Whether the last training loss is finite, and the recordings of its batch, until it was checked."""
 
     @abstractmethod
     def configure_from_data(self, data: StoreData) -> None:
@@ -100,11 +102,56 @@ class Trainable(pl.LightningModule):
         raise UserError(f"the {quantity} is not finite on a batch of {names}: {remedy}")
 
     def log_training_loss(self, loss: Tensor, recordings: Sequence[str], batch_size: int, **options: Any) -> Tensor:
-        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` for an infinite loss or NaN."""
-        if not torch.isfinite(loss):
-            self.raise_not_finite("loss", recordings)
+        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` for an infinite loss or NaN.
+
+        On a GPU, the loss is checked at the next step, or before a checkpoint is written, so that no step waits for it.
+        """
+        self.check_last_loss()
+        self._last_loss = _HostFlag(torch.isfinite(loss)), list(recordings)
+        if not _HostFlag.is_late(loss.device):
+            self.check_last_loss()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size, **options)
         return loss
+
+    def check_last_loss(self) -> None:
+        """Raise ``UserError`` if the last training loss is not finite."""
+        last, self._last_loss = self._last_loss, None
+        if last is not None and not last[0].read():
+            self.raise_not_finite("loss", last[1])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_last_loss()
+
+    def on_train_end(self) -> None:
+        self.check_last_loss()
+
+    @property
+    def logs_this_step(self) -> bool:
+        """Whether the loggers get the values of this training step."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(every) and (self.trainer.global_step + 1) % every == 0
+
+
+class _HostFlag:
+    """Copy of a boolean tensor in the memory of the CPU, which waits for the GPU only when it is read."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self.flag, self.copied = flag, None
+        if flag.is_cuda:
+            self.flag = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    @staticmethod
+    def is_late(device: torch.device) -> bool:
+        """Whether a tensor on ``device`` is computed after the call that computes it returns."""
+        return device.type == "cuda"
+
+    def read(self) -> bool:
+        """Value of the flag."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.flag)
 
 
 @contextmanager

@@ -158,6 +158,6 @@ def shift_references(values: Mapping[str, Tensor], starts: list[int]) -> dict[st
     shifted = repeat_values(values, len(starts))
     if "reference_time" in shifted:
         times = shifted["reference_time"]
-        begin = torch.tensor(starts, dtype=times.dtype, device=times.device)
+        begin = torch.tensor(starts, dtype=times.dtype).to(times.device, non_blocking=True)
         shifted["reference_time"] = times - begin.repeat_interleave(len(times) // len(starts))[:, None]
     return shifted

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from echodream import validation
 from echodream.runs.summary import Summary
 from echodream.store.lock import lock, unlock
+from echodream.store.reader import machine_memory
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -125,8 +126,7 @@ def _error_text(error: BaseException) -> str:
 def _describe_processor() -> str:
     affinity = getattr(os, "sched_getaffinity", None)
     usable, cores = len(affinity(0)) if affinity else os.cpu_count(), os.cpu_count()
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30 if hasattr(os, "sysconf") else 0.0
-    return f"{usable} of {cores} cores usable, {memory:.0f} GiB of memory"
+    return f"{usable} of {cores} cores usable, {machine_memory() / 2**30:.0f} GiB of memory"
 
 
 def _check_packages(problems: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Reading of a Store: table, frames and latents."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,9 @@ from echodream.store.video import read_video
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
+
+MOST_CACHED = 8 * 2**30
+"""Largest size, in bytes, of latents that are cached without a request."""
 
 
 class Store:
@@ -111,6 +115,17 @@ class Store:
             raise StoreError(f"{path} does not contain the frames that FileList.csv states: create the store again")
         return mean, std
 
+    def latents_fit_in_memory(self) -> bool:
+        """Whether the latents take at most ``MOST_CACHED`` bytes, and a quarter of the memory of this machine."""
+        numbers = self.table["NumberOfFrames"] * self.table["FrameHeight"] * self.table["FrameWidth"]
+        size = int(numbers.sum()) * self.dataset.channels * 2 * np.dtype(np.float16).itemsize  # mean and std
+        return size <= min(MOST_CACHED, machine_memory() / 4)
+
     def cache_latents(self, names: Iterable[str]) -> None:
         """Keep the latents of the recordings ``names`` in memory, which processes that are forked later share."""
         self._cached_latents |= {name: self.latents(name) for name in names if name not in self._cached_latents}
+
+
+def machine_memory() -> int:
+    """Memory of this machine in bytes; 0 if the system does not tell it."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0

@@ -15,7 +15,7 @@ from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.views import Clips, Frames, Pairs, View
 from echodream.errors import UserError
-from echodream.store import StoreError
+from echodream.store import Store, StoreError, reader
 from tests.support.stores import ENCODER, make_latent_store, make_video_store, row, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -137,8 +137,30 @@ def test_cached_latents_give_the_same_samples_without_the_files(latents: str, tm
 def test_a_cache_is_for_latents_alone(videos: str) -> None:
     with pytest.raises(UserError, match=r"^datamodule.cache=true is for latents, and .*holds videos: give false$"):
         data(videos, cache=True)
-    with pytest.raises(UserError, match=r"^datamodule.cache is 'yes': give true or false$"):
+    with pytest.raises(UserError, match=r"^datamodule.cache is 'yes': give auto, true or false$"):
         data(videos, cache="yes")
+
+
+def test_latents_are_cached_by_default_on_a_machine_with_a_gpu_if_they_fit(
+    latents: str, videos: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mean and std have two bytes each; they may take a quarter of the memory, and ``MOST_CACHED``."""
+    store = Store(latents)
+    size = sum(store.path(name).stat().st_size for name in store.table["FileName"])  # with a header in each file
+    numbers = sum(4 * store.latents(name)[0].numel() for name in store.table["FileName"])
+    assert 0 < size - numbers < 1024 * len(store)
+    for gpu, memory, most, expected in (
+        (True, 4 * numbers, numbers, True),
+        (True, 4 * numbers - 1, numbers, False),
+        (True, 4 * numbers, numbers - 1, False),
+        (False, 4 * numbers, numbers, False),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+            patch.setattr(reader, "machine_memory", lambda memory=memory: memory)
+            patch.setattr(reader, "MOST_CACHED", most)
+            assert data(latents, cache="auto").cache == expected
+            assert not data(videos, cache="auto").cache
 
 
 def test_augmentation_is_for_training_alone(videos: str) -> None:

@@ -84,6 +84,7 @@ class Spied:
             self.predictions.append(forward(own, x_t, t, values, keep))
             return self.predictions[-1]
 
+        patch.setattr(LatentDiffusion, "logs_this_step", True)
         patch.setattr(self.module.process, "corrupt", corrupting)
         patch.setattr(DiffusionModel, "forward", predicting)
         patch.setattr(
@@ -240,6 +241,44 @@ def test_the_training_loss_by_brute_force(study: Path, monkeypatch: pytest.Monke
     assert len(logged) == 4
     loss.backward()
     assert all(p.grad is not None for p in spied.module.parameters())
+
+
+def test_the_errors_by_noise_level_are_those_since_the_last_log(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spied = Spied(monkeypatch, study, "lidm", network=per_frame)
+    for logs in (False, True, True):
+        monkeypatch.setattr(LatentDiffusion, "logs_this_step", logs)
+        spied.module.training_step(spied.batch(), 0)
+    found = [(name, value, count) for name, value, count in spied.logged if name != "train/loss"]
+    bands = [spied.bands(call, spied.errors(call)) for call in range(3)]
+    rows = [[min(int((t + 1) / 250), 3) + 1 for t in noised.t.tolist()] for noised in spied.noised]
+    sums = [{name: value * rows[call].count(int(name[-1])) for name, value in bands[call].items()} for call in range(3)]
+    expected = []
+    for calls in ((0, 1), (2,)):
+        for number in range(1, 5):
+            if count := sum(rows[call].count(number) for call in calls):
+                total = sum(sums[call].get(f"error_band{number}", 0.0) for call in calls)
+                expected.append((f"train/error_band{number}", pytest.approx(total / count, rel=1e-5), count))
+    assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "accumulated"), [(2, 1), (3, 2), (0, 1)])
+def test_values_are_logged_at_the_steps_of_lightning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, accumulated: int
+) -> None:
+    latent_store(tmp_path / "latents")
+    steps: list[tuple[bool, bool]] = []
+
+    class Compare(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            steps.append((pl_module.logs_this_step, trainer._logger_connector.should_update_logs))
+
+    more = [f"trainer.log_every_n_steps={every}", f"trainer.accumulate_grad_batches={accumulated}"]
+    with_callback(monkeypatch, Compare())
+    engine.train(train_cfg(tmp_path, "lidm", "datamodule.batch_size=1", "trainer.limit_train_batches=5", *more))
+    assert len(steps) == 10
+    assert all(own == lightning for own, lightning in steps)
+    assert any(own for own, _ in steps) == (every > 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

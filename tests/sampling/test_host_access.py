@@ -1,12 +1,11 @@
 """No step of sampling waits for the device: the loop runs on the meta device, which has no data to wait for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.processes import base
@@ -15,47 +14,13 @@ from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
+from tests.support.host_access import HostAccess, forbidden_host_access
 from tests.support.tiny_diffusion import WINDOW, C, H, W, model
-
-_READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "unique_dim", "_unique2", "masked_select"}
-"""Operations that return values of a tensor to Python, or whose output size depends on values."""
-
-
-class HostAccess(Exception):
-    pass
-
-
-class ForbidHostAccess(TorchDispatchMode):
-    """Raises ``HostAccess`` for reads of a tensor on another device than the CPU, and for blocking copies."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        devices = {tensor.device.type for tensor in tensors(args)}
-        if name in _READS and devices - {"cpu"}:
-            raise HostAccess(f"{name} of a tensor on {devices}")
-        result = func(*args, **kwargs)
-        made = {tensor.device.type for tensor in tensors([result])}
-        if name in ("_to_copy", "copy_") and made and devices != made and not non_blocking(args, kwargs):
-            raise HostAccess(f"{name} from {devices} to {made}")
-        return result
-
-
-def tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors(value)
-
-
-def non_blocking(args: Any, kwargs: Any) -> bool:
-    return bool(kwargs.get("non_blocking")) or (len(args) > 2 and args[2] is True)
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of network calls of each trajectory, which runs under ``ForbidHostAccess``."""
+    """Number of network calls of each trajectory, which runs under ``forbidden_host_access``."""
     calls: list[int] = []
     run = base.run_solver
 
@@ -66,7 +31,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             calls[-1] += 1
             return denoise(x_t, t)
 
-        with ForbidHostAccess():
+        with forbidden_host_access():
             return run(solver, counted, x, generators)
 
     monkeypatch.setattr(base, "run_solver", run_watched)
@@ -115,9 +80,13 @@ def test_no_step_waits_for_the_device(
         lambda x: x * x.max().item(),
         lambda x: x if (x > 0).any() else -x,
         lambda x: x * torch.tensor([2.0]).to(x.device),
+        lambda x: x * torch.tensor([2.0], device=x.device),
+        lambda x: x * x.new_tensor([2.0]),
+        lambda x: x[[1, 0]],
+        lambda x: x.masked_fill(x > 0, 1)[x > 0],
         lambda x: x * x.to("cpu"),
     ],
-    ids=["item", "bool", "copy to the device", "copy to the host"],
+    ids=["item", "bool", "copy", "values", "new values", "list", "condition", "copy to the host"],
 )
 def test_the_check_notices_a_step_that_waits(watched: list[int], fault: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises((HostAccess, RuntimeError)):

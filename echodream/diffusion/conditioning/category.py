@@ -33,7 +33,7 @@ class Category(LookupCondition):
     def encode(self, cells: Cells, device: torch.device | None = None) -> Tensor:
         """Indices of the categories: int64, (B,); -1 for missing values and categories that were not in training."""
         indices = [self.indices.get(text, MISSING) for text in parse_texts(cells)]
-        return torch.tensor(indices, dtype=torch.int64, device=device)
+        return torch.tensor(indices, dtype=torch.int64).to(device, non_blocking=True)
 
     def check_cells(self, cells: Cells) -> None:
         for text in parse_texts(cells):

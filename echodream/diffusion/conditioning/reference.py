@@ -19,14 +19,16 @@ def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tens
 def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     """Repeat the ED-ES-ED key frames (B, C, 3, H, W) of a beat, at ``time`` (B, 3), over a clip of ``frames`` frames.
 
-    Returns key frames (B, C, R, H, W) and times (B, R).
+    Returns key frames (B, C, R, H, W) and times (B, R), on the device of ``reference``. The number of beats depends on
+    ``time``: if it is on the CPU, the function does not wait for the GPU.
     """
     length = (time[:, 2] - time[:, 0]).clamp(min=1)
     earlier = max(0, math.ceil(float((time[:, 0] / length).max())))
     later = max(0, math.ceil(float(((frames - time[:, 2]) / length).max())))
-    index = [0, 1] * earlier + [0, 1, 2] + [1, 2] * later
-    beat = [n for n in range(-earlier, 0) for _ in range(2)] + [0] * 3 + [n for n in range(1, later + 1) for _ in "12"]
-    return reference[:, :, index], time[:, index] + length[:, None] * time.new_tensor(beat)
+    repeated = torch.cat([*[reference[:, :, :2]] * earlier, reference, *[reference[:, :, 1:]] * later], dim=2)
+    beats = range(-earlier, later + 1)
+    parts = [time[:, 1 if beat > 0 else 0 : 2 if beat < 0 else 3] + length[:, None] * beat for beat in beats]
+    return repeated, torch.cat(parts, dim=1).to(reference.device, non_blocking=True)
 
 
 class _ReferenceInterpolation:
