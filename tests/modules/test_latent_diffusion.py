@@ -273,7 +273,7 @@ def test_values_are_logged_at_the_steps_of_lightning(
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             steps.append((pl_module.logs_this_step, trainer._logger_connector.should_update_logs))
 
-    more = [f"trainer.log_every_n_steps={every}", f"trainer.accumulate_grad_batches={accumulated}"]
+    more = [f"trainer.log_every_n_steps={every}", f"+trainer.accumulate_grad_batches={accumulated}"]
     with_callback(monkeypatch, Compare())
     engine.train(train_cfg(tmp_path, "lidm", "datamodule.batch_size=1", "trainer.limit_train_batches=5", *more))
     assert len(steps) == 10
