@@ -152,7 +152,7 @@ class _Study:
     def steps(self) -> Iterator[Step]:
         config = self.config
         yield from self.recordings()
-        yield self.train("vae", needs=["videos"], alone=True, reports="anonymised" not in config)
+        yield self.train("vae", needs=["videos"], reports="anonymised" not in config)
         yield self.stage("encode", needs=["vae"], makes=self.store("data", "latents"), alone=True)
         if "anonymised" in config:
             yield from self.anonymised()

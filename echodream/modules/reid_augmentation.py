@@ -24,7 +24,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.vae import split_into_chunks
 from echodream.networks.autoencoder import load_frozen_autoencoder
-from echodream.networks.decoder_noise import noise_levels, noise_seeds
+from echodream.networks.decoder_noise import decoder_noise, noise_seeds
 from echodream.store import Statistics
 from echodream.weights import fingerprint
 
@@ -176,7 +176,7 @@ class CopyAugmentation:
 
     def _decode_variants(self, latents: Tensor) -> Tensor:
         """Decode each latent V times, (K, D, h, w) to (K * V, C, H, W); equal results without decoder noise."""
-        if noise_levels(self.network):
+        if decoder_noise(self.network):
             return self._decode(latents.repeat_interleave(self.variants, dim=0))
         return self._decode(latents).repeat_interleave(self.variants, dim=0)
 
@@ -184,7 +184,7 @@ class CopyAugmentation:
         """Pixels in [-1, 1], (N, C, H, W), of latents (N, D, h, w); each has new noise if the decoder has noise."""
         parts = []
         for part in split_into_chunks(latents, 64):
-            seeds = torch.randint(2**32, (len(part),)).tolist() if noise_levels(self.network) else [0]
+            seeds = torch.randint(2**32, (len(part),)).tolist() if decoder_noise(self.network) else [0]
             with noise_seeds(self.network, seeds):
                 parts.append(self.network.decode(part).sample)
         return torch.cat(parts).clamp(-1, 1)

@@ -29,7 +29,7 @@ from echodream.metrics.texture import log_spectral_estimate, radial_power, tempo
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.acceleration import compile_in_place, use_channels_last
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds, set_noise_correlation
+from echodream.networks.decoder_noise import decoder_noise, noise_seeds, set_noise_correlation
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
+
+PIXEL_TERMS = frozenset({"l1", "l2"})
+"""Loss terms of which one is necessary. Training of the decoder noise alone uses no others: noise increases them."""
 
 
 class VAE(Trainable):
@@ -68,7 +71,7 @@ class VAE(Trainable):
         adversarial = [active.pop(name) for name in list(active) if isinstance(active[name], PatchAdversarial)]
         self.terms = nn.ModuleDict(active)
         self.adversarial: Any = adversarial[0] if adversarial else None
-        if not {"l1", "l2"} & set(self.terms):
+        if not PIXEL_TERMS & set(self.terms):
             raise UserError("the loss has neither l1 nor l2: give one of them a weight, for example loss.l1.weight=1")
         if not clip >= 0:
             raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
@@ -95,10 +98,11 @@ class VAE(Trainable):
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
         first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
-        modules = (self.network.post_quant_conv, self.network.decoder, *noise_levels(self.network))
-        decoder = itertools.chain(*(module.parameters() for module in modules if module is not None))
+        noise = decoder_noise(self.network)
+        modules = (self.network.post_quant_conv, self.network.decoder) if noise is None else (noise,)
+        parameters = itertools.chain(*(module.parameters() for module in modules if module is not None))
         settings = adversarial.optimizer_settings(discriminator=False)
-        second = OptimizerGroup(decoder, settings, lambda steps: max(steps - adversarial.start, 1))
+        second = OptimizerGroup(parameters, settings, lambda steps: max(steps - adversarial.start, 1))
         return self.build_optimizers([first, replace(discriminator, steps=second.steps), second])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -119,8 +123,9 @@ class VAE(Trainable):
         adversarial = self.adversarial if started else None
         decoder_only = adversarial is not None and adversarial.decoder_only
         generator = optimizers[2 if decoder_only else 0]
-        if started:
-            activate_noise(self.network)
+        noise = decoder_noise(self.network) if started else None
+        if noise is not None:
+            noise.active.fill_(True)
         with self.toggled_optimizer(generator):
             with torch.set_grad_enabled(not decoder_only):
                 posterior = self.network.encode(x).latent_dist
@@ -128,18 +133,20 @@ class VAE(Trainable):
             if adversarial is not None:
                 latents = adversarial.add_latent_noise(latents)
             reconstruction = self.network.decode(latents).sample
-            losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
+            noise_only = decoder_only and noise is not None
+            terms = {name: term for name, term in self.terms.items() if not noise_only or name in PIXEL_TERMS}
+            losses = {name: term(x, reconstruction, posterior) for name, term in terms.items()}
             if adversarial is not None and adversarial.local_share:
                 smooth = adversarial.window_means(x), adversarial.window_means(reconstruction)
-                for name in {"l1", "l2"} & losses.keys():
+                for name in PIXEL_TERMS & losses.keys():
                     losses[name] = losses[name].lerp(self.terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)
-                last_layer = self.network.decoder.conv_out.weight
+                last_layer: Any = self.network.decoder.conv_out if noise is None else noise.last
                 weight = adversarial.weight
                 if adversarial.adaptive:
-                    weight = weight * adaptive_adversarial_weight(total, losses["adversarial"], last_layer)
+                    weight = weight * adaptive_adversarial_weight(total, losses["adversarial"], last_layer.weight)
                 total = total + weight * losses["adversarial"]
             self._optimizer_step(generator, total, losses)
         if adversarial is not None:
@@ -173,10 +180,11 @@ class VAE(Trainable):
 
     def finish_training(self, data: StoreData) -> None:
         """Fit scale and correlation of the decoder noise, which is random in training mode, to training recordings."""
-        if any(level.active for level in noise_levels(self.network)):
+        noise = decoder_noise(self.network)
+        if noise is not None and noise.active:
             self.network.eval()
             recordings = Recordings(data.store, "TRAIN")
-            fit_noise_scales(self.network, training_frames(recordings).to(self.device))
+            fit_noise_scale(self.network, training_frames(recordings).to(self.device))
             clips = [clip.to(self.device) for clip in training_clips(recordings)]
             set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
 
@@ -222,7 +230,7 @@ class VAE(Trainable):
 
 
 NOISE_FACTORS = (0.5, 0.7, 1.0, 1.2, 1.4)
-"""Candidates of ``fit_noise_scales``."""
+"""Candidates of ``fit_noise_scale``."""
 NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Candidates of ``fit_noise_correlation``."""
 
@@ -238,13 +246,14 @@ def training_frames(recordings: Recordings, count: int = 32, each: int = 4) -> T
 
 
 @torch.no_grad()
-def fit_noise_scales(network: "AutoencoderKL", frames: Tensor) -> None:
+def fit_noise_scale(network: "AutoencoderKL", frames: Tensor) -> None:
     """Multiply the decoder noise so that reconstructions have the power spectrum of the originals, in place.
 
-    For one decoder level after another, from the finest, the factor is the one of ``NOISE_FACTORS`` with the smallest
-    log-spectral distance between ``frames``, (N, C, H, W) in [-1, 1], and their reconstructions. Training with a
-    discriminator does not determine the amount of noise exactly.
+    The factor is the one of ``NOISE_FACTORS`` with the smallest log-spectral distance between ``frames``, (N, C, H, W)
+    in [-1, 1], and their reconstructions. Training with a discriminator does not determine the amount exactly.
     """
+    noise = decoder_noise(network)
+    assert noise is not None
     target = radial_power(frames.mean(dim=1).cpu().numpy())
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
     seeds = list(range(len(frames)))
@@ -257,12 +266,11 @@ def fit_noise_scales(network: "AutoencoderKL", frames: Tensor) -> None:
         decoded = torch.cat(parts).clamp(-1, 1)
         return log_spectral_estimate(radial_power(decoded.mean(dim=1).cpu().numpy()), target).value
 
-    for level in reversed(noise_levels(network)):
-        scale, distances = level.scale.clone(), {}
-        for factor in NOISE_FACTORS:
-            level.scale.copy_(factor * scale)
-            distances[factor] = distance()
-        level.scale.copy_(min(distances, key=distances.__getitem__) * scale)
+    distances = {}
+    for factor in NOISE_FACTORS:
+        noise.scale.fill_(factor)
+        distances[factor] = distance()
+    noise.scale.fill_(min(distances, key=distances.__getitem__))
 
 
 def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> list[Tensor]:

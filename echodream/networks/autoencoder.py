@@ -14,8 +14,9 @@ from echodream.errors import UserError
 from echodream.networks.decoder_noise import (
     CONFIG_KEY,
     CORRELATION_KEY,
+    EARLIER_KEY,
     add_decoder_noise,
-    noise_levels,
+    decoder_noise,
     set_noise_correlation,
 )
 from echodream.store import Store
@@ -31,14 +32,14 @@ def build_autoencoder(
     layers: int = 2,
     latent: int = 4,
     groups: int = 32,
-    noise: float = 0.0,
+    noise: int = 0,
     weights: str | None = None,
 ) -> "AutoencoderKL":
     """Build an AutoencoderKL. Each level except the last halves height and width.
 
-    Frames are (B, ``channels``, H, W), latents (B, ``latent``, h, w). ``noise`` is the initial scale of the decoder
-    noise (``DecoderNoise``); 0 disables it. ``weights`` is a diffusers folder, which also defines the architecture, or
-    a CompVis .ckpt file. Raises ``UserError`` if the weights do not match the settings.
+    Frames are (B, ``channels``, H, W), latents (B, ``latent``, h, w). ``noise`` is the number of noise maps from which
+    the decoder generates speckle (``DecoderNoise``); 0 disables it. ``weights`` is a diffusers folder, which also
+    defines the architecture, or a CompVis .ckpt file. Raises ``UserError`` if the weights do not match the settings.
     """
     from diffusers import AutoencoderKL
 
@@ -65,8 +66,8 @@ def build_autoencoder(
         )
         if weights is not None:
             _load_compvis_weights(network, weights)
-    validation.number("vae.noise", noise, 0)
-    return add_decoder_noise(network, noise) if noise and not noise_levels(network) else network
+    validation.whole_number("vae.noise", noise, 0)
+    return add_decoder_noise(network, noise) if noise and decoder_noise(network) is None else network
 
 
 def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
@@ -78,10 +79,12 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError("it is not a JSON object")
-        has_noise, correlation = config.pop(CONFIG_KEY, False), config.pop(CORRELATION_KEY, None)
+        channels, correlation = config.pop(CONFIG_KEY, None), config.pop(CORRELATION_KEY, None)
+        if config.pop(EARLIER_KEY, False):
+            raise UserError(f"{folder} has the decoder noise of an earlier version: train the vae again")
         network = AutoencoderKL.from_config(config)
-        if has_noise:
-            add_decoder_noise(network, 1.0)
+        if channels is not None:
+            add_decoder_noise(network, channels)
         if correlation is not None:
             set_noise_correlation(network, correlation)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

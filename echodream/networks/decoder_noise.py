@@ -1,111 +1,130 @@
-"""Noise inputs of a decoder, for speckle, which latents are too small to encode (StyleGAN, 1812.04948)."""
+"""Decoder noise: a small network that adds speckle, which latents are too small to encode, to decoded frames."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from echodream import validation
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-CONFIG_KEY = "has_decoder_noise"
-"""Key of config.json that marks an autoencoder with decoder noise."""
+CONFIG_KEY = "decoder_noise_channels"
+"""Key of config.json: number of noise channels of an autoencoder with decoder noise."""
 CORRELATION_KEY = "decoder_noise_correlation"
 """Key of config.json: correlation of the decoder noise of consecutive frames; without it 1, static noise."""
+EARLIER_KEY = "has_decoder_noise"
+"""Key of config.json of earlier versions, which added noise to the decoder levels (StyleGAN, 1812.04948)."""
 _SMALLEST_WEIGHT = 0.01
 """Smallest weight, relative to the first, of a term in the sum of ``DecoderNoise._noise``; the rest is left out."""
 
 
 class DecoderNoise(nn.Module):
-    """Gaussian noise (B, 1, h, w), added to the input (B, C, h, w) of a decoder level with a trained scale per channel.
+    """Network that generates speckle from white noise, and adds it to the frames (B, C, H, W) of a decoder.
+
+    A convolution filters ``channels`` noise maps. The features of the last decoder layer, (B, ``features``, H, W), and
+    the place in the frame determine, pixel by pixel, scale and offset of the filtered maps: speckle differs between
+    tissue and chambers, and changes its direction and size with the place, as the point-spread function does. Nothing
+    else has a high spatial frequency, so that the speckle is a function of the noise and not of the patient.
 
     The noise is off until ``active`` is set. In training, each frame has new noise. In ``eval`` mode, the noise is a
-    function of ``level``, of the seed of the recording and of the number of the frame in the recording. The noise is a
-    first-order autoregressive process with ``correlation`` between consecutive frames, because speckle and electronic
-    noise of real recordings are partly new in every frame. With ``correlation`` 1, all frames of a recording have the
-    same noise.
+    function of the seed of the recording and of the number of the frame in the recording. It is a first-order
+    autoregressive process with ``correlation`` between consecutive frames, because speckle and electronic noise of real
+    recordings are partly new in every frame. With ``correlation`` 1, all frames of a recording have the same noise.
     """
 
     active: Tensor
+    scale: Tensor
 
-    def __init__(self, level: int, channels: int, scale: float) -> None:
+    def __init__(self, channels: int, features: int, frame_channels: int, width: int = 16) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((1, channels, 1, 1), float(scale)))
+        self.filters = nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect")
+        places = features + _places(1, 1).shape[0]
+        self.modulation = nn.Sequential(nn.Conv2d(places, 32, 1), nn.SiLU(), nn.Conv2d(32, 2 * width, 1))
+        self.hidden = nn.Conv2d(width, 16, 3, padding=1, padding_mode="reflect")
+        self.last = nn.Conv2d(16, frame_channels, 3, padding=1, padding_mode="reflect")
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
         self.register_buffer("active", torch.zeros((), dtype=torch.bool))
-        self.level = level
+        self.register_buffer("scale", torch.ones(()))
         self.correlation = 1.0
         self.seeds: Sequence[tuple[int, int]] = ((0, 0),)
         """Seed of the recording and number of the frame, of each frame of the batch, or one pair for all frames."""
 
-    def add_noise(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Forward pre-hook of the decoder level ``block``: add noise to the first of its ``inputs``."""
-        if not self.active:
-            return None
-        x: Tensor = inputs[0]
-        if self.training:
-            noise = torch.randn((len(x), 1, *x.shape[2:]), device=x.device, dtype=x.dtype)
-        else:
-            noise_of_frame = {frame: self._noise(*frame, x.shape[2:]) for frame in dict.fromkeys(self.seeds)}
-            noise = torch.stack([noise_of_frame[frame] for frame in self.seeds]).to(x)
-        return (x + self.scale.to(x.dtype) * noise, *inputs[1:])
+    def add_speckle(self, layer: nn.Module, inputs: tuple[Tensor], frames: Tensor) -> Tensor | None:
+        """Forward hook of the decoder's last ``layer``, from its ``inputs``, the features, to the decoded frames."""
+        return frames + self(inputs[0]) if self.active else None
 
-    def _noise(self, seed: int, frame: int, size: torch.Size) -> Tensor:
-        """Noise of the frame number ``frame`` of the recording with ``seed``, (1, h, w), of unit variance.
+    def forward(self, features: Tensor) -> Tensor:
+        """Speckle (B, C, H, W) for frames with ``features`` of the last decoder layer, (B, D, H, W)."""
+        size = features.shape[2:]
+        shape = (len(features), self.filters.in_channels, *size)
+        if self.training:
+            noise = torch.randn(shape, device=features.device, dtype=features.dtype)
+        else:
+            noise_of_frame = {frame: self._noise(*frame, shape[1:]) for frame in dict.fromkeys(self.seeds)}
+            noise = torch.stack([noise_of_frame[frame] for frame in self.seeds]).to(features).expand(shape)
+        places = _places(*size).to(features).expand(len(features), -1, -1, -1)
+        scale, offset = self.modulation(torch.cat([features, places], dim=1)).chunk(2, dim=1)
+        filtered = functional.silu(self.filters(noise) * (1 + scale) + offset)
+        return self.scale.to(features.dtype) * self.last(functional.silu(self.hidden(filtered)))
+
+    def _noise(self, seed: int, frame: int, shape: Sequence[int]) -> Tensor:
+        """Noise of the frame number ``frame`` of the recording with ``seed``, (channels, H, W), of unit variance.
 
         The noise of frame f is sum_j w_j e_(f - j) with w_j ~ correlation^j and independent white noise e_i.
         """
         if self.correlation == 1:
-            return _white_noise(seed * 16 + self.level, *size)
+            return _white_noise(seed, *shape)
         weights = [1.0]
         while weights[-1] * self.correlation >= _SMALLEST_WEIGHT:
             weights.append(weights[-1] * self.correlation)
         newest, norm = frame + len(weights) - 1, math.hypot(*weights)
-        names = [f"{seed} {self.level} {newest - lag}" for lag in range(len(weights))]
-        innovations = [_white_noise(crc32(name.encode()), *size) for name in names]
+        innovations = [_white_noise(crc32(f"{seed} {newest - lag}".encode()), *shape) for lag in range(len(weights))]
         return torch.stack([weight / norm * each for weight, each in zip(weights, innovations, strict=True)]).sum(0)
 
 
-@lru_cache(maxsize=512)
-def _white_noise(seed: int, height: int, width: int) -> Tensor:
-    """Gaussian white noise (1, h, w). The generator of torch uses the lower 32 bits of ``seed``."""
-    return torch.randn((1, height, width), generator=torch.Generator().manual_seed(seed))
+@lru_cache(maxsize=8)
+def _places(height: int, width: int) -> Tensor:
+    """Polynomials of the second order of the place in the frame, (5, H, W): x and y from -1 to 1."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return torch.stack([x, y, x.square() - 0.5, y.square() - 0.5, x * y])
 
 
-def add_decoder_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL":
-    """Add a ``DecoderNoise`` with the initial ``scale`` to each decoder level of ``network``, in place."""
-    validation.positive_number("vae.noise", scale)
-    blocks: Any = network.decoder.up_blocks
-    levels = [DecoderNoise(index, block.resnets[0].in_channels, scale) for index, block in enumerate(blocks)]
-    network.decoder_noise = nn.ModuleList(levels)
-    for level, block in zip(levels, blocks, strict=True):
-        block.register_forward_pre_hook(level.add_noise)
-    network.register_to_config(**{CONFIG_KEY: True})
+@lru_cache(maxsize=128)
+def _white_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
+    """Gaussian white noise (channels, H, W). The generator of torch uses the lower 32 bits of ``seed``."""
+    return torch.randn((channels, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def add_decoder_noise(network: "AutoencoderKL", channels: int) -> "AutoencoderKL":
+    """Add a ``DecoderNoise`` with ``channels`` noise maps to the decoder of ``network``, in place."""
+    validation.whole_number("vae.noise", channels, 1)
+    noise = DecoderNoise(channels, network.config.block_out_channels[0], network.config.out_channels)
+    network.decoder_noise = noise
+    network.decoder.conv_out.register_forward_hook(noise.add_speckle)
+    network.register_to_config(**{CONFIG_KEY: channels})
     return network
 
 
-def noise_levels(network: nn.Module) -> list[DecoderNoise]:
-    """The ``DecoderNoise`` of each decoder level of ``network``. The list is empty if the decoder has no noise."""
-    return list(getattr(network, "decoder_noise", ()))
-
-
-def activate_noise(network: nn.Module) -> None:
-    """Switch on the decoder noise of ``network``, in place."""
-    for level in noise_levels(network):
-        level.active.fill_(True)
+def decoder_noise(network: nn.Module) -> DecoderNoise | None:
+    """The ``DecoderNoise`` of ``network``, or None."""
+    noise: DecoderNoise | None = getattr(network, "decoder_noise", None)
+    return noise
 
 
 def set_noise_correlation(network: "AutoencoderKL", correlation: float) -> None:
     """Set the correlation, 0 to 1, of the decoder noise of consecutive frames, in place; config.json has it, too."""
     validation.number("decoder_noise_correlation", correlation, 0, 1)
-    for level in noise_levels(network):
-        level.correlation = float(correlation)
+    if noise := decoder_noise(network):
+        noise.correlation = float(correlation)
     network.register_to_config(**{CORRELATION_KEY: float(correlation)})
 
 
@@ -115,12 +134,12 @@ def noise_seeds(network: nn.Module, seeds: Sequence[int], frames: Sequence[int] 
 
     ``frames``: number of each frame in its recording, 0 by default.
     """
-    levels = noise_levels(network)
-    pairs = list(zip(seeds, frames if frames is not None else [0] * len(seeds), strict=True))
-    for level in levels:
-        level.seeds = pairs
+    noise = decoder_noise(network)
+    if noise is None:
+        yield
+        return
+    noise.seeds = list(zip(seeds, frames if frames is not None else [0] * len(seeds), strict=True))
     try:
         yield
     finally:
-        for level in levels:
-            level.seeds = ((0, 0),)
+        noise.seeds = ((0, 0),)

@@ -29,11 +29,11 @@ from echodream.filtering.positive_controls import (
     generate_copies,
     latent_views,
 )
-from echodream.networks.decoder_noise import activate_noise, add_decoder_noise, set_noise_correlation
+from echodream.networks.decoder_noise import add_decoder_noise, set_noise_correlation
 from tests.support import tiny_diffusion as tiny
 from tests.support import tiny_filter
 from tests.support.tiny_filter import MEAN, STD, TRAIN, C, H, Pair, W, plant, recordings, study
-from tests.support.tiny_vae import tiny_autoencoder
+from tests.support.tiny_vae import activate_noise, tiny_autoencoder
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_pixels_are_changed_by_the_declared_amount_one_way_or_the_other(copier: 
 def test_decoder_noise_differs_between_recordings_and_is_the_same_in_their_frames(
     copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = add_decoder_noise(tiny_autoencoder(), 0.5).eval()
+    network = add_decoder_noise(tiny_autoencoder(), 2).eval()
     activate_noise(network)
     monkeypatch.setattr(copier, "vae", network)
     decoded: list[torch.Tensor] = []

@@ -14,10 +14,10 @@ from echodream.datamodules.random_transforms import RandomTransform
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw, sample_frames
-from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
+from echodream.networks.decoder_noise import add_decoder_noise
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
-from tests.support.tiny_vae import tiny_autoencoder, write_vae_artifact
+from tests.support.tiny_vae import activate_noise, tiny_autoencoder, write_vae_artifact
 
 torch.set_num_threads(1)
 
@@ -76,7 +76,8 @@ def test_each_copy_is_decoded_with_new_decoder_noise(tmp_path: Path) -> None:
     z = torch.randn(2, C, 4, 6, generator=torch.Generator().manual_seed(0))
     without = made._decode_variants(z).unflatten(0, (2, 5))
     assert torch.equal(without, without[:, :1].expand_as(without))
-    activate_noise(add_decoder_noise(made.network, 0.5).eval())
+    add_decoder_noise(made.network, 2)
+    activate_noise(made.network.eval())
     decoded = made._decode_variants(z).unflatten(0, (2, 5))
     distances = torch.cdist(decoded.flatten(0, 1).flatten(1), decoded.flatten(0, 1).flatten(1))
     assert distances[~torch.eye(10, dtype=torch.bool)].min() > 0.01

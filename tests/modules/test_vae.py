@@ -28,12 +28,12 @@ from echodream.modules.vae import (
     VaeDecoder,
     VaeEncoder,
     fit_noise_correlation,
-    fit_noise_scales,
+    fit_noise_scale,
     split_into_chunks,
 )
 from echodream.networks.autoencoder import build_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, add_decoder_noise, noise_levels
-from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder
+from echodream.networks.decoder_noise import DecoderNoise, add_decoder_noise, decoder_noise
+from tests.support.tiny_vae import activate_noise, moving_disc_store, tiny_autoencoder
 
 B, C, H, W = 2, 1, 16, 24
 LR = 0.1
@@ -393,8 +393,9 @@ def test_with_decoder_only_the_encoder_is_fixed_from_the_start_of_the_discrimina
     assert decoder == pytest.approx([0.03] * 3 + [0.03 * 0.75, 0.03 * 0.25, 0])
 
 
-def test_a_step_of_the_decoder_with_latent_noise_and_local_means() -> None:
-    """The first step of the decoder by hand: decoder noise, noisy latents, L1 of pixels and local means."""
+@pytest.mark.parametrize("maps", [0, 2])
+def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(maps: int) -> None:
+    """The first step with decoder_only by hand. With decoder noise, only the noise is trained, without L_KL."""
     torch.manual_seed(2)
     judge = PatchAdversarial(
         C,
@@ -407,45 +408,54 @@ def test_a_step_of_the_decoder_with_latent_noise_and_local_means() -> None:
         latent_noise=0.5,
         adaptive=False,
     )
-    net = add_decoder_noise(network(), 0.3)
-    module = VAE(net, {"l1": L1(1), "adversarial": judge}, sgd, clip=0)
+    net = network()
+    if maps:
+        activate_noise(add_decoder_noise(net, maps), active=False)
+    module = VAE(net, {"l1": L1(1), "kl": KL(1), "adversarial": judge}, sgd, clip=0)
     own, critic, batch = copy.deepcopy(net), copy.deepcopy(judge), batches(1)[0]
     fit(module, [batch])
 
-    activate_noise(own.train())
     torch.manual_seed(5)
     x = batch["x"]
     with torch.no_grad():
         z = own.encode(x).latent_dist.sample()
         level = 0.5 * torch.rand(len(z), 1, 1, 1)
         z = z + level * z.transpose(0, 1).flatten(1).std(dim=1).view(1, -1, 1, 1) * torch.randn(z.shape)
-    y = own.decode(z).sample
+    if maps:
+        features: list[Tensor] = []
+        own.decoder.conv_out.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0]))
+        noise = decoder_noise(own)
+        assert noise is not None
+        y = own.decode(z).sample + noise.train()(features[0])
+    else:
+        y = own.decode(z).sample
     means = [nn.functional.avg_pool2d(nn.functional.pad(v, (1, 1, 1, 1), mode="reflect"), 3, 1) for v in (x, y)]
     loss = 0.3 * (x - y).abs().mean() + 0.7 * (means[0] - means[1]).abs().mean() + 0.5 * critic.generator_loss(y)
-    parameters = {name: p for name, p in own.named_parameters() if not name.startswith(("encoder", "quant"))}
+    trained = "decoder_noise" if maps else ("decoder.", "post_quant")
+    parameters = {name: p for name, p in own.named_parameters() if name.startswith(trained)}
     gradients = torch.autograd.grad(loss, list(parameters.values()))
-    assert any(name.startswith("decoder_noise") for name in parameters)
     for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
         assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
-    for name, value in own.encoder.state_dict().items():
-        assert torch.equal(module.network.encoder.state_dict()[name], value), name
+    for name, weight in own.named_parameters():
+        assert name in parameters or torch.equal(module.network.state_dict()[name], weight), name
 
 
 class NoiseDecoder(nn.Module):
-    """An autoencoder that decodes everything to decoder noise of unit variance."""
+    """An autoencoder that decodes everything to decoder noise with the standard deviation 0.25."""
 
     def __init__(self) -> None:
         super().__init__()
-        block = nn.Identity()
-        block.resnets = [SimpleNamespace(in_channels=1)]
-        self.decoder = SimpleNamespace(up_blocks=[block])
+        self.decoder_noise = DecoderNoise(1, 1, 1)
         self.register_to_config = lambda **_: None
 
     def encode(self, x: Tensor) -> SimpleNamespace:
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: torch.zeros_like(x)))
 
     def decode(self, x: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=self.decoder.up_blocks[0](x))
+        noise = self.decoder_noise
+        seeds = [*noise.seeds] * (len(x) // len(noise.seeds))
+        white = torch.stack([noise._noise(*seed, x.shape[1:]) for seed in seeds])
+        return SimpleNamespace(sample=0.25 * noise.scale * white)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
@@ -455,8 +465,7 @@ def test_the_noise_correlation_is_fitted_to_the_flicker_of_the_clips(correlation
     for _ in range(31):  # six clips of a first-order autoregressive process
         frames.append(correlation * frames[-1] + math.sqrt(1 - correlation**2) * rng.standard_normal((6, 1, 12, 12)))
     clips = list(torch.from_numpy(np.stack(frames, axis=1)).float() / 4)
-    net: Any = add_decoder_noise(NoiseDecoder(), 0.25).eval()  # type: ignore[arg-type]
-    activate_noise(net)
+    net: Any = NoiseDecoder().eval()
     assert fit_noise_correlation(net, clips) == correlation
     assert fit_noise_correlation(net, []) == 1
 
@@ -464,11 +473,9 @@ def test_the_noise_correlation_is_fitted_to_the_flicker_of_the_clips(correlation
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])
 def test_the_noise_scale_is_fitted_to_the_spectrum_of_the_frames(factor: float) -> None:
     frames = 0.25 * factor * torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    net: Any = add_decoder_noise(NoiseDecoder(), 0.25).eval()  # type: ignore[arg-type]
-    activate_noise(net)
-    fit_noise_scales(net, frames)
-    (level,) = noise_levels(net)
-    assert level.scale.flatten().tolist() == pytest.approx([0.25 * factor])
+    net: Any = NoiseDecoder().eval()
+    fit_noise_scale(net, frames)
+    assert float(net.decoder_noise.scale) == pytest.approx(factor)
 
 
 def test_the_noise_is_fitted_alike_in_training_mode_and_for_any_random_state(tmp_path: Path) -> None:
@@ -476,13 +483,11 @@ def test_the_noise_is_fitted_alike_in_training_mode_and_for_any_random_state(tmp
     data: Any = SimpleNamespace(store=moving_disc_store(tmp_path / "videos", lengths=(33,) * 7))
     fitted = []
     for seed, training in ((0, False), (1, True), (2, True)):
-        net = add_decoder_noise(network(), 0.3)
-        activate_noise(net)
+        noise = activate_noise(add_decoder_noise(net := network(), 2))
         module = VAE(net, {"l1": L1(1)}, sgd).train(training)
         torch.manual_seed(seed)
         module.finish_training(data)
-        levels = noise_levels(module.network)
-        fitted.append(([level.scale.flatten().tolist() for level in levels], [level.correlation for level in levels]))
+        fitted.append((float(noise.scale), noise.correlation))
     assert fitted[0] == fitted[1] == fitted[2]
 
 

@@ -1,6 +1,6 @@
 """The decoder noise is a function of seed and frame when decoding, new in training, and kept in the artifact."""
 
-import itertools
+import json
 import logging
 from pathlib import Path
 
@@ -11,13 +11,17 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.networks.autoencoder import build_autoencoder, load_autoencoder
-from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds, set_noise_correlation
+from echodream.networks.decoder_noise import decoder_noise, noise_seeds, set_noise_correlation
 from echodream.weights import fingerprint
+from tests.support.tiny_vae import activate_noise
 
 
-def network(noise: float = 0.5) -> AutoencoderKL:
+def network(noise: int = 3, *, active: bool = True) -> AutoencoderKL:
     torch.manual_seed(0)
-    return build_autoencoder(2, [4, 8, 12], layers=1, latent=3, groups=4, noise=noise).eval()
+    net = build_autoencoder(2, [4, 8, 12], layers=1, latent=3, groups=4, noise=noise).eval()
+    if noise:
+        activate_noise(net, active=active)
+    return net
 
 
 LATENTS = torch.randn(5, 3, 6, 4, generator=torch.Generator().manual_seed(1))
@@ -29,13 +33,13 @@ def decode(net: AutoencoderKL, latents: Tensor = LATENTS) -> Tensor:
 
 
 def test_inactive_noise_has_no_effect() -> None:
-    assert torch.equal(decode(network()), decode(network(0.0)))
-    assert noise_levels(network(0.0)) == []
+    assert torch.equal(decode(network(active=False)), decode(network(0)))
+    assert not torch.equal(decode(network()), decode(network(0)))
+    assert decoder_noise(network(0)) is None
 
 
 def test_one_seed_is_one_noise_in_every_batch_and_seeds_differ() -> None:
     net = network()
-    activate_noise(net)
     whole = decode(net)
     torch.testing.assert_close(torch.cat([decode(net, part) for part in LATENTS.split(2)]), whole, rtol=1e-4, atol=1e-5)
     with noise_seeds(net, [0, 0, 7, 7, 9]):
@@ -49,46 +53,66 @@ def test_one_seed_is_one_noise_in_every_batch_and_seeds_differ() -> None:
 
 def test_frames_of_one_latent_differ_in_training_and_not_when_decoding() -> None:
     net, twice = network(), LATENTS[:1].repeat(2, 1, 1, 1)
-    activate_noise(net)
     first, second = decode(net, twice)
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
     first, second = decode(net.train(), twice)
     assert (first - second).abs().mean() > 1e-3
 
 
-def test_the_noise_is_white_with_the_trained_scale() -> None:
-    level = noise_levels(network(0.5))[2]
-    level.active.fill_(True)
-    level.seeds = [(seed, 0) for seed in range(40)]
-    (out,) = level.add_noise(level, (torch.zeros(40, len(level.scale[0]), 24, 16),)) or ()
-    out = out.detach()
-    assert float(out.std()) == pytest.approx(0.5, rel=0.02)
-    assert abs(float((out[:, 0, :, 1:] * out[:, 0, :, :-1]).mean())) < 0.01
-    assert torch.equal(out[:, 0], out[:, 1])  # one noise map for all channels
-    assert len({float(frame[0, 0, 0]) for frame in out}) == 40
+def noise_maps(net: AutoencoderKL, count: int, height: int, width: int) -> Tensor:
+    """White noise of ``count`` consecutive frames of a recording, (count, channels, H, W)."""
+    noise = decoder_noise(net)
+    assert noise is not None
+    return torch.stack([noise._noise(3, frame, (3, height, width)) for frame in range(count)])
+
+
+def test_the_noise_is_white() -> None:
+    set_noise_correlation(net := network(), 0.0)
+    maps = noise_maps(net, 40, 24, 16)
+    assert float(maps.std()) == pytest.approx(1, rel=0.02)
+    assert abs(float((maps[..., 1:] * maps[..., :-1]).mean())) < 0.01
+    assert abs(float((maps[:, 1:] * maps[:, :-1]).mean())) < 0.01
+    assert len({float(frame[0, 0, 0]) for frame in maps}) == 40
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.4, 0.8, 1.0])
 def test_noise_of_consecutive_frames_has_the_correlation(correlation: float) -> None:
-    net = network(0.5)
+    net = network()
     set_noise_correlation(net, correlation)
-    level = noise_levels(net)[2]
-    level.active.fill_(True)
-    level.seeds = [(3, frame) for frame in range(60)]
-    x = torch.zeros(60, len(level.scale[0]), 48, 32)
-    noise = (level.add_noise(level, (x,)) or ())[0].detach()[:, 0]
-    assert float(noise.std()) == pytest.approx(0.5, rel=0.1)
+    maps = noise_maps(net, 60, 48, 32)
+    assert float(maps.std()) == pytest.approx(1, rel=0.1)
     for lag in (1, 2, 3):
-        measured = float((noise[lag:] * noise[: 60 - lag]).mean() / noise.square().mean())
+        measured = float((maps[lag:] * maps[: 60 - lag]).mean() / maps.square().mean())
         assert measured == pytest.approx(correlation**lag, abs=0.02)
-    level.seeds = [(3, frame) for frame in range(41, 47)]  # the same frames in another batch
-    again = (level.add_noise(level, (x[:6],)) or ())[0].detach()[:, 0]
-    assert torch.equal(again, noise[41:47])
+    with noise_seeds(net, [3] * 5, range(41, 46)):
+        part = decode(net)
+    with noise_seeds(net, [3] * 2, range(41, 43)):  # the same frames in another batch
+        torch.testing.assert_close(decode(net, LATENTS[:2]), part[:2], rtol=1e-4, atol=1e-5)
+
+
+def test_speckle_is_filtered_noise_modulated_by_features_and_place() -> None:
+    """By hand, with one noise map, for the middle pixel."""
+    noise = activate_noise(network(1))
+    features, h, w = torch.randn(1, 4, 15, 9), 15, 9
+    speckle = noise(features)
+    white = torch.nn.functional.pad(noise._noise(0, 0, (1, h, w))[None], (4, 4, 4, 4), mode="reflect")
+
+    def hidden(row: int, column: int) -> Tensor:
+        window = white[:, :, row + 1 : row + 8, column + 1 : column + 8]
+        filtered = (noise.filters.weight * window).sum(dim=(1, 2, 3)) + noise.filters.bias
+        y, x = torch.linspace(-1, 1, h)[row], torch.linspace(-1, 1, w)[column]
+        place = torch.stack([x, y, x * x - 0.5, y * y - 0.5, x * y])
+        values = noise.modulation(torch.cat([features[0, :, row, column], place]).view(1, -1, 1, 1)).flatten()
+        return torch.nn.functional.silu(filtered * (1 + values[:16]) + values[16:])
+
+    around = torch.stack([torch.stack([hidden(r, c) for c in range(2, 7)], dim=-1) for r in range(5, 10)], dim=-2)
+    second = torch.nn.functional.silu(torch.nn.functional.conv2d(around, noise.hidden.weight, noise.hidden.bias))
+    expected = torch.nn.functional.conv2d(second, noise.last.weight, noise.last.bias).flatten()
+    torch.testing.assert_close(speckle[0, :, 7, 4], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_folder_keeps_the_correlation(tmp_path: Path) -> None:
     net = network()
-    activate_noise(net)
     set_noise_correlation(net, 0.4)
     net.save_pretrained(tmp_path)
     with noise_seeds(net, [5] * 5, range(5)):
@@ -108,24 +132,32 @@ def test_a_correlation_above_one_is_refused() -> None:
 
 def test_the_folder_keeps_it_and_diffusers_opens_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     net = network()
-    activate_noise(net)
     net.save_pretrained(tmp_path)
     again = load_autoencoder(tmp_path)
     assert fingerprint(again) == fingerprint(net)
     assert torch.equal(decode(again), decode(net))
     with caplog.at_level(logging.ERROR):
         plain = AutoencoderKL.from_pretrained(tmp_path)
-    assert torch.equal(decode(plain), decode(network(0.0)))
+    assert torch.equal(decode(plain), decode(network(0)))
 
 
-def test_all_scales_are_trained_by_the_decoder() -> None:
+def test_all_weights_are_trained() -> None:
     net = network().train()
-    activate_noise(net)
     net.decode(LATENTS).sample.square().mean().backward()
-    gradients = itertools.chain(*(level.parameters() for level in noise_levels(net)))
-    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in gradients)
+    noise = decoder_noise(net)
+    assert noise is not None
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in noise.parameters())
 
 
-def test_a_negative_scale_is_refused() -> None:
-    with pytest.raises(UserError, match=r"vae.noise is -1"):
-        network(-1)
+@pytest.mark.parametrize("wrong", [-1, 0.4])
+def test_a_number_of_noise_maps_is_whole(wrong: float) -> None:
+    with pytest.raises(UserError, match=rf"vae.noise is {wrong}"):
+        network(wrong)  # type: ignore[arg-type]
+
+
+def test_the_noise_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    network(0).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "has_decoder_noise": True}))
+    with pytest.raises(UserError, match=r"decoder noise of an earlier version: train the vae again"):
+        load_autoencoder(tmp_path)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.networks.autoencoder import build_autoencoder
+from echodream.networks.decoder_noise import DecoderNoise, decoder_noise
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
@@ -99,3 +100,13 @@ def sample_cfg(folder: Path, stage: str, *overrides: str) -> DictConfig:
     fixed += [f"reference={folder}/videos"] if stage == "decode" else []
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("sample", [*fixed, "trainer.accelerator=cpu", *overrides])
+
+
+def activate_noise(network: Any, *, active: bool = True) -> DecoderNoise:
+    """The decoder noise of ``network``, with random weights of the last layer, which are 0 before training."""
+    noise = decoder_noise(network)
+    assert noise is not None
+    with torch.no_grad():
+        noise.last.weight.normal_(generator=torch.Generator().manual_seed(0))
+    noise.active.fill_(active)
+    return noise
