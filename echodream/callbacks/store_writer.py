@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
+from echodream.errors import Rejected
 from echodream.store import Dataset, Statistics, StoreWriter
 
 
@@ -18,8 +19,8 @@ class StoreWriterCallback(Callback):
     waits for the thread, so that two batches are in memory. An error of the thread ends the run after the next batch.
 
     ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of a
-    recording and returns values that replace columns of its row. ``statistics(folder, names)`` computes the statistics
-    of the store from its media files.
+    recording and returns values that replace columns of its row; if it raises ``Rejected``, the recording is listed in
+    rejected.csv. ``statistics(folder, names)`` computes the statistics of the store from its media files.
     """
 
     def __init__(
@@ -73,7 +74,12 @@ class StoreWriterCallback(Callback):
         for name, prediction in predictions:
             if name not in self.done:
                 media = self.writer.scratch_path(name)
-                self.writer.commit({**self.rows[name], **self.save(media, prediction)}, media)
+                try:
+                    columns = self.save(media, prediction)
+                except Rejected as error:
+                    self.writer.reject(name, str(error))
+                else:
+                    self.writer.commit({**self.rows[name], **columns}, media)
 
     def _wait(self) -> None:
         """Wait until the last batch is written. Raises the error of the thread."""

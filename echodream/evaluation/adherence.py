@@ -1,6 +1,7 @@
 """Adherence of synthetic videos to a numeric condition such as EF, and identity along a video."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +32,53 @@ def load_regressor(folder: str) -> ClassifierExtractor:
     return regressor
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a regression model for one clip of each of ``recordings``."""
+
+    recordings: RecordingSet
+    column: str
+    """Column that the model predicts."""
+    features: ExtractedFeatures
+
+    def by_row(self) -> pd.Series:
+        """Predicted value with the row of the recording as index."""
+        assert self.features.scores is not None
+        return pd.Series(self.features.scores[:, 0].numpy(), index=self.features.rows)
+
+    def score(self, seed: int) -> tuple[dict[str, Interval], int, int]:
+        """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""
+        recordings, column = self.recordings, self.column
+        if column not in recordings.rows:
+            raise UserError(f"{recordings.argument} has no column {column}, which regressor= predicts: omit regressor=")
+        predicted = self.by_row()
+        truth = pd.to_numeric(recordings.rows[column], errors="coerce").to_numpy(float)[predicted.index]
+        known = np.isfinite(truth)
+        if known.sum() < 2:
+            raise UserError(f"{recordings.argument} has fewer than two recordings with {column}: omit regressor=")
+        units = self.features.units.names[known]
+        metrics = regression_metrics(predicted.to_numpy()[known], truth[known], bootstrap_weights(units, seed=seed))
+        counts = int(known.sum()), len(np.unique(units))
+        return {name: bootstrap_interval(each) for name, each in metrics.items()}, *counts
+
+
+def predict(regressor: ClassifierExtractor, extraction: FeatureExtraction, recordings: RecordingSet) -> Predictions:
+    """Predictions of ``regressor`` for ``recordings``."""
+    features = extraction.clips(recordings, regressor, *regressor.clips[0])
+    return Predictions(recordings, str(regressor.metadata["column"]), features)
+
+
 def adherence(
-    regressor: ClassifierExtractor, extraction: FeatureExtraction, synthetic: RecordingSet, real: RecordingSet
+    regressor: ClassifierExtractor, seed: int, synthetic: Predictions, real: Predictions
 ) -> Iterator[tuple[str, MetricRecord]]:
     """R2, MAE and RMSE of ``regressor``: on synthetic clips against their condition, and on real clips as the floor."""
-    column, (frames, stride) = str(regressor.metadata["column"]), regressor.clips[0]
-    (value, count, _), (floor, floor_count, patients) = (
-        _score_regression(recordings, extraction.clips(recordings, regressor, frames, stride), column, extraction.seed)
-        for recordings in (synthetic, real)
-    )
+    (value, count, _), (floor, floor_count, patients) = synthetic.score(seed), real.score(seed)
     for name, (title, better) in _TITLES.items():
-        warnings = small_sample_warnings(TEST_patients=patients) + training_data_warnings(regressor, real)
+        warnings = small_sample_warnings(TEST_patients=patients) + training_data_warnings(regressor, real.recordings)
         yield (
-            f"{column} {title}",
+            f"{synthetic.column} {title}",
             metric_record(value[name], floor[name], count, floor_count, better, warnings=warnings),
         )
-
-
-def _score_regression(
-    recordings: RecordingSet, features: ExtractedFeatures, column: str, seed: int
-) -> tuple[dict[str, Interval], int, int]:
-    """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""
-    if column not in recordings.rows:
-        raise UserError(f"{recordings.argument} has no column {column}, which regressor= predicts: omit regressor=")
-    truth = pd.to_numeric(recordings.rows[column], errors="coerce").to_numpy(float)[features.rows]
-    known = np.isfinite(truth)
-    if known.sum() < 2:
-        raise UserError(f"{recordings.argument} has fewer than two recordings with {column}: omit regressor=")
-    assert features.scores is not None  # the predictions of a regressor
-    predicted, units = features.scores[:, 0].numpy()[known], features.units.names[known]
-    metrics = regression_metrics(predicted, truth[known], bootstrap_weights(units, seed=seed))
-    return {name: bootstrap_interval(each) for name, each in metrics.items()}, int(known.sum()), len(np.unique(units))
 
 
 def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:

@@ -49,13 +49,13 @@ def small_sample_warnings(**units: int) -> list[str]:
 def summary_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and text of each line of the summary; warnings come last."""
     warnings: dict[tuple[str, str], list[str]] = {}
-    for key in ("images", "videos", "beat", "texture"):
+    for key in ("images", "videos", "beat", "texture", "plausibility"):
         section = {
             name: metric
             for name, metric in record.get(key, {}).items()
             if isinstance(metric, dict) and "value" in metric
         }
-        title = "videos" if key in ("beat", "texture") else key
+        title = key if key in ("images", "videos") else "videos"
         for name, text in _metric_lines(section):
             yield f"{title}: {name}", text
         for name, metric in section.items():

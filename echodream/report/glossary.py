@@ -5,6 +5,7 @@ import re
 from echodream.metrics.fidelity import fidelity_metric
 
 _METRICS = (
+    (r"outside the training range", "Share of videos outside the range of nearly all training recordings."),
     (r"class (agreement|adherence)", "Share of samples for which a classifier predicts the requested class."),
     (r"EF (agreement|adherence)", "Agreement of the requested with the predicted ejection fraction."),
     (

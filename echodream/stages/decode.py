@@ -8,15 +8,26 @@ import numpy as np
 import pytorch_lightning as pl
 from torch import Tensor
 
+from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
+from echodream.errors import UserError
+from echodream.evaluation.feature_extraction import select_recordings
+from echodream.evaluation.plausibility import (
+    EJECTION_FRACTION,
+    TrainingRanges,
+    measure_training,
+    shortest_duration,
+)
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
 from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import trainer_precision
 from echodream.store import Dataset, Store
+from echodream.store.schema import REJECTED, REJECTED_COLUMNS
+from echodream.store.table import read_text_table
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
 
@@ -29,6 +40,7 @@ def decode(
     reference: InputPath | None,
     grey: bool,
     budget: int,
+    plausibility: float | None,
     workers: int,
     trainer: Callable[..., pl.Trainer],
     command: str,
@@ -38,24 +50,35 @@ def decode(
 
     Writes gray videos if ``grey``, else videos with the channels of the VAE. If the video store ``reference`` exists
     and ``dst`` is new, the summary has the PSNR between recordings of ``dst`` and ``reference`` with the same name.
+    With ``plausibility``, recordings outside the range of this share of the TRAIN recordings of ``reference`` are
+    written to rejected.csv, with the reason.
     """
+    if plausibility is not None:
+        validation.number("plausibility", plausibility, above=0, below=1)
     network = load_vae(artifact)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
     height, width, precision = store.dataset.height, store.dataset.width, trainer_precision(trainer)
+    trained = None if plausibility is None else _training_ranges(store, reference, plausibility)
+    settings = {"source": store.checksum, "decoder": fingerprint(network), "precision": precision}
+    if trained is not None:
+        settings["plausibility"] = {"coverage": plausibility, "reference": Store(str(reference)).checksum}
     dataset = Dataset(
         kind="video",
         channels=1 if grey else network.config.out_channels,
         height=height and height * scale,
         width=width and width * scale,
         synthetic=store.dataset.synthetic,
-        settings={"source": store.checksum, "decoder": fingerprint(network), "precision": precision},
+        settings=settings,
         command=command,
         code_version=code_version,
     )
     rows = store.rows()
 
     def save_video(path: Path, pixels: Tensor) -> dict[str, Any]:
-        write_video(path, pixels.numpy(), float(rows[path.stem]["FPS"]))
+        fps = float(rows[path.stem]["FPS"])
+        if trained is not None:
+            trained.require_plausible(pixels.numpy().mean(axis=-1) / 127.5 - 1, fps)
+        write_video(path, pixels.numpy(), fps)
         return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
 
     writer = StoreWriterCallback(dst, dataset, rows, save_video)
@@ -63,9 +86,36 @@ def decode(
     data = PredictionData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, module, data, writer, [network])
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
+    if trained is not None:
+        facts |= _gate_facts(Store(dst), trained)
     if not writer.already_complete and reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))
+    if trained is not None and not len(Store(dst)):
+        raise UserError(
+            f"{dst} is empty, because every sample is outside the training range: remove it, and look at the samples "
+            "that are decoded with plausibility=null"
+        )
     return Summary(f"decode: {dst} {writer.state}", facts)
+
+
+def _training_ranges(store: Store, reference: str | None, coverage: float) -> TrainingRanges:
+    """Ranges of TRAIN recordings of ``reference``, over the duration of the shortest recording of ``store``."""
+    if not store.dataset.synthetic:
+        raise UserError(f"src={store.root} is not synthetic: give plausibility=null, which rejects no recording")
+    if reference is None or not Path(reference).is_dir():
+        raise UserError(f"reference={reference} does not exist: plausibility= needs the videos of the study")
+    train = select_recordings(Store(reference, kind="video"), f"reference={reference}", "TRAIN")
+    return measure_training(train, coverage, shortest_duration(store.table))
+
+
+def _gate_facts(store: Store, trained: TrainingRanges) -> dict[str, object]:
+    """Numbers of rejected recordings, by the quantities that lie outside, and quantities that have no range."""
+    reasons = read_text_table(store.root / REJECTED, REJECTED_COLUMNS)["Reason"].tolist()
+    counts = {name: sum(name in reason for reason in reasons) for name in trained.ranges}
+    parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    facts: dict[str, object] = {"implausible": f"{len(reasons)} rejected" + (f": {parts}" if parts else "")}
+    missing = {**trained.not_computed, EJECTION_FRACTION: "it needs a regression model (stage=evaluate regressor=)"}
+    return {**facts, "not computed": "; ".join(f"{name}: {reason}" for name, reason in missing.items())}
 
 
 def _mean_psnr(decoded: Store, source: Store) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from echodream import validation
 from echodream.config.stage_signature import ExtractorPath, InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
+from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor, predict
 from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, frame_difference_curves
 from echodream.evaluation.comparison import Comparison
 from echodream.evaluation.feature_extraction import (
@@ -18,6 +18,7 @@ from echodream.evaluation.feature_extraction import (
     select_recordings,
 )
 from echodream.evaluation.further_patients import open_test_store
+from echodream.evaluation.plausibility import plausibility as plausibility_metrics
 from echodream.evaluation.protocol import FILE, Protocol, recorded_counts
 from echodream.evaluation.recording_metrics import compare_means, speckle_metrics
 from echodream.evaluation.table import summary_lines
@@ -44,6 +45,7 @@ def evaluate(
     autoencoder: InputPath | None,
     audit: InputPath | None,
     protocol: InputPath | None,
+    plausibility: float | None,
     dst: OutputPath,
     most: int,
     least: int,
@@ -63,6 +65,8 @@ def evaluate(
     for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
         validation.whole_number(name, value, minimum)
     validation.whole_number("batch", batch)
+    if plausibility is not None:
+        validation.number("plausibility", plausibility, above=0, below=1)
     validation.whole_number("seed", seed, 0)
     if images is None and videos is None:
         raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode wrote")
@@ -98,7 +102,7 @@ def evaluate(
     comparison.check_recordings([*stores.values()], regression)
     metrics: dict[str, Any] = {key: comparison.metrics(key, store) for key, store in stores.items()}
     if "videos" in stores:
-        metrics |= _video_metrics(stores["videos"], comparison, regression, audit)
+        metrics |= _video_metrics(stores["videos"], comparison, regression, audit, plausibility)
     for key, store in stores.items():
         metrics[key]["store"] = store.as_json()
     settings = replace(settings, count=comparison.used_counts)
@@ -113,15 +117,26 @@ def evaluate(
 
 
 def _video_metrics(
-    videos: RecordingSet, comparison: Comparison, regressor: ClassifierExtractor | None, audit: str | None
+    videos: RecordingSet,
+    comparison: Comparison,
+    regressor: ClassifierExtractor | None,
+    audit: str | None,
+    coverage: float | None,
 ) -> dict[str, Any]:
-    """Metrics of videos: cardiac cycle, adherence to a numeric condition, identity over time, and speckle."""
+    """Metrics of videos: cardiac cycle, adherence to a numeric condition, identity, speckle, and plausibility."""
     test, extraction = comparison.test, comparison.extraction
     both = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
     identity_metrics, identity_curves = identity_over_time(audit, videos)
     metrics = dict(compare_means(*both))
-    metrics |= {} if regressor is None else dict(adherence(regressor, extraction, videos, test))
+    predictions = None
+    if regressor is not None:
+        predictions = predict(regressor, extraction, videos), predict(regressor, extraction, test)
+        metrics |= dict(adherence(regressor, extraction.seed, *predictions))
     curves = {"frame difference": frame_difference_curves(*both)}
     curves |= {"identity": identity_curves} if identity_curves else {}
     texture = dict(compare_means(speckle_metrics(videos, extraction), speckle_metrics(test, extraction)))
-    return {"beat": {**metrics, **identity_metrics}, "texture": texture, "curves": curves}
+    record = {"beat": {**metrics, **identity_metrics}, "texture": texture, "curves": curves}
+    if coverage is not None:
+        train = comparison.train
+        record["plausibility"] = plausibility_metrics(videos, test, train, extraction, coverage, predictions)
+    return record

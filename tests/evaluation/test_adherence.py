@@ -10,7 +10,7 @@ import torch
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
-from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
+from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor, predict
 from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, load_recordings
 from echodream.evaluation.fidelity_records import SUBSETS, FeatureSets, fidelity_metrics
 from echodream.metrics.bootstrap import SamplingUnits
@@ -95,7 +95,7 @@ def test_adherence_metrics_by_hand(tmp_path: Path) -> None:
         load_recordings(str(tmp_path / "videos"), "videos"),
         load_recordings(str(tmp_path / "real"), "real"),
     )
-    found = dict(adherence(encoder, look, made, real))
+    found = dict(adherence(encoder, 0, predict(encoder, look, made), predict(encoder, look, real)))
     for side, which in ((made, lambda each: each), (real, lambda each: each["floor"])):
         seen = look.clips(side, encoder, 4, 3)
         assert seen.scores is not None
@@ -109,8 +109,9 @@ def test_adherence_metrics_by_hand(tmp_path: Path) -> None:
         assert which(found["EF R2"])["count"] == len(asked)
     assert (found["EF R2"]["better"], found["EF MAE"]["better"]) == ("higher", "lower")
     write(tmp_path / "without", ["TRAIN"] * 3, synthetic=True)
+    other = predict(encoder, look, load_recordings(str(tmp_path / "without"), "videos"))
     with pytest.raises(UserError, match=r"videos=.*without has no column EF, which regressor= predicts"):
-        dict(adherence(encoder, look, load_recordings(str(tmp_path / "without"), "videos"), real))
+        dict(adherence(encoder, 0, other, predict(encoder, look, real)))
 
 
 def test_identity_comes_from_an_audit_of_the_same_latents(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Encoding and decoding: the numbers, the bytes, interruptions, and every refusal."""
 
+import csv
 import json
 import os
 import signal
@@ -20,7 +21,9 @@ from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.errors import UserError
 from echodream.stages import decode as decoding
 from echodream.stages import encode as encoding
-from echodream.store import Store, StoreWriter, find_problems
+from echodream.store import Dataset, Store, StoreWriter, find_problems
+from echodream.store.latents import write_latents
+from tests.support import planted_hearts
 from tests.support.interruptions import Accident, failing_after
 from tests.support.tiny_vae import (
     HEIGHT,
@@ -414,3 +417,82 @@ def test_budgets_that_cannot_be(tmp_path: Path) -> None:
         folder,
         "latents",
     )
+
+
+def planted_latents(folder: Path, names: list[str], synthetic: bool = True) -> Store:
+    """Latents of planted hearts, whose pixels ``PlantedDecoder`` knows."""
+    network = write_vae_artifact(folder / "vae", tiny_autoencoder())
+    encoder = json.loads((network / "artifact.json").read_text())["fingerprint"]
+    size = {"FrameHeight": planted_hearts.HEIGHT // 2, "FrameWidth": planted_hearts.WIDTH // 2}
+    row = {"Split": "TRAIN", "NumberOfFrames": planted_hearts.FRAMES, "FPS": planted_hearts.FPS, **size}
+    latent = {"channels": 3, "layout": "F,C,H,W", "fidelity": "float16", "encoder": encoder}
+    dataset = Dataset(kind="latent", synthetic=synthetic, **latent)
+    with StoreWriter(folder / "latents", dataset) as writer:
+        for name in names:
+            mean = np.zeros((row["NumberOfFrames"], 3, *size.values()), np.float16)
+            write_latents(writer.scratch_path(name), mean, mean)
+            writer.commit({"FileName": name, "PatientID": name, **row}, writer.scratch_path(name))
+        return writer.finish(names)
+
+
+class PlantedDecoder(decoding.VaeDecoder):
+    """Decodes the recording "frozen" of ``planted_latents`` to a frozen heart, and so on."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[torch.Tensor]:
+        settings = [planted_hearts.IMPLAUSIBLE.get(name, {}) for name in batch.names]
+        hearts = [planted_hearts.heart(7, **each)[..., None].copy() for each in settings]
+        return [torch.from_numpy(each) for each in hearts]
+
+
+@pytest.mark.slow
+def test_implausible_samples_are_rejected_with_their_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["good", *planted_hearts.IMPLAUSIBLE, "fine"]
+    planted_latents(tmp_path, names)
+    real = {f"r{number}": planted_hearts.heart(number) for number in range(30)}
+    planted_hearts.heart_store(tmp_path / "videos", real, ["TRAIN"] * 30)
+    monkeypatch.setattr(decoding, "VaeDecoder", PlantedDecoder)
+    assert "implausible" not in decode(tmp_path, f"dst={tmp_path}/all").facts
+    assert len(Store(tmp_path / "all")) == len(names)
+    interrupted = failing_after(2, StoreWriter.reject)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "reject", interrupted)
+        with pytest.raises(Accident):
+            decode(tmp_path, "plausibility=0.9", f"dst={tmp_path}/stopped")
+    summary = decode(tmp_path, "plausibility=0.9")
+    store = Store(tmp_path / "decoded")
+    assert not list(find_problems(tmp_path / "decoded"))
+    assert store.table["FileName"].tolist() == ["good", "fine"]
+    with (tmp_path / "decoded/rejected.csv").open(newline="") as file:
+        rejected = {row["FileName"]: row for row in csv.DictReader(file)}
+    assert list(rejected) == list(planted_hearts.IMPLAUSIBLE)
+    for name, row in rejected.items():
+        assert planted_hearts.FOUND_BY[name] in row["Reason"]
+        assert row["Counted"] == "true"
+    assert str(summary.facts["implausible"]).startswith("5 rejected: heart rate")
+    assert "ejection fraction: it needs a regression model" in str(summary.facts["not computed"])
+    assert store.dataset.settings["plausibility"]["coverage"] == 0.9
+    decode(tmp_path, "plausibility=0.9", f"dst={tmp_path}/stopped")
+    assert bytes_of(tmp_path / "stopped") == bytes_of(tmp_path / "decoded")
+
+
+def test_the_gate_needs_a_synthetic_store_and_training_recordings(tmp_path: Path) -> None:
+    folder = study(tmp_path)
+    encode(folder)
+    with pytest.raises(UserError, match=r"latents is not synthetic: give plausibility=null"):
+        decode(folder, "plausibility=0.99")
+    with pytest.raises(UserError, match="plausibility is 1"):
+        decode(folder, "plausibility=1")
+    other = tmp_path / "other"
+    planted_latents(other, ["a"])
+    with pytest.raises(UserError, match=r"reference=.*none does not exist: plausibility= needs the videos"):
+        decode(other, "plausibility=0.99", f"reference={other}/none")
+
+
+@pytest.mark.slow
+def test_a_set_of_implausible_samples_only_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted_latents(tmp_path, ["frozen"])
+    real = {f"r{number}": planted_hearts.heart(number) for number in range(10)}
+    planted_hearts.heart_store(tmp_path / "videos", real, ["TRAIN"] * 10)
+    monkeypatch.setattr(decoding, "VaeDecoder", PlantedDecoder)
+    with pytest.raises(UserError, match=r"decoded is empty, because every sample is outside the training range"):
+        decode(tmp_path, "plausibility=0.9")

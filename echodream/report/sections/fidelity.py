@@ -28,6 +28,8 @@ from echodream.store import Store
 EVALUATED_KINDS = ("videos", "images")
 """Kinds of synthetic samples in an evaluation record."""
 CLASS_AGREEMENT = "class agreement"
+_MEASURED_RECORDINGS = (("beat", "Cardiac cycle"), ("texture", "Speckle"), ("plausibility", "Plausibility"))
+"""Parts of an evaluation record with means over recordings, and the titles of their tables."""
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,14 @@ def build(context: PageContext) -> SectionContent:
 
 
 def fidelity_tables(sources: Sources) -> list[Table]:
-    """Tables of all metrics of videos and images, of the cardiac cycle, and of speckle."""
+    """Tables of all metrics of videos and images, of the cardiac cycle, of speckle, and of plausibility."""
     record: Mapping[str, Any] = sources.records["evaluation"]
     tables: list[Table] = []
     with sources.report_parse_errors("evaluation"):
         for part in EVALUATED_KINDS:
             tables += _metric_tables(part, record.get(part, {}))
-        for key, title in (("beat", "Cardiac cycle"), ("texture", "Speckle")):
-            if rows := [row for name, entry in (record.get(key) or {}).items() if (row := _metric_row(name, entry))]:
+        for key, title in _MEASURED_RECORDINGS:
+            if rows := [row for name, entry in (record.get(key) or {}).items() if (row := metric_row(name, entry))]:
                 note = "Means over recordings, with their 95 % intervals."
                 tables.append(Table(title, ("Measure", "Synthetic", "Real"), rows, note))
     return tables
@@ -210,7 +212,7 @@ def _metric_tables(part: str, metrics: Mapping[str, Any]) -> list[Table]:
     names = {distance.metric for distance in distances}
     class_rows, other_rows = [], []
     for name, entry in metrics.items():
-        row = None if name in names else _metric_row(str(name), entry)
+        row = None if name in names else metric_row(str(name), entry)
         if row is None:
             continue
         if name.startswith(CLASS_AGREEMENT):
@@ -232,7 +234,7 @@ def _metric_tables(part: str, metrics: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _metric_row(name: str, entry: Any) -> Row | None:
+def metric_row(name: str, entry: Any) -> Row | None:
     """The row of a metric in its own unit; None if ``entry`` is not a metric or has no value."""
     if not isinstance(entry, Mapping) or "value" not in entry:
         return None

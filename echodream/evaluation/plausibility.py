@@ -1,0 +1,176 @@
+"""Share of synthetic videos outside the range of training recordings, with the share of real test recordings."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from echodream.errors import Rejected, UserError
+from echodream.evaluation.adherence import Predictions
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
+from echodream.evaluation.recording_metrics import RecordingMetrics, compare_means, measure_recordings
+from echodream.evaluation.table import MetricRecord
+from echodream.metrics.plausibility import (
+    SECTOR_OVERLAP,
+    Range,
+    measure_clip,
+    outside_ranges,
+    sector_overlap,
+    training_range,
+    typical_sector,
+)
+
+MAX_TRAINING = 2000
+"""Maximum number of training recordings that determine a range."""
+EJECTION_FRACTION = "ejection fraction"
+EF_COLUMN = "EF"
+ANY, OUTSIDE, SETTINGS = "any quantity", " outside the training range", "range"
+_MAX_NOMINAL_RATIO = 1.5
+
+
+@dataclass(frozen=True)
+class TrainingRanges:
+    """Ranges of the quantities over training recordings."""
+
+    ranges: Mapping[str, Range]
+    sector: np.ndarray | None
+    """Sector of most training recordings, bool (H, W)."""
+    seconds: float
+    """Longest part of a recording that is measured, at its center."""
+    recordings: int
+    not_computed: Mapping[str, str]
+    """Quantities without a range, and the reason."""
+
+    def measure(self, frames: np.ndarray, fps: float) -> dict[str, float]:
+        """Quantities of a clip, (F, H, W) uint8 or floats in [-1, 1]."""
+        values, sector = measure_clip(frames, fps)
+        return {**values, SECTOR_OVERLAP: sector_overlap(sector, self.sector)}
+
+    def require_plausible(self, frames: np.ndarray, fps: float) -> None:
+        """Raise ``Rejected`` if a quantity of the central part of a video, (F, H, W), lies outside its range."""
+        central = frames[central_frames(len(frames), fps, self.seconds)]
+        if found := outside_ranges(self.measure(central, fps), self.ranges):
+            raise Rejected("; ".join(found.values()))
+
+
+def central_frames(frames: int, fps: float, seconds: float) -> list[int]:
+    """Indices of the frames in the central ``seconds`` of a recording of ``frames`` frames."""
+    count = min(frames, max(1, round(seconds * fps)))
+    start = (frames - count) // 2
+    return list(range(start, start + count))
+
+
+def shortest_duration(rows: pd.DataFrame) -> float:
+    """Duration in seconds of the shortest recording."""
+    return float((rows["NumberOfFrames"].astype(float) / rows["FPS"].astype(float)).min())
+
+
+def measure_training(train: RecordingSet, coverage: float, seconds: float) -> TrainingRanges:
+    """The ranges with the share ``coverage`` of the recordings ``train``, of which ``seconds`` are measured.
+
+    Raises ``UserError`` if no quantity can be computed.
+    """
+
+    def measure(each: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
+        return measure_clip(*_read_central_part(each, row, seconds))
+
+    _, measured = measure_recordings(measure, train, FeatureExtraction(MAX_TRAINING, 1, 0), "plausibility")
+    sector = typical_sector([mask for _, mask in measured])
+    table = pd.DataFrame([{**values, SECTOR_OVERLAP: sector_overlap(mask, sector)} for values, mask in measured])
+    ranges, not_computed = dict[str, Range](), dict[str, str]()
+    for name in map(str, table):
+        values = table[name].to_numpy(float)
+        if (found := training_range(values, coverage, only_low=name == SECTOR_OVERLAP)) is not None:
+            ranges[name] = found
+        else:
+            without = int((~np.isfinite(values)).sum())
+            not_computed[name] = f"{without} of {len(values)} training recordings have no {name} in {seconds:.3g} s"
+    if not ranges:
+        reasons = "; ".join(not_computed.values())
+        raise UserError(f"no quantity has a range in {train.argument} ({reasons}): give plausibility=null")
+    return TrainingRanges(ranges, sector, seconds, len(table), not_computed)
+
+
+def _read_central_part(recordings: RecordingSet, row: int, seconds: float) -> tuple[np.ndarray, float]:
+    """Gray frames of the central ``seconds`` of a recording, floats in [-1, 1], (F, H, W), and frames per second."""
+    fps = float(recordings.rows["FPS"][row])
+    count = int(recordings.rows["NumberOfFrames"][row])
+    frames = recordings.store.frames(recordings.rows["FileName"][row], central_frames(count, fps, seconds))
+    return frames.mean(axis=-1) / 127.5 - 1, fps
+
+
+def plausibility(
+    videos: RecordingSet,
+    test: RecordingSet,
+    train: RecordingSet,
+    extraction: FeatureExtraction,
+    coverage: float,
+    predictions: tuple[Predictions, Predictions] | None,
+) -> dict[str, MetricRecord]:
+    """Share of ``videos`` outside the range of ``train``, for each quantity and for any; floor: the share of ``test``.
+
+    ``predictions``: ejection fraction of ``videos`` and ``test`` by a regression model, whose range is that of the
+    column EF of ``train``; None: not measured. The entry ``SETTINGS`` has the ranges, and what was not computed.
+    """
+    trained = measure_training(train, coverage, shortest_duration(videos.rows))
+    ranges, not_computed = dict(trained.ranges), dict(trained.not_computed)
+    tables = [_measured_values(each, extraction, trained) for each in (videos, test)]
+    if predictions is None:
+        not_computed[EJECTION_FRACTION] = "there is no regression model of EF (regressor=)"
+    elif (found := _training_ef(train, predictions[0], coverage)) is None:
+        not_computed[EJECTION_FRACTION] = "regressor= does not predict EF, or most training recordings have no EF"
+    else:
+        ranges[EJECTION_FRACTION] = found
+        for (_, table), each in zip(tables, predictions, strict=True):
+            table[EJECTION_FRACTION] = each.by_row().reindex(table.index)
+    sets = []
+    for (rows, table), recordings in zip(tables, (videos, test), strict=True):
+        outside = pd.DataFrame(
+            {f"{name}{OUTSIDE}": [not each.contains(value) for value in table[name]] for name, each in ranges.items()}
+        )
+        outside[f"{ANY}{OUTSIDE}"] = outside.any(axis=1)
+        sets.append(RecordingMetrics(outside.astype(float), recordings.units(rows), extraction.seed))
+    synthetic, real = sets
+    metrics = dict(compare_means(synthetic, real))
+    for name, each in ranges.items():
+        metrics[f"{name}{OUTSIDE}"] |= {"nominal": each.nominal}
+        if each.nominal > _MAX_NOMINAL_RATIO * (1 - coverage):
+            few = f"only {trained.recordings} training recordings: {each.nominal:.2g} of real ones are expected outside"
+            _add_warning(metrics[f"{name}{OUTSIDE}"], few)
+    without = {
+        name: {"synthetic": int(tables[0][1][name].isna().sum()), "real": int(tables[1][1][name].isna().sum())}
+        for name in ranges
+    }
+    settings = {
+        "coverage": coverage,
+        "seconds": trained.seconds,
+        "training recordings": trained.recordings,
+        "ranges": {name: asdict(each) for name, each in ranges.items()},
+        "samples without a value": without,
+        "not computed": not_computed,
+    }
+    return {**metrics, SETTINGS: settings}
+
+
+def _measured_values(
+    recordings: RecordingSet, extraction: FeatureExtraction, trained: TrainingRanges
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Rows of measured recordings, and their quantities with the row as index."""
+
+    def measure(each: RecordingSet, row: int) -> dict[str, float]:
+        return trained.measure(*_read_central_part(each, row, trained.seconds))
+
+    rows, values = measure_recordings(measure, recordings, extraction, "plausibility")
+    return rows, pd.DataFrame(values, index=rows)
+
+
+def _training_ef(train: RecordingSet, predictions: Predictions, coverage: float) -> Range | None:
+    """The range of the column EF of ``train``; None if the predictions are of another column, or EF is rare."""
+    if predictions.column != EF_COLUMN or EF_COLUMN not in train.rows:
+        return None
+    return training_range(pd.to_numeric(train.rows[EF_COLUMN], errors="coerce").to_numpy(float), coverage)
+
+
+def _add_warning(metric: MetricRecord, text: str) -> None:
+    metric["warning"] = "; ".join(filter(None, [metric["warning"], text]))
