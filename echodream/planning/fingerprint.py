@@ -1,6 +1,6 @@
 """Content of a study before training: patients, lengths, frame rates and sizes, and what is unwise about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,10 @@ class Fingerprint:
             "recordings per patient": _three_numbers(per_patient),
             "frames": _three_numbers(self.lengths),
             "frames per second": sorted({round(rate, 3) for rate in self.rates}),
-            "sizes": sorted({f"{width}x{height}" for height, width in self.sizes}),
+            "sizes": _size_texts(self.sizes),
+            "sizes after preprocessing": _size_texts(
+                zip(self.table["FrameHeight"], self.table["FrameWidth"], strict=True)
+            ),
         }
 
     @property
@@ -99,6 +102,11 @@ class Fingerprint:
                 f"{len(set(self.sizes))} sizes of different aspect ratios: set data.fit=pad or data.crop=sector"
             )
         return found
+
+
+def _size_texts(sizes: Iterable[tuple[int, int]]) -> list[str]:
+    """Different sizes, (height, width), as width x height."""
+    return sorted({f"{width}x{height}" for height, width in sizes})
 
 
 def _three_numbers(values: Any) -> list[float]:

@@ -1,10 +1,12 @@
 """Training steps of a model on random data of a study's size: parameters, seconds per step, memory and disk."""
 
+import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor
 
 from echodream.artifact import Artifact, write_artifact
@@ -32,6 +34,10 @@ from echodream.weights import fingerprint
 
 _LENGTHS = 12
 """Number of different lengths of the random recordings."""
+_EVALUATION_SECONDS = 20.0
+"""A validation and a test have about as many steps as training steps take this time, and all if they are fewer."""
+_SLOW_STEP = 2.0
+"""Seconds of a training step from which the last changes after training, such as the fit of noise, are not timed."""
 _STATE_BYTES, _FLOAT_BYTES = 16, 4
 """Bytes per trained parameter of weight, gradient and two moments of Adam; bytes of a float."""
 
@@ -48,7 +54,7 @@ class ModelTiming:
     epochs: int
     seconds_per_step: float
     hours: float
-    """Hours of training with validation, on this machine."""
+    """Hours of training, validations and test, on this machine."""
     gigabytes: float
     """Estimate of the memory of weights, gradients, Adam and activations; on a GPU, the measured maximum."""
     gigabytes_per_sample: float
@@ -129,38 +135,50 @@ def _random_pixels(shape: tuple[int, int, int], channels: int) -> np.ndarray:
 
 
 class StepTimer(Callback):
-    """Times of the end of each step and of the start of the validation, and of the first steps of epochs."""
+    """Times of the steps of training and validation, and of what happens between epochs. The last of the callbacks."""
 
     def __init__(self) -> None:
         self.train: list[float] = []
+        """End of each training step, in seconds."""
+        self.gaps: list[float] = []
+        """Seconds from the last step of each epoch to the first step of the next."""
         self.validation: list[float] = []
-        self.starts: list[float] = []
-        """Seconds from the start of each epoch to its first step."""
+        """Start of the validation or test, and end of each of its steps."""
+        self.validation_end = 0.0
+        """End of the validation or test with its metrics."""
         self.saved: dict[int, int] = {}
         """Bytes that autograd keeps in the first step, by address."""
         self.state = ExitStack()
-        self._epoch_start = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._epoch_start = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:
-            self.starts.append(time.perf_counter() - self._epoch_start)
         if not self.train:
             self.state.enter_context(torch.autograd.graph.saved_tensors_hooks(self._save, lambda tensor: tensor))
+        elif batch_idx == 0:
+            self.gaps.append(_now() - self.train[-1])
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.state.close()
         self.train.append(_now())
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.validation.append(_now())
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validation = [_now()]
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self.validation.append(_now())
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validation_end = _now()
+
+    on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end
+
+    def evaluation_seconds(self, batches: int) -> float:
+        """Seconds of a validation or test of ``batches`` steps, from one of at most as many steps."""
+        if len(self.validation) < 2:
+            return 0.0
+        further = batches - (len(self.validation) - 1)
+        return self.validation_end - self.validation[0] + further * _median_step(self.validation[1:])
 
     def _save(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -175,11 +193,11 @@ def _now() -> float:
 
 
 def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> ModelTiming:
-    """Train model=``name`` for two epochs of ``steps`` steps on ``study``; the second epoch is timed.
+    """Train model=``name`` for two epochs of ``steps`` steps on ``study``, and validate and test it.
 
     An adversarial loss that starts later is timed in both phases. Raises ``UserError`` if the model cannot be trained.
     """
-    with composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
+    with _quiet(), composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
         OmegaConf.resolve(cfg)
         timing = _time(name, cfg, study, steps)
         start = int(OmegaConf.select(cfg, "loss.adversarial.start", default=0) or 0)
@@ -197,27 +215,60 @@ def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> Mo
     return replace(timing, parameters=second.parameters, **mixed, **largest)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Context without log messages and warnings: those of a training of a few steps do not apply to the planned one."""
+    logger = logging.getLogger("echodream")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTiming:
     study.write_store(Path(cfg.datamodule.src))
+    begin = _now()
     module, data = build_module_and_data(cfg)
+    build = _now() - begin
     planned: Mapping[str, Any] = OmegaConf.to_container(cfg.trainer)  # type: ignore[assignment]
     batches = _limited(len(data.train_dataloader()), planned["limit_train_batches"])
     validation_batches = _limited(len(data.val_dataloader()), planned["limit_val_batches"])
-    short: dict[str, Any] = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}
-    short |= {"limit_val_batches": 3, "limit_train_batches": min(batches, steps)}
-    settings = OmegaConf.merge(cfg.trainer, short)
+    test_batches = _limited(len(data.test_dataloader()), planned["limit_test_batches"])
     timer, ema = StepTimer(), OmegaConf.select(cfg, "callbacks.ema")
-    callbacks = [timer, *([instantiate(ema)] if ema else [])]
+    callbacks = [instantiate(callback) for callback in (cfg.callbacks or {}).values() if callback]
+    callbacks = [*(each for each in callbacks if not isinstance(each, Checkpoint | EarlyStopping)), timer]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    trainer = make_trainer(
-        instantiate(settings),
-        callbacks,
-        unused_parameters=module.has_unused_parameters,
-        logger=False,
-        enable_checkpointing=False,
-    )
+
+    def trainer_with(**limits: Any) -> pl.Trainer:
+        short: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 0, **limits}
+        return make_trainer(
+            instantiate(OmegaConf.merge(cfg.trainer, short)),
+            callbacks,
+            unused_parameters=module.has_unused_parameters,
+            logger=False,
+            enable_checkpointing=False,
+        )
+
+    trainer = trainer_with(limit_train_batches=min(batches, steps))
     trainer.fit(module, datamodule=data)
+    per_step = _median_step(timer.train)
+    most = max(steps, round(_EVALUATION_SECONDS / max(per_step, 1e-9)))
+    evaluator = trainer_with(
+        limit_val_batches=min(most, validation_batches), limit_test_batches=min(most, test_batches)
+    )
+    evaluator.validate(module, datamodule=data, verbose=False)
+    per_validation = timer.evaluation_seconds(validation_batches)
+    begin = _now()
+    if per_step < _SLOW_STEP:
+        module.to(trainer.strategy.root_device).finish_training(data)
+    finish = _now() - begin
+    evaluator.test(module, datamodule=data, verbose=False)
+    test = timer.evaluation_seconds(test_batches)
     parameters = list(module.parameters())
     weights = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -227,8 +278,8 @@ def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTi
     on_gpu = trainer.strategy.root_device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if on_gpu else state + activations
     epochs, every = int(planned["max_epochs"]), int(planned["check_val_every_n_epoch"] or 1)
-    per_step, per_validation = _median_step(timer.train), _median_step(timer.validation)
-    seconds = epochs * (timer.starts[-1] + batches * per_step) + epochs // every * validation_batches * per_validation
+    training = epochs * (max(timer.gaps, default=0.0) + batches * per_step)
+    seconds = build + training + epochs // every * per_validation + finish + test
     return ModelTiming(
         model=name,
         parameters=weights,

@@ -159,7 +159,11 @@ def _facts(record: Mapping[str, Any], folder: Path) -> dict[str, object]:
     low, middle, high = study["frames"]
     rates = study["frames per second"]
     speed = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
-    sizes = study["sizes"][0] if len(study["sizes"]) == 1 else f"{len(study['sizes'])} sizes"
+    sizes, prepared = (
+        found[0] if len(found) == 1 else f"{len(found)} sizes"
+        for found in (study["sizes"], study["sizes after preprocessing"])
+    )
+    sizes = sizes if sizes == prepared else f"{sizes}, resized to {prepared}"
     facts["frames"] = f"{low:g} to {high:g}, median {middle:g}; {speed} per second; {sizes}"
     for name, kind, key in (("alpha", "calibration", "calibration"), ("beta", "training", "certifying")):
         more = privacy[f"more_{kind}"]

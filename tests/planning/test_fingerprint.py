@@ -25,6 +25,8 @@ def table(**changes: Any) -> pd.DataFrame:
             "class_name": ("sick", "well")[patient % 2],
             "NumberOfFrames": 60 + patient,
             "FPS": 30.0,
+            "FrameHeight": 64,
+            "FrameWidth": 48,
         }
         for patient in range(24)
         for number in range(2)
@@ -48,6 +50,7 @@ def test_counts_are_exact_and_name_no_patient() -> None:
         "frames": [60.0, 71.5, 83.0],
         "frames per second": [30.0],
         "sizes": ["120x100", "144x120"],
+        "sizes after preprocessing": ["48x64"],
     }
 
 

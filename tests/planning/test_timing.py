@@ -10,6 +10,8 @@ import echodream
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits
 from echodream.ingest.split import SplitRatios
+from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.planning import timing
 from echodream.planning.fingerprint import fingerprint_raw
 from echodream.planning.timing import RandomStudy, StepTimer, _median_step, time_model
 from echodream.store import Store
@@ -64,7 +66,51 @@ def test_a_timing_run_has_the_steps_and_parameters_of_the_training(
 
 
 @pytest.mark.slow
-def test_an_adversarial_phase_is_timed_too(random_study: RandomStudy) -> None:
+def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that each part of the training advances: its steps, epochs, validations, test and last changes."""
+    clock = [0.0]
+
+    def advanced(function: str, seconds: float) -> None:
+        original = getattr(LatentDiffusion, function)
+
+        def wrapped(self: Any, *arguments: Any, **more: Any) -> Any:
+            clock[0] += seconds
+            return original(self, *arguments, **more)
+
+        monkeypatch.setattr(LatentDiffusion, function, wrapped)
+
+    monkeypatch.setattr(timing, "_now", lambda: clock[0])
+    parts = {"training_step": 1, "on_train_epoch_start": 20, "validation_step": 0.5, "on_validation_epoch_end": 7}
+    parts |= {
+        "test_step": 0.25,
+        "on_test_epoch_end": 3,
+        "finish_training": 100,
+        "preview": 40,
+        "configure_from_data": 9,
+    }
+    for function, seconds in parts.items():
+        advanced(function, seconds)
+    made = []
+    build = timing.build_module_and_data
+    monkeypatch.setattr(timing, "build_module_and_data", lambda cfg: made.append(build(cfg)) or made[-1])
+    found = time_model("lidm", random_study, 3, *SHORT, "datamodule.batch_size=2", "trainer.check_val_every_n_epoch=2")
+    ((_, data),) = made
+    validation = 0.5 * len(data.val_dataloader()) + 7 + 40
+    test = 0.25 * len(data.test_dataloader()) + 3
+    assert found.seconds_per_step == 1
+    assert 3600 * found.hours == pytest.approx(9 + 3 * (20 + 7) + 1 * validation + 100 + test)
+
+
+def test_a_validation_of_some_steps_stands_for_all() -> None:
+    timer: Any = StepTimer()
+    timer.validation, timer.validation_end = [0.0, 4.0, 4.5, 5.0], 8.0  # previews in the first step, metrics at the end
+    assert timer.evaluation_seconds(3) == 8.0
+    assert timer.evaluation_seconds(13) == 8.0 + 10 * 0.5
+    assert StepTimer().evaluation_seconds(5) == 0
+
+
+@pytest.mark.slow
+def test_an_adversarial_phase_is_timed_too(random_study: RandomStudy, caplog: pytest.LogCaptureFixture) -> None:
     both = [
         "loss.lite0.weight=0",
         "loss.adversarial.weight=0.5",
@@ -74,6 +120,7 @@ def test_an_adversarial_phase_is_timed_too(random_study: RandomStudy) -> None:
     plain = time_model("vae", random_study, 2, *SHORT, *both, "loss.adversarial.weight=0")
     late = time_model("vae", random_study, 2, *SHORT, *both, "loss.adversarial.start=15")
     assert plain.steps == late.steps == 21
+    assert [record.getMessage() for record in caplog.records] == []  # "the adversarial loss is not used"
     assert late.parameters > plain.parameters
     assert late.disk > plain.disk
 
@@ -86,7 +133,6 @@ def test_steps_are_timed_by_the_median_of_the_second_half() -> None:
 
 def test_memory_is_what_autograd_keeps() -> None:
     timer: Any = StepTimer()
-    timer.on_train_epoch_start(None, None)
     timer.on_train_batch_start(None, None, None, 0)
     x = torch.ones(7, 5, requires_grad=True)
     y = torch.full((7, 5), 2.0)

@@ -53,6 +53,7 @@ def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pyt
     assert (privacy["more_calibration"], privacy["more_training"]) == (19 - new, 39)
     assert f"{19 - new} more calibration patients are needed for 5 %" in summary["alpha"]
     assert "39 more training patients are needed for 5 %" in summary["beta"]
+    assert "112x112, resized to 64x64" in summary["frames"]
     screen = Path(summary["dst"], "plan.txt").read_text()
     assert len(screen.splitlines()) <= 45
     assert record["commands"][0].startswith("python sample.py stage=ingest data=phantom data.source.patients=40")
