@@ -1,7 +1,7 @@
 """Model and dataset cards (README.md) for the Hugging Face hub, filled from the records of a study."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from echodream.publishing.checks import GENERATOR_OF, GENERATORS, Approval
 from echodream.report.mismatches import find_mismatches
 from echodream.report.sections import fidelity, privacy, usefulness
 from echodream.report.sections.lineage import lineage, package_versions
+from echodream.report.seven_cs import Criterion
 from echodream.report.tables import Row, Table
 
 TEMPLATES = Path(__file__).parent
@@ -24,8 +25,10 @@ def is_license(name: object) -> bool:
     return isinstance(name, str) and _LICENSE.fullmatch(name) is not None
 
 
-def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[str, Any]) -> str:
-    """README.md of a store. ``contents``: numbers, columns, pixel format, folder of media."""
+def dataset_card(
+    approval: Approval, what: str, license: str, contents: Mapping[str, Any], criteria: Iterable[Criterion]
+) -> str:
+    """README.md of a store. ``contents``: numbers, columns, pixel format, folder of media; ``criteria``: seven Cs."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     count = int(contents["recordings"])
@@ -37,6 +40,8 @@ def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[
         configs=[{"config_name": "default", "data_dir": contents["media"]}],
     )
     values = {**_common_values(approval), **contents, "what": what, "license": license}
+    above = {approval.decision["statement"], *approval.findings, *approval.unknown}
+    values["seven_cs"] = "\n\n".join(_criterion_text(criterion, above) for criterion in criteria)
     return _tidy_text(str(DatasetCard.from_template(data, template_path=str(TEMPLATES / "data_card.md"), **values)))
 
 
@@ -111,6 +116,20 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         "commands": "\n".join(entry.command for entry in lineage(sources) if entry.command),
         "packages": _markdown_list(f"{name} {number}" for name, number in package_versions()),
     }
+
+
+def _criterion_text(criterion: Criterion, above: Collection[str]) -> str:
+    """One of the seven Cs: its question, a table of its figures, and what is not measured.
+
+    Texts of ``above``, which ``check_card`` requires, are not repeated, so that they cannot be hidden in their place.
+    """
+    texts = ["as stated above" if figure.text in above else figure.text for figure in criterion.figures]
+    rows = [(each.name, text, each.reference_text) for each, text in zip(criterion.figures, texts, strict=True)]
+    cells = [f"| {' | '.join(map(_table_cell, row))} |" for row in rows]
+    table = ["| Figure | Synthetic | Real or expected |", "| --- | --- | --- |", *cells] if cells else []
+    missing = [f"- {record.message}" for record in criterion.missing]
+    head = f"### {criterion.name.capitalize()}"
+    return "\n\n".join(filter(None, [head, criterion.question, "\n".join(table), "\n".join(missing)]))
 
 
 def _markdown_list(lines: Iterable[str]) -> str:

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from echodream.report import number_format, svg_primitives
 from echodream.report.clips import ClipSettings, choose_clips
 from echodream.report.section import PageContext, Section, SectionContent
-from echodream.report.sections import SECTIONS, verdict
+from echodream.report.sections import SECTIONS, card, verdict
+from echodream.report.seven_cs import card_record
 from echodream.report.sources import Sources
 from echodream.report.tables import MissingRecord
 
@@ -99,3 +100,11 @@ def page_metrics(page: Page) -> dict[str, Any]:
         name: {"what": record.message, "command": record.command} for name, record in page.missing.items()
     }
     return dict(json.loads(json.dumps(metrics, allow_nan=False)))
+
+
+def page_card(page: Page) -> dict[str, Any] | None:
+    """The content of card.json; None if the page has no synthetic-data card."""
+    context, content = page.context, page.contents.get(card.SECTION)
+    if content is None:
+        return None
+    return card_record(content.data["criteria"], context.sources, context.command, context.code_version)

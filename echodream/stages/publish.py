@@ -20,6 +20,7 @@ from echodream.publishing.checks import GENERATORS, STORES, Approval
 from echodream.publishing.croissant import VOCABULARY, croissant
 from echodream.publishing.hub import check_push, upload
 from echodream.publishing.media_folder import FOLDERS, write_media_folder
+from echodream.report.seven_cs import CARD, SCHEMA, SCHEMA_FILE, Figure, card_record, seven_cs, write_card
 from echodream.report.sources import RECORD_FILES, Sources, load_sources
 from echodream.runs.atomic_folder import (
     atomic_folder,
@@ -34,7 +35,7 @@ from echodream.store import Dataset, Store, StoreWriter, verify
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 
-CARD, STORE, RECORD, CROISSANT = "README.md", "store", "publish.json", "croissant.json"
+README, STORE, RECORD, CROISSANT = "README.md", "store", "publish.json", "croissant.json"
 _KIND = "a folder for the hub"
 _NO_TEXT = "none found in the frames"
 _MODEL_FILES = (
@@ -149,8 +150,8 @@ def publish(
     with atomic_folder(target) as work:
         if work is not None:
             start_or_resume_folder(work / RECORD, settings, _KIND)
-            card = _write_model(work, request) if what in GENERATORS else _write_store(work, request)
-            (work / CARD).write_text(card, encoding="utf-8")
+            card = _write_model(work, request) if what in GENERATORS else _write_store(work, request, text)
+            (work / README).write_text(card, encoding="utf-8")
             run = {"command": command, "code_version": code_version, "findings": approval.findings, "text": text}
             write_record(work / RECORD, {**settings, **run, "sums": _list_checksums(work)})
             _check_folder(work, request)
@@ -195,10 +196,10 @@ def _check_readable_text(target: Path, request: _Publication, accept_text: bool)
     return f"accepted in {len(places)} recordings" if places else _NO_TEXT
 
 
-def _write_store(work: Path, request: _Publication) -> str:
+def _write_store(work: Path, request: _Publication, text: str) -> str:
     """Write the recordings with new names in random order to ``work``: as a store, and as files that browsers show.
 
-    Returns the text of the card.
+    ``text``: the result of the search for readable text. Returns the text of the card.
     """
     approval, source = request.approval, request.store
     verify(source.root)
@@ -238,7 +239,15 @@ def _write_store(work: Path, request: _Publication) -> str:
         "columns": "\n".join(f"| `{name}` | {_COLUMNS[name]} |" for name in kept),
         "pixels": "gray" if source.dataset.channels == 1 else "rgb24",
     }
-    return dataset_card(approval, request.what, request.license, contents)
+    facts = {
+        "License": request.license,
+        "Readable text": text,
+        "Names of patients": "none found in the published texts",
+    }
+    extra = [Figure(name, fact, "publish") for name, fact in facts.items()]
+    criteria = seven_cs(request.sources, request.what, kept, extra)
+    write_card(work, card_record(criteria, request.sources, request.command, request.code_version))
+    return dataset_card(approval, request.what, request.license, contents, criteria)
 
 
 def _random_order(source: Store, secret: Path) -> list[str]:
@@ -272,7 +281,7 @@ def _write_model(work: Path, request: _Publication) -> str:
 
 def _list_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of the model files in ``folder``, or of the SHA256SUMS of its store and of the other files of a set."""
-    names = (f"{STORE}/{CHECKSUMS}", CROISSANT, METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
+    names = (f"{STORE}/{CHECKSUMS}", CROISSANT, CARD, SCHEMA, METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
     sums = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
     for media in (name for name in FOLDERS.values() if (folder / name).is_dir()):
         files = sorted(path for path in (folder / media).rglob("*") if path.is_file())
@@ -286,16 +295,19 @@ def _check_folder(folder: Path, request: _Publication) -> None:
     real = request.sources.real
     assert real is not None
     is_store = (folder / STORE).is_dir()
-    of_store, of_model = (STORE, CROISSANT, *FOLDERS.values()), (METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
-    allowed = {CARD, RECORD, *(of_store if is_store else of_model)}
+    of_store, of_model = (
+        (STORE, CROISSANT, CARD, SCHEMA, *FOLDERS.values()),
+        (METADATA_FILE, TRAINING_FILE, *_MODEL_FILES),
+    )
+    allowed = {README, RECORD, *(of_store if is_store else of_model)}
     if unknown := sorted(path.name for path in folder.iterdir() if path.name not in allowed):
         raise UserError(f"{folder / unknown[0]} does not belong there: remove {folder}, and run the same command again")
     if is_store:
         verify(folder / STORE)
     if (read_record(folder / RECORD) or {}).get("sums") != _list_checksums(folder):
         raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
-    check_card(folder / CARD, request.what, request.approval)
-    templates = (path.read_text(encoding="utf-8") for path in (*TEMPLATES.glob("*.md"), VOCABULARY))
+    check_card(folder / README, request.what, request.approval)
+    templates = (path.read_text(encoding="utf-8") for path in (*TEMPLATES.glob("*.md"), VOCABULARY, SCHEMA_FILE))
     public_text = " ".join([*templates, *_COLUMNS])
     local_folders = [path for path in (str(Path.home()), str(Path.cwd())) if len(path) > 1]
     for path in sorted(folder.rglob("*")):
@@ -319,6 +331,6 @@ def _summary(target: Path, state: str, request: _Publication, url: str, text: st
         "uploaded": url or "no: push=<namespace>/<name> uploads the folder",
     }
     names = [name for name in (*STORES, *GENERATORS) if name != target.name]
-    if others := [name for name in names if (target.parent / name / CARD).is_file()]:
+    if others := [name for name in names if (target.parent / name / README).is_file()]:
         facts["also published"] = f"{', '.join(others)}: publish samples or generators, not both; see docs/privacy.md"
     return Summary(f"publish: {target} {state}", facts)

@@ -1,7 +1,7 @@
 """``stage=report``: all results of the synthetic set of a study, as one HTML page that opens offline."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ def report(
     code_version: str,
     early: bool = False,
 ) -> Summary:
-    """Write ``dst``/index.html and ``dst``/metrics.json from the existing stores and records of ``study``.
+    """Write ``dst``/index.html, metrics.json and card.json from the existing stores and records of ``study``.
 
     Stores: ``real``, ``videos`` (synthetic, decoded) and ``passed_stores`` (samples that passed the filter).
     ``records``: folders and files of filter, audit, evaluation and utility. ``folders`` contain stores and artifacts
@@ -54,8 +54,9 @@ def report(
     """
     validation.true_or_false("share", share)
     validation.true_or_false("early", early)
-    from echodream.report.build import GENERATOR, build_page, page_metrics, render_page
+    from echodream.report.build import GENERATOR, build_page, page_card, page_metrics, render_page
     from echodream.report.clips import ClipSettings
+    from echodream.report.seven_cs import CARD, SCHEMA, write_card
     from echodream.report.sources import load_sources
 
     settings, stores = ClipSettings(**look), {"real": real, "videos": videos}
@@ -66,9 +67,9 @@ def report(
     target = Path(dst) / PAGE
     _check_target(target, share, f'name="generator" content="{GENERATOR}"')
     page = build_page(sources, settings, command, code_version)
-    text, metrics = render_page(page), page_metrics(page)
+    text, metrics, card = render_page(page), page_metrics(page), page_card(page)
     if share:
-        _refuse_patient_names(sources, text + str(metrics))
+        _refuse_patient_names(sources, text + str(metrics) + str(card))
     if len(text.encode()) > MAX_BYTES:
         size = len(text) // 1_000_000
         raise UserError(f"{target} would have {size} MB: lower look.per_class, look.pairs or look.seconds")
@@ -76,9 +77,11 @@ def report(
     try:
         write_text(target, text)
         write_record(target.with_name(METRICS), metrics)
+        if card is not None:
+            write_card(target.parent, card)
     finally:
         unlock(handle)
-    return _summary(target, page, len(text))
+    return _summary(target, page, len(text), (PAGE, METRICS, *((CARD, SCHEMA) if card is not None else ())))
 
 
 def _check_target(target: Path, share: bool, generator: str) -> None:
@@ -123,7 +126,7 @@ def _refuse_patient_names(sources: "Sources", text: str) -> None:
         )
 
 
-def _summary(target: Path, page: "Page", size: int) -> Summary:
+def _summary(target: Path, page: "Page", size: int, files: Sequence[str]) -> Summary:
     context = page.context
     figures = [f": {verdict.figure} {verdict.unit}" if verdict.figure else "" for verdict in context.verdicts]
     verdicts = zip(context.verdicts, figures, strict=True)
@@ -132,4 +135,4 @@ def _summary(target: Path, page: "Page", size: int) -> Summary:
     facts |= {f"without {name}": record.command for name, record in page.missing.items()}
     facts |= {f"note {number}": notice for number, notice in enumerate(page.notices, 1)}
     facts["for"] = "sharing: no frame and no name of a patient" if context.sources.share else "private use"
-    return Summary(f"report: {target} done", facts, files=(PAGE, METRICS))
+    return Summary(f"report: {target} done", facts, files=tuple(files))

@@ -201,7 +201,7 @@ def test_croissant_describes_the_files_and_columns_that_are_there(published: Pat
 
 
 @pytest.mark.parametrize(
-    "file", ["videofolder/train/phantom-0002.mp4", "videofolder/train/metadata.csv", "croissant.json"]
+    "file", ["videofolder/train/phantom-0002.mp4", "videofolder/train/metadata.csv", "croissant.json", "card.json"]
 )
 def test_changed_playable_file_is_refused(study: Path, tmp_path: Path, file: str) -> None:
     run(study, f"dst={tmp_path}/out")
@@ -279,6 +279,25 @@ def test_the_card_says_what_was_certified_and_not_that_no_copy_is_there(study: P
     text = " ".join((tmp_path / "second/README.md").read_text().split())
     assert "with confidence 90 %. At most 0.16 of the 6 samples that passed are expected to be such copies" in text
     assert "and at most 1 with the confidence in the statement. Other kinds of copies were not tested." in text
+
+
+def test_data_card_has_the_seven_cs_and_card_json(published: Path) -> None:
+    text = (published / "README.md").read_text()
+    record = json.loads((published / "card.json").read_text())
+    schema = json.loads((published / record["$schema"]).read_text())
+    pytest.importorskip("jsonschema").Draft202012Validator(schema).validate(record)
+    for name, criterion in record["criteria"].items():
+        assert f"### {name.capitalize()}\n\n{criterion['question']}" in text
+        for figure in criterion["figures"]:
+            shown = "as stated above" if figure["text"] == STATEMENT else " ".join(figure["text"].split())
+            assert f"| {figure['name']} | {shown} |" in text
+        for entry in criterion["not measured"]:
+            assert f"- {entry['what']}" in text
+    facts = {each["name"]: each["text"] for each in record["criteria"]["compliance"]["figures"]}
+    assert facts["License"] == "cc-by-nc-4.0"
+    assert facts["Statement of the filter"] == STATEMENT
+    assert text.count(STATEMENT) == 1  # a copy would stand in for one that an editor hides
+    assert "Seed" not in {each["name"].split()[0] for each in record["criteria"]["consistency"]["figures"]}
 
 
 def test_no_patient_and_no_path_is_named(published: Path, whole: Path) -> None:

@@ -33,6 +33,8 @@ from tests.support.tiny_report import STATEMENT, records, run, study, synthetic_
 
 PAGE = "reports/phantom/index.html"
 SHARED = "reports/phantom/share/index.html"
+WRITTEN = ("card.json", "card.schema.json", "index.html", "metrics.json")
+"""Files of a page, in alphabetical order."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mine(whole: Path, tmp_path: Path) -> Path:
     """A copy of the study that a test may change."""
-    shutil.copytree(whole, tmp_path / "study", ignore=shutil.ignore_patterns("share", "index.html", "metrics.json"))
+    shutil.copytree(whole, tmp_path / "study", ignore=shutil.ignore_patterns("share", *WRITTEN))
     return tmp_path / "study"
 
 
@@ -110,14 +112,14 @@ def test_shared_page_has_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
     assert not any(shown)
     synthetic = all_frames(Store(whole / "samples/phantom/videos"))
     assert all(likest(clip[0], synthetic) > 0.9 for clip in videos_of(html))  # the measure does find frames
-    both = html + (whole / SHARED).with_name("metrics.json").read_text()
+    both = html + "".join((whole / SHARED).with_name(name).read_text() for name in ("metrics.json", "card.json"))
     for row in Store(whole / "data/phantom/videos").table.to_dict("records"):
         assert row["FileName"] not in both
         assert row["PatientID"] not in both
     assert "Private." not in words(html)
     assert "For sharing." in words(html)
     assert STATEMENT in words(html)
-    assert sorted(path.name for path in (whole / SHARED).parent.iterdir()) == ["index.html", "metrics.json"]
+    assert sorted(path.name for path in (whole / SHARED).parent.iterdir()) == [*WRITTEN]
 
 
 def test_real_frames_in_a_shared_page_are_detected(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +254,8 @@ def test_missing_records_are_shown_with_their_commands(mine: Path) -> None:
     html = page(mine)
     for stage in ("filter", "audit", "utility", "evaluate"):
         assert f"python sample.py stage={stage} data=phantom" in html
-    assert "<tbody" not in html.split('id="lineage"')[0]  # no empty table
+    assert "<tbody" not in html.split('id="card"')[0]  # no empty table; the card counts what the stores have
+    assert not re.search(r"<tbody[^>]*>\s*</tbody>", html)
     shutil.rmtree(mine / "samples")
     shutil.rmtree(mine / "reports")
     with pytest.raises(UserError, match="there is nothing to report"):
@@ -291,12 +294,27 @@ def test_a_page_before_the_synthetic_videos_says_what_is_not_yet_made(mine: Path
     (mine / "samples_final").rename(mine / "samples")
     for path in (mine / "reports_final").rglob("*"):
         target = mine / "reports" / path.relative_to(mine / "reports_final")
-        if path.is_file() and path.name not in ("index.html", "metrics.json"):
+        if path.is_file() and path.name not in WRITTEN:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     assert "nothing to do" in run(mine, "early=true").title
     assert "This page is not complete." in (mine / PAGE).read_text()
     assert page(mine).encode() == final
+
+
+def test_the_synthetic_data_card_is_on_the_page_and_a_file(whole: Path) -> None:
+    text = words(page(whole))
+    for name in ("Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Comprehension", "Consistency"):
+        assert f" {name} " in text
+    card = json.loads((whole / PAGE).with_name("card.json").read_text())
+    for criterion in card["criteria"].values():
+        assert criterion["question"] in text
+        for figure in criterion["figures"]:
+            assert f"{figure['name']} " in text
+            assert re.sub(r"\s+", " ", figure["text"]) in text
+        for entry in criterion["not measured"]:
+            assert entry["what"] in text
+    assert card["command"] == json.loads((whole / PAGE).with_name("metrics.json").read_text())["command"]
 
 
 def test_evaluation_of_other_videos_gives_a_notice(mine: Path) -> None:
@@ -323,7 +341,7 @@ def test_same_inputs_give_same_bytes_and_a_rerun_does_nothing(mine: Path) -> Non
     assert "already complete, nothing to do" in run(mine, notes).title
     run(mine)
     assert {path.name: path.read_bytes() for path in (mine / "reports/phantom").glob("*.*")} == before
-    assert set(before) == {"index.html", "metrics.json", "evaluation.json", "utility.json"}
+    assert set(before) == {*WRITTEN, "evaluation.json", "utility.json"}
     path = mine / "reports/phantom/utility.json"
     path.write_text(path.read_text().replace("0.97", "0.98"))
     assert "done" in run(mine, notes).title

@@ -5,7 +5,17 @@ a new type of chart also needs a function in ``svg_primitives.py``. To add a sec
 template, and its entry in ``SECTIONS``.
 """
 
-from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, progress, usefulness, verdict
+from echodream.report.sections import (
+    anonymized,
+    card,
+    fidelity,
+    gallery,
+    lineage,
+    privacy,
+    progress,
+    usefulness,
+    verdict,
+)
 
 SECTIONS = (
     progress.SECTION,
@@ -15,6 +25,7 @@ SECTIONS = (
     usefulness.SECTION,
     fidelity.SECTION,
     anonymized.SECTION,
+    card.SECTION,
     lineage.SECTION,
 )
 """Sections of the report page, in order."""

@@ -64,7 +64,7 @@ def verdict(sources: Sources) -> Verdict:
     audited_kinds = [kind for kind in reversed(KINDS) if f"audit_{kind}" in sources.records]
     for kind in audited_kinds:
         with sources.report_parse_errors(f"audit_{kind}"):
-            sentence, has_finding = _audit_sentence(sources.records[f"audit_{kind}"], kind)
+            sentence, has_finding = audit_sentence(sources.records[f"audit_{kind}"], kind)
         notes.append(sentence)
         if has_finding and result.label.startswith("Guarantee holds") and "finding" not in result.label:
             result = replace(result, state="note", label=f"{result.label}; the audit has a finding")
@@ -153,7 +153,7 @@ def _joint_confidence(decision: Mapping[str, Any]) -> float:
     return max(0.0, 1 - int(decision.get("tries", 1)) * float(decision["settings"]["delta"]))
 
 
-def _audit_sentence(record: Mapping[str, Any], kind: str) -> tuple[str, bool]:
+def audit_sentence(record: Mapping[str, Any], kind: str) -> tuple[str, bool]:
     """A sentence on the audit of images or videos, and whether a privacy measure stands out."""
     measures = [measure for measure in record["measures"] if measure["about"] == "privacy"]
     findings = [measure for measure in measures if measure["stands_out"]]
@@ -301,7 +301,7 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
     with sources.report_parse_errors(name):
         measures = sources.records[name]["measures"]
         for title, (_, note) in {**RISKS, "Is it varied?": ((), "")}.items():
-            rows = [row for measure in measures if _risk(measure) == title and (row := _measure_row(measure))]
+            rows = [row for measure in measures if _risk(measure) == title and (row := measure_row(measure))]
             rows.sort(key=lambda row: not row.stands_out)
             if rows:
                 tables.append(Table(title, ("Measure", "Synthetic", "Expected"), rows, note))
@@ -336,7 +336,7 @@ def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> 
     return Row(name, interval, scale=(0.0, largest), group="copy", value_text=power_text(power))
 
 
-def _measure_row(measure: Mapping[str, Any]) -> Row | None:
+def measure_row(measure: Mapping[str, Any]) -> Row | None:
     name, value, expected = str(measure["name"]), parse_interval(measure["value"]), parse_interval(measure["expected"])
     if value is None:
         return None

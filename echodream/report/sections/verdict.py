@@ -16,7 +16,7 @@ _SPLITS = {
 def build(context: PageContext) -> SectionContent:
     """The verdicts of all sections, the warnings, and the sizes of the splits."""
     verdicts, notices = context.verdicts, _page_warnings(context.sources)
-    data = {"verdicts": verdicts, "notices": notices, "counts": _split_counts(context.sources)}
+    data = {"verdicts": verdicts, "notices": notices, "counts": split_counts(context.sources)}
     metrics = {"verdict": {verdict.topic.lower(): verdict.as_json() for verdict in verdicts}, "notices": notices}
     return SectionContent(data, metrics=metrics)
 
@@ -29,7 +29,7 @@ def _page_warnings(sources: Sources) -> list[str]:
     return [*warnings, *(message for _, message in find_mismatches(sources))]
 
 
-def _split_counts(sources: Sources) -> list[tuple[str, str, str]]:
+def split_counts(sources: Sources) -> list[tuple[str, str, str]]:
     """Name, size and explanation of each split of real patients, and of the synthetic set."""
     counts = []
     if sources.real is not None:
