@@ -130,7 +130,7 @@ def plausibility(
             {f"{name}{OUTSIDE}": [not each.contains(value) for value in table[name]] for name, each in ranges.items()}
         )
         outside[f"{ANY}{OUTSIDE}"] = outside.any(axis=1)
-        sets.append(RecordingMetrics(outside.astype(float), recordings.units(rows), extraction.seed))
+        sets.append(RecordingMetrics(outside.astype(float), recordings.units(rows), extraction.seed, proportions=True))
     synthetic, real = sets
     metrics = dict(compare_means(synthetic, real))
     for name, each in ranges.items():

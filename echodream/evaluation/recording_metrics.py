@@ -27,6 +27,8 @@ class RecordingMetrics:
     table: pd.DataFrame
     units: SamplingUnits
     seed: int
+    proportions: bool = False
+    """Whether the metrics are 0 or 1, so that their means are proportions."""
 
     def summary(self, name: str) -> tuple[Interval, dict[str, float], int]:
         """Mean of the metric ``name`` with its interval; its mean, std and count; number of sampling units.
@@ -39,7 +41,11 @@ class RecordingMetrics:
         if not len(values):
             return UNDEFINED, {"mean": UNDEFINED.value, "std": UNDEFINED.value, "count": 0}, 0
         statistics = {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
-        return influence_interval(mean_estimate(values), units, seed=self.seed), statistics, units.count()
+        return (
+            influence_interval(mean_estimate(values, self.proportions), units, seed=self.seed),
+            statistics,
+            units.count(),
+        )
 
 
 def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterator[tuple[str, MetricRecord]]:

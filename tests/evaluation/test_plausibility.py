@@ -76,6 +76,11 @@ def test_ejection_fraction_is_that_of_a_regression_model(stores: dict[str, Recor
     found = plausibility(*sets, (predictions(videos, ef), predictions(test, real)))
     metric = found[f"ejection fraction{OUTSIDE}"]
     assert (metric["value"], metric["floor"]["value"]) == (2 / len(ef), 1 / TEST)
+    assert metric["low"] >= 0
+    none = plausibility(*sets, (predictions(videos, np.full(len(ef), 60.0)), predictions(test, real)))
+    exact = none[f"ejection fraction{OUTSIDE}"]
+    assert (exact["value"], exact["low"]) == (0, 0)
+    assert exact["high"] == pytest.approx(1 - 0.025 ** (1 / len(ef)))  # Clopper-Pearson
     assert found["range"]["not computed"] == {}
     other = plausibility(*sets, (predictions(videos, ef, "Age"), predictions(test, real, "Age")))
     assert "does not predict EF" in other["range"]["not computed"]["ejection fraction"]
