@@ -42,7 +42,7 @@ LAYERS = [
     ["loaded_models"],
     ["api"],
 ]
-MOST_LINES = 38_800
+MOST_LINES = 39_400
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",
