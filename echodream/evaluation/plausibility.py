@@ -122,8 +122,8 @@ def plausibility(
         not_computed[EJECTION_FRACTION] = "regressor= does not predict EF, or most training recordings have no EF"
     else:
         ranges[EJECTION_FRACTION] = found
-        for (_, table), each in zip(tables, predictions, strict=True):
-            table[EJECTION_FRACTION] = each.by_row().reindex(table.index)
+        for (_, table), predicted in zip(tables, predictions, strict=True):
+            table[EJECTION_FRACTION] = predicted.by_row().reindex(table.index)
     sets = []
     for (rows, table), recordings in zip(tables, (videos, test), strict=True):
         outside = pd.DataFrame(

@@ -55,7 +55,7 @@ def summary_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for name, metric in record.get(key, {}).items()
             if isinstance(metric, dict) and "value" in metric
         }
-        title = key if key in ("images", "videos") else "videos"
+        title = "images" if key == "images" else "videos"
         for name, text in _metric_lines(section):
             yield f"{title}: {name}", text
         for name, metric in section.items():

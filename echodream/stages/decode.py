@@ -59,7 +59,7 @@ def decode(
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
     height, width, precision = store.dataset.height, store.dataset.width, trainer_precision(trainer)
     trained = None if plausibility is None else _training_ranges(store, reference, plausibility)
-    settings = {"source": store.checksum, "decoder": fingerprint(network), "precision": precision}
+    settings: dict[str, Any] = {"source": store.checksum, "decoder": fingerprint(network), "precision": precision}
     if trained is not None:
         settings["plausibility"] = {"coverage": plausibility, "reference": Store(str(reference)).checksum}
     dataset = Dataset(
