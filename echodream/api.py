@@ -54,7 +54,7 @@ def play(frames: np.ndarray, fps: float = 25.0, captions: Sequence[str] | None =
 def load(source: str | Path, *, revision: str | None = None, device: str | None = None) -> "LoadedModel":
     """Load a trained model: an ``Autoencoder``, ``Generator``, ``IdentityModel`` or ``ClassifierModel``.
 
-    ``source``: folder of an artifact or of an AutoencoderKL of diffusers, or "hub:<namespace>/<name>", a model on the
+    ``source``: folder of an artifact or of an AutoencoderKL of diffusers, or `hub:<namespace>/<name>`, a model on the
     Hugging Face hub, at the branch, tag or commit ``revision``. ``device``: cpu or cuda; None: a GPU if there is one.
     Raises ``UserError`` if there is no such model.
     """

@@ -70,6 +70,10 @@ def test_the_index_leads_to_every_page() -> None:
     named = {(DOCS / link.partition("#")[0]).resolve() for link in links(INDEX)}
     assert [page.name for page in PAGES if page not in {INDEX, *OUTSIDE, *named}] == []
     assert INDEX in {(ROOT / link).resolve() for link in links(ROOT / "README.md")}
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    absent = [page for page in named if page.suffix == ".md" and page.is_relative_to(DOCS)]
+    absent = [page for page in absent if f": {page.relative_to(DOCS)}\n" not in navigation]
+    assert absent == [], "add a line to nav in mkdocs.yml"
 
 
 @pytest.mark.parametrize("group", ["stage", "model"])
