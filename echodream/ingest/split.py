@@ -49,8 +49,8 @@ class PatientSplitCheck:
             )
 
 
-def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str = "class_name") -> dict[str, str]:
-    """Map each patient to the split of the study, or else to a random split stratified by the column ``by``.
+def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios) -> dict[str, str]:
+    """Map each patient to the split of the study, or else to a random split stratified by ``class_name``.
 
     Split sizes are rounded by largest remainders, with less than one patient of error in each class. Rounding errors
     are carried over between classes, so that total sizes are also near the ratios. Raises ``UserError`` if the study
@@ -59,7 +59,7 @@ def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str 
     splits: dict[str, str] = {}
     classes: dict[str, Counter[str]] = defaultdict(Counter)
     for recording in recordings:
-        classes[recording.patient][str(recording.columns.get(by, ""))] += 1
+        classes[recording.patient][str(recording.columns.get("class_name", ""))] += 1
         if recording.split is not None and splits.setdefault(recording.patient, recording.split) != recording.split:
             raise UserError(
                 f"patient {recording.patient!r} is in two splits, {splits[recording.patient]} and {recording.split}: "

@@ -183,18 +183,20 @@ def test_euler_is_its_formula(steps: int, shift: float) -> None:
     assert_same(followed(RectifiedFlow(shift=shift), "euler", steps, noise), xs)
 
 
+@pytest.mark.parametrize(("spacing", "power"), [("trailing", 1), ("quadratic", 2)])
 @pytest.mark.parametrize("steps", [2, 9])
-def test_heun_is_its_formula(steps: int) -> None:
-    """The trapezium rule from 1 to 0.001, and a step of Euler's to 0."""
+def test_heun_is_its_formula(steps: int, spacing: str, power: int) -> None:
+    """The trapezium rule from 1 to 0.001, between powers of an even grid, and a step of Euler's to 0."""
     noise = normal(2, C, H, W)
-    grid = torch.linspace(1, 0.001, steps, dtype=torch.float64).tolist()
+    grid = (torch.linspace(1, 0.001 ** (1 / power), steps, dtype=torch.float64) ** power).tolist()
     x = noise.double()
     for s, following in itertools.pairwise(grid):
         slope = network(x, torch.full((2,), 1000 * s))
         ahead = network(x + (following - s) * slope, torch.full((2,), 1000 * following))
         x = x + (following - s) * (slope + ahead) / 2
     x = x - 0.001 * network(x, torch.full((2,), 1.0))
-    torch.testing.assert_close(RectifiedFlow().sample(network, noise, steps, "heun"), x.float(), rtol=1e-4, atol=1e-4)
+    found = RectifiedFlow().for_sampling(spacing).sample(network, noise, steps, "heun")
+    torch.testing.assert_close(found, x.float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("process", [DDPM(), RectifiedFlow(), RectifiedFlow(shift=3.0)])
@@ -232,21 +234,6 @@ def test_a_limit_of_predicted_data_is_kept_at_each_step(name: str) -> None:
     assert limited.abs().max() == pytest.approx(0.2, abs=1e-4)
     wide = process.for_sampling(clip=1e4).sample(network, noise, 6, sampler)
     torch.testing.assert_close(wide, free, rtol=1e-3, atol=1e-3 * max(1.0, free.abs().max().item()))
-
-
-@pytest.mark.parametrize("steps", [2, 9])
-def test_heun_with_quadratic_spacing_is_its_formula(steps: int) -> None:
-    """The trapezium rule between squares of an even grid from 1 to 0.001, and a step of Euler's to 0."""
-    noise = normal(2, C, H, W)
-    grid = (torch.linspace(1, math.sqrt(0.001), steps, dtype=torch.float64) ** 2).tolist()
-    x = noise.double()
-    for s, following in itertools.pairwise(grid):
-        slope = network(x, torch.full((2,), 1000 * s))
-        ahead = network(x + (following - s) * slope, torch.full((2,), 1000 * following))
-        x = x + (following - s) * (slope + ahead) / 2
-    x = x - 0.001 * network(x, torch.full((2,), 1.0))
-    found = RectifiedFlow().for_sampling("quadratic").sample(network, noise, steps, "heun")
-    torch.testing.assert_close(found, x.float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.75])

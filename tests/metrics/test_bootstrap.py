@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from echodream.errors import UserError
 from echodream.metrics.bootstrap import (
     Estimate,
     SamplingUnits,
@@ -32,6 +33,11 @@ def test_the_interval_of_a_mean_is_the_ordinary_bootstrap() -> None:
     assert found.high == pytest.approx(truth.high, abs=0.08 * (truth.high - truth.low))
     alone = influence_interval(mean_estimate(values), SamplingUnits(np.arange(90)))
     assert found.high - found.low > 1.5 * (alone.high - alone.low)  # rows of one unit are drawn together
+
+
+def test_patients_are_given_for_each_row() -> None:
+    with pytest.raises(UserError, match="31 rows have 2 patients: give one patient for each row"):
+        bootstrap_mean(np.zeros(31), ["a", "b"])
 
 
 def test_both_sets_contribute_to_the_interval() -> None:

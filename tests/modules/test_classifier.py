@@ -27,6 +27,7 @@ from echodream.networks.classifiers import Classifier, blur_by_downsampling, loa
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
+from tests.support.logged import capture_logs
 
 torch.set_num_threads(1)
 C, F, H, W = 1, 3, 16, 24
@@ -67,14 +68,6 @@ def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **m
 def batch(ids: list[int], seed: int = 0, first: int = 0) -> Any:
     x = torch.rand(len(ids), C, F, H, W, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return {"x": x, "name": [f"r{first + k}" for k in range(len(ids))], "columns": {"class_id": torch.tensor(ids)}}
-
-
-def capture_logs(made: ClipClassifier) -> dict[str, float]:
-    """Log into a dict, without a trainer."""
-    logged: dict[str, float] = {}
-    made.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[assignment,method-assign,misc]
-    made._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
-    return logged
 
 
 def task_of(made: ClipClassifier) -> Any:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
+from tests.support.logged import capture_logs
 from tests.support.patients import STATISTICS, latent_store
 
 torch.set_num_threads(1)
@@ -92,9 +92,7 @@ def data(src: Path, view: Any = None, **changes: Any) -> AnonymizedData:
 def adapted(src: Path, view: Any = None, on: str = "pixels", **changes: Any) -> Identity:
     made = Identity(embedder, Spy(), torch.optim.SGD, on=on)
     made.configure_from_data(data(src, view, **changes))
-    made.logged = {}  # type: ignore[assignment]
-    made.log = lambda name, value, **_: made.logged.update({name: float(value)})  # type: ignore
-    made._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
+    made.logged = capture_logs(made)  # type: ignore[assignment]
     return made.eval()
 
 

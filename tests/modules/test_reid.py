@@ -29,6 +29,7 @@ from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, Rei
 from echodream.networks.siamese import Siamese
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
+from tests.support.logged import capture_logs
 from tests.support.patients import STATISTICS, C, H, W, latent_store
 from tests.support.tiny_vae import moving_disc_store
 
@@ -76,14 +77,6 @@ def batch(seed: int = 0) -> Any:
     """Two pairs: of p0 with itself, and of p1 with p2."""
     x, other = torch.randn(2, B, C, H, W, generator=torch.Generator().manual_seed(seed))
     return {"x": x, "other": other, "name": ["r00", "r02"], "other_name": ["r01", "r05"], "same": torch.tensor([1, 0])}
-
-
-def capture_logs(made: Reid) -> dict[str, float]:
-    """Log into a dict, without a trainer."""
-    logged: dict[str, float] = {}
-    made.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[assignment,method-assign,misc]
-    made._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
-    return logged
 
 
 def test_a_training_step_without_augmentation_embeds_the_batch_unchanged(latents: Path) -> None:

@@ -1,5 +1,6 @@
 """torchvision weight files: loaded networks compared with the layers written out by hand."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,28 @@ def conv(state: State, name: str, *shape: int) -> None:
     state[f"{name}.weight"] = torch.randn(*shape) * (2 / fan) ** 0.5
 
 
-def r3d() -> State:
-    """The layout of r3d_18, narrower."""
-    state: State = {}
-    conv(state, "stem.0", WIDTHS[0], 3, 3, 7, 7)
-    norm(state, "stem.1", WIDTHS[0])
+def residual_levels(state: State, convolution: Callable[[str, int, int, int], None]) -> State:
+    """Four levels of two blocks of two convolutions; ``convolution`` adds one: name, inputs, outputs, block inputs."""
     inputs = WIDTHS[0]
     for level, width in enumerate(WIDTHS, 1):
         for block in range(2):
             where = f"layer{level}.{block}"
             for number, given in ((1, inputs), (2, width)):
-                conv(state, f"{where}.conv{number}.0", width, given, 3, 3, 3)
+                convolution(f"{where}.conv{number}.0", given, width, inputs)
                 norm(state, f"{where}.conv{number}.1", width)
             if inputs != width:
                 conv(state, f"{where}.downsample.0", width, inputs, 1, 1, 1)
                 norm(state, f"{where}.downsample.1", width)
             inputs = width
     return {**state, "fc.weight": torch.randn(400, WIDTHS[3]), "fc.bias": torch.randn(400)}
+
+
+def r3d() -> State:
+    """The layout of r3d_18, narrower."""
+    state: State = {}
+    conv(state, "stem.0", WIDTHS[0], 3, 3, 7, 7)
+    norm(state, "stem.1", WIDTHS[0])
+    return residual_levels(state, lambda name, given, width, _: conv(state, name, width, given, 3, 3, 3))
 
 
 def r2plus1d() -> State:
@@ -55,20 +61,14 @@ def r2plus1d() -> State:
     norm(state, "stem.1", 2)
     conv(state, "stem.3", WIDTHS[0], 2, 3, 1, 1)
     norm(state, "stem.4", WIDTHS[0])
-    inputs = WIDTHS[0]
-    for level, width in enumerate(WIDTHS, 1):
-        for block in range(2):
-            where, middle = f"layer{level}.{block}", (inputs * width * 27) // (inputs * 9 + 3 * width)
-            for number, given in ((1, inputs), (2, width)):
-                conv(state, f"{where}.conv{number}.0.0", middle, given, 1, 3, 3)
-                norm(state, f"{where}.conv{number}.0.1", middle)
-                conv(state, f"{where}.conv{number}.0.3", width, middle, 3, 1, 1)
-                norm(state, f"{where}.conv{number}.1", width)
-            if inputs != width:
-                conv(state, f"{where}.downsample.0", width, inputs, 1, 1, 1)
-                norm(state, f"{where}.downsample.1", width)
-            inputs = width
-    return {**state, "fc.weight": torch.randn(400, WIDTHS[3]), "fc.bias": torch.randn(400)}
+
+    def factorised(name: str, given: int, width: int, inputs: int) -> None:
+        middle = (inputs * width * 27) // (inputs * 9 + 3 * width)
+        conv(state, f"{name}.0", middle, given, 1, 3, 3)
+        norm(state, f"{name}.1", middle)
+        conv(state, f"{name}.3", width, middle, 3, 1, 1)
+
+    return residual_levels(state, factorised)
 
 
 def resnet50() -> State:

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +32,7 @@ from echodream.store import Store, StoreWriter, verify
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 from tests.support.fakes import tree
+from tests.support.interruptions import run_until_killed
 from tests.support.tiny_filter import (
     COPIES,
     ENCODER,
@@ -840,14 +839,14 @@ def test_all_samples_rejected_is_no_store(folder: Path) -> None:
 
 
 MOMENTS = {
-    "before anything": (stage, "score_samples"),
-    "scores not yet named": (filter_record, "write_table"),
-    "record not yet written": (filter_record, "write_record"),
-    "store not yet begun": (filter_record, "write_passed_samples"),
-    "third row": (StoreWriter, "commit"),
-    "before the last step": (StoreWriter, "finish"),
-    "renaming": (Path, "rename"),
-    "tidying up": (stage.shutil, "rmtree"),
+    "before anything": (stage, "score_samples", 1),
+    "scores not yet named": (filter_record, "write_table", 1),
+    "record not yet written": (filter_record, "write_record", 1),
+    "store not yet begun": (filter_record, "write_passed_samples", 1),
+    "third row": (StoreWriter, "commit", 3),
+    "before the last step": (StoreWriter, "finish", 1),
+    "renaming": (Path, "rename", 1),
+    "tidying up": (stage.shutil, "rmtree", 1),
 }
 
 
@@ -856,25 +855,7 @@ MOMENTS = {
 def test_killed_at_any_moment_there_is_no_store_or_the_whole_one(folder: Path, moment: str) -> None:
     whole = folder / "whole"
     run(folder, f"dst={whole}/private", f"private={whole}/report")
-    child = os.fork()
-    if child == 0:
-        owner, name = MOMENTS[moment]
-        original, left = getattr(owner, name), [3 if moment == "third row" else 1]
-
-        def killing(*given: Any, **more: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*given, **more)
-
-        setattr(owner, name, killing)
-        try:
-            run(folder)
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    run_until_killed(*MOMENTS[moment], lambda: run(folder))
     if (folder / "private").exists():
         assert moment == "tidying up"
         verify(folder / "private")

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 from tests.support import tiny_diffusion
 from tests.support.fakes import tree
+from tests.support.interruptions import run_until_killed
 from tests.support.tiny_filter import MEAN, STD, TRAIN, cfg, drawn, plant, recording, recordings, samples, study, unit
 
 pytestmark = pytest.mark.slow
@@ -237,24 +236,7 @@ MOMENTS = {
 def test_killed_while_fine_tuning_it_ends_with_the_same_bytes(folder: Path, moment: str) -> None:
     whole = folder / "whole"
     run(folder, f"dst={whole}/private", f"private={whole}/report", *MEMORISER, f"work={whole}/work")
-    child = os.fork()
-    if child == 0:
-        owner, name, count = MOMENTS[moment]
-        original, left = getattr(owner, name), [count]
-
-        def killing(*given: Any, **more: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*given, **more)
-
-        setattr(owner, name, killing)
-        try:
-            run(folder, *MEMORISER)
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    run_until_killed(*MOMENTS[moment], lambda: run(folder, *MEMORISER))
     run(folder, *MEMORISER)
     found = json.loads((whole / "report/filter.json").read_text())
     assert record(folder)["memoriser"] == found["memoriser"]

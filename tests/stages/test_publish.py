@@ -335,8 +335,11 @@ def test_interrupted_run_is_continued_with_the_same_bytes(
     assert not (tmp_path / "hub.partial").exists()
 
 
-def changed(study: Path, file: str, change: Callable[[dict[str, Any]], None]) -> None:
+def changed(study: Path, file: str, change: Callable[[dict[str, Any]], None] | None) -> None:
+    """Change a record, or remove it."""
     path = study / "reports/phantom" / file
+    if change is None:
+        return path.unlink()
     record = json.loads(path.read_text())
     change(record)
     write(path, record)
@@ -382,10 +385,7 @@ REFUSALS: list[tuple[str, Callable[[dict[str, Any]], None] | None, str]] = [
 def test_videos_are_refused_without_filter_or_audit(
     study: Path, file: str, change: Callable[[dict[str, Any]], None] | None, says: str
 ) -> None:
-    if change is None:
-        (study / "reports/phantom" / file).unlink()
-    else:
-        changed(study, file, change)
+    changed(study, file, change)
     with pytest.raises(UserError, match=says):
         run(study)
     assert not list((study / "reports/phantom/hub").glob("*"))
@@ -455,10 +455,7 @@ def other_model(record: dict[str, Any]) -> None:
 def test_a_generator_is_refused_without_filter_or_audit(
     study: Path, file: str, change: Callable[[dict[str, Any]], None] | None, says: str
 ) -> None:
-    if change is None:
-        (study / "reports/phantom" / file).unlink()
-    else:
-        changed(study, file, change)
+    changed(study, file, change)
     with pytest.raises(UserError, match=says):
         run(study, "what=lidm")
 

@@ -159,19 +159,17 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
     assert sentence in said(tmp_path / "store")
 
 
-@pytest.mark.parametrize("name", SEALED_VIDEO_DAMAGE)
-def test_a_video_that_is_not_what_the_tables_say_is_named(tmp_path: Path, name: str) -> None:
-    video_store(tmp_path / "store")
-    damage, sentence = SEALED_VIDEO_DAMAGE[name]
-    damage(tmp_path / "store")
-    reseal(tmp_path / "store")
-    assert sentence in said(tmp_path / "store")
-
-
-@pytest.mark.parametrize("name", LATENT_DAMAGE)
-def test_latents_that_are_not_what_the_tables_say_are_named(tmp_path: Path, name: str) -> None:
-    latent_store(tmp_path / "store")
-    damage, sentence = LATENT_DAMAGE[name]
+@pytest.mark.parametrize(
+    ("make", "damage", "sentence"),
+    [
+        *(pytest.param(video_store, *case, id=name) for name, case in SEALED_VIDEO_DAMAGE.items()),
+        *(pytest.param(latent_store, *case, id=name) for name, case in LATENT_DAMAGE.items()),
+    ],
+)
+def test_files_that_are_not_what_the_tables_say_are_named(
+    tmp_path: Path, make: Callable[[Path], object], damage: Callable[[Path], object], sentence: str
+) -> None:
+    make(tmp_path / "store")
     damage(tmp_path / "store")
     reseal(tmp_path / "store")
     assert sentence in said(tmp_path / "store")

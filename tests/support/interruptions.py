@@ -1,5 +1,7 @@
 """Interruptions of stages and trainings, for tests of resuming."""
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,28 @@ def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
         return call(*args, **more)
 
     return wrapped
+
+
+def run_until_killed(owner: Any, name: str, count: int, run: Callable[[], object]) -> None:
+    """Run in another process, which is killed when ``owner.name`` is called for the ``count``-th time."""
+    child = os.fork()
+    if child == 0:
+        original, left = getattr(owner, name), [count]
+
+        def killing(*given: Any, **more: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **more)
+
+        setattr(owner, name, killing)
+        try:
+            run()
+        finally:
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 class StopTraining(Callback):

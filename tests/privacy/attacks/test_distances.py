@@ -72,17 +72,6 @@ def test_prdc_is_the_papers_pair_by_pair(k: int) -> None:
         assert interval.low < interval.high
 
 
-def test_the_interval_of_recall_is_over_patients() -> None:
-    """Rows of one patient are copies of each other: as many rows, but fewer units, so a wider interval."""
-    patients = np.arange(120) // 12
-    y = normal(10, 1).repeat_interleave(12, dim=0) + 0.001 * normal(120, 2)
-    x = normal(40, 3)
-    alone, together = prdc_intervals(x, y, k=13), prdc_intervals(x, y, patients.tolist(), k=13)
-    assert alone["recall"].value == together["recall"].value
-    widths = [found["recall"].high - found["recall"].low for found in (alone, together)]
-    assert widths[1] > 1.5 * widths[0]
-
-
 def closeness(
     x: Tensor, y: Tensor, y_patients: list[str], z: Tensor, z_patients: list[str], repeats: int = 20
 ) -> Closeness:
@@ -208,5 +197,3 @@ def test_what_cannot_be_audited_is_refused() -> None:
         closeness(x, x, ["a"] * N, x, ["b"] * N)
     with pytest.raises(UserError, match="No cell has 40"):
         data_copying(x, x, x, least=40)
-    with pytest.raises(UserError, match="31 rows have 2 patients"):
-        prdc_intervals(x, x, ["a", "b"])
