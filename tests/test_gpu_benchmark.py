@@ -21,7 +21,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def run(dst: Path, *options: str) -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "benchmarks/gpu.py", "--tiny", "--dst", str(dst), *options]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     found: dict[str, Any] = json.loads((dst / "gpu.json").read_text())

@@ -30,6 +30,7 @@ def vae_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_autoencoder_gives_the_numbers_of_the_stages(vae_study: Path) -> None:
     vae = echodream.load(vae_study / "vae")
     assert isinstance(vae, Autoencoder)

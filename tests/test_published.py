@@ -93,6 +93,7 @@ def unconditional_unet(folder: Path) -> Any:
     return made
 
 
+@pytest.mark.slow
 def test_an_imported_image_model_without_conditions_draws_what_a_loop_of_diffusers_draws(tmp_path: Path) -> None:
     """As EchoNet-Synthetic: DDPM, leading timesteps, predicted latents limited to a range, which is reached here."""
     net = unconditional_unet(tmp_path)

@@ -21,7 +21,6 @@ from echodream.errors import UserError
 from echodream.store import Store
 from tests.support.tiny_filter import C, H, W, pattern, plant, store, unit
 
-torch.set_num_threads(1)
 PATIENTS = {"VAL": range(8), "TEST": range(8, 20)}
 
 
@@ -94,6 +93,7 @@ def test_an_unchanged_copy_hides_nobody(folder: Path) -> None:
     assert "secret" not in (folder / "anonymity" / "anonymity.json").read_text() + table.to_csv()
 
 
+@pytest.mark.slow
 def test_noise_hides_as_chance_does_and_the_spaces_are_what_they_say(folder: Path) -> None:
     run(folder, "anonymity", f"src={folder}/noise")
     record = report(folder, "anonymity")
@@ -109,6 +109,7 @@ def test_noise_hides_as_chance_does_and_the_spaces_are_what_they_say(folder: Pat
     assert values(record, "latents")["DCR"] > 5 * values(record, "identity")["DCR"]
 
 
+@pytest.mark.slow
 def test_without_a_network_there_are_latents_alone_and_without_pairs_the_nearest(folder: Path) -> None:
     run(folder, "anonymity", "artifact=null", "splits=[TEST]")
     assert set(report(folder, "anonymity")["spaces"]) == {"latents"}
@@ -260,6 +261,7 @@ def test_images_are_also_seen_mirrored_androtate() -> None:
         EmbeddingAugmentation(degrees=90)
 
 
+@pytest.mark.slow
 def test_stores_of_pixels_are_compared_by_pixels(tmp_path: Path) -> None:
     from tests.support.tiny_vae import moving_disc_store
 

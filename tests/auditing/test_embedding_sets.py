@@ -18,8 +18,6 @@ from echodream.store import Store
 from tests.support.audit_study import samples, strangers, study, write
 from tests.support.tiny_diffusion import C, H, W
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Store:

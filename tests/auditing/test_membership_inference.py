@@ -45,7 +45,6 @@ from tests.support.audit_study import (
 )
 from tests.support.tiny_diffusion import STATISTICS, C, model
 
-torch.set_num_threads(1)
 CONFIG = MembershipConfig(samples=2, levels=3, noises=2, batch=5)
 KINDS: dict[str, tuple[str, int, tuple[str, ...], View]] = {
     "frames": ("lidm", 1, ("class_id",), Frames(per_recording=1, posterior="mean")),
@@ -240,6 +239,7 @@ def test_latents_are_whitened_as_the_generator_knows_them(real: Store, monkeypat
     assert len(plain.shown) == count
 
 
+@pytest.mark.slow
 def test_what_a_clip_adds_to_its_references_is_attacked_where_that_is_drawn(
     real: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +259,7 @@ def test_what_a_clip_adds_to_its_references_is_attacked_where_that_is_drawn(
     assert torch.allclose(seen[count], (x - line) / torch.tensor(spread).view(-1, 1, 1, 1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_key_frames_come_again_in_every_beat(real: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         KINDS, "beats", (*KINDS["clips"][:3], Clips(frames=4, reference="keyframes", references=3, posterior="mean"))

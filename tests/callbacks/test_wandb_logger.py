@@ -224,6 +224,7 @@ def test_impossible_settings_are_refused(tmp_path: Path, key: str, value: str, s
         PrivateWandbLogger(str(tmp_path), name="n", **given)
 
 
+@pytest.mark.slow
 def test_given_id_is_kept_and_upload_logs_the_weights(tmp_path: Path) -> None:
     """The plots in the artifact's folder are logged, too."""
     folder = write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
@@ -259,6 +260,7 @@ def figures_of(root: Path, *overrides: str) -> str:
         return str(engine.sample(compose("sample", [*fixed, *overrides])))
 
 
+@pytest.mark.slow
 def test_track_logs_numbers_stores_and_models(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="phantom has no results to track: run stage=filter"):
         figures_of(tmp_path)

@@ -25,7 +25,7 @@ from tests.support.smoke_study import Smoke, content, state
 ROOT = LAUNCH.parent
 KILLS = int(os.environ.get("ECHODREAM_CHAOS", "0"))
 """All of the list is killed so often, at random moments; 0, the default: three of its lines, once each."""
-AROUND = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull, "OMP_NUM_THREADS": "1"}
+AROUND = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull}
 
 when_asked = pytest.mark.skipif("ECHODREAM_CHAOS" not in os.environ, reason="takes minutes: ECHODREAM_CHAOS=0 asks")
 

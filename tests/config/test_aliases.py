@@ -50,17 +50,17 @@ NAMES += [
     "a@b|c:d",
     "[1]",
 ]
+TAKE_LISTS = ("data.source.csv", "artifacts.real")
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "key", ["raw", "src", "+dst", "data", "experiment", "data.name", "data.source.csv", "paths.data", "artifacts.real"]
 )
-def test_a_path_is_read_as_it_is_typed(key: str, name: str) -> None:
-    if name == "[1]" and key in ("data.source.csv", "artifacts.real"):
-        name = "a[1]"  # these keys take lists, too
-    (argument,) = replace_aliases([f"{key}={name}"])
-    assert OverridesParser.create().parse_override(argument).value() == name
+def test_a_path_is_read_as_it_is_typed(key: str) -> None:
+    names = ["a[1]" if name == "[1]" else name for name in NAMES] if key in TAKE_LISTS else NAMES
+    arguments = [replace_aliases([f"{key}={name}"]) for name in names]
+    parser = OverridesParser.create()
+    assert [parser.parse_override(argument).value() for (argument,) in arguments] == names
 
 
 @pytest.mark.parametrize(

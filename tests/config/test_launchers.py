@@ -40,7 +40,7 @@ def composed(program: str, *overrides: str) -> DictConfig:
 
 
 def asked(folder: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    around = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    around = {**os.environ, **environment}
     command = [sys.executable, str(ROOT / f"{program}.py"), *arguments]
     return subprocess.run(command, cwd=folder, env=around, capture_output=True, text=True, timeout=300, check=False)
 
@@ -170,6 +170,7 @@ def test_an_objective_must_be_among_what_is_measured() -> None:
         launching.objective_value("auc", {"auc": 0.9})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "overrides", "says"),
     [
@@ -189,6 +190,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, plugin: str, o
     assert re.fullmatch(f"error: {says}\n", done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_without_slurm_its_launcher_says_so(tmp_path: Path) -> None:
     done = asked(tmp_path, "train", "model=vae", "data=phantom", "launcher=slurm", PATH="/nowhere")
     assert done.returncode == 1
@@ -226,6 +228,7 @@ def test_processes_that_do_not_belong_together_are_refused(monkeypatch: pytest.M
         trainers._check_process_count(made)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows a sharded training, which itself needs GPUs."""
     latent_store(tmp_path / "latents")

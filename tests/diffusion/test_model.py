@@ -72,6 +72,7 @@ def test_the_published_conditions_come_back(tmp_path: Path) -> None:
         assert torch.equal(found.predictor(values)(x, t, kept), made.predictor(values)(x, t, kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "conditions"), [("lidm", ALL), ("lvdm", ("reference", *ALL))])
 def test_all_sets_of_conditions_in_one_call_are_those_of_a_call_each(
     monkeypatch: pytest.MonkeyPatch, kind: str, conditions: tuple[str, ...]

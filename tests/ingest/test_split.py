@@ -91,10 +91,9 @@ def test_a_patient_in_two_given_splits_is_refused() -> None:
         assign_splits(recordings, SplitRatios())
 
 
-def test_classes_can_be_another_column_or_none() -> None:
+def test_recordings_need_no_classes() -> None:
     recordings = [Recording(str(k), str(k), columns={"View": k % 2}) for k in range(20)]
-    assert sizes(assign_splits(recordings, SplitRatios(0.5, 0.5, 0), by="View")) == {"TRAIN": 10, "VAL": 10}
-    assert len(assign_splits(recordings, SplitRatios())) == 20
+    assert sizes(assign_splits(recordings, SplitRatios(0.5, 0.5, 0))) == {"TRAIN": 10, "VAL": 10}
 
 
 def test_no_recordings_have_no_splits() -> None:

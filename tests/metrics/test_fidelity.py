@@ -34,6 +34,7 @@ def test_the_floor_compares_train_with_test() -> None:
         assert worse > 0 if METRICS[name].better == "lower" else worse < 0, name
 
 
+@pytest.mark.slow
 def test_intervals_are_over_patients() -> None:
     sides = [side(seed, 0.4 * seed) for seed in range(3)]
     doubled = [

@@ -150,6 +150,7 @@ def test_bootstrap_weights_resample_whole_patients() -> None:
     assert (bootstrap_weights(patients, 50, 4) != found).any()
 
 
+@pytest.mark.slow
 def test_coverage_needs_patients_as_units() -> None:
     """Patients have six similar recordings: with recordings as units the interval is far too narrow."""
     rng, hits = np.random.default_rng(0), {"patient": 0, "recording": 0}

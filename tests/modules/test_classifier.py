@@ -29,7 +29,6 @@ from echodream.store.video import write_video
 from echodream.weights import fingerprint
 from tests.support.logged import capture_logs
 
-torch.set_num_threads(1)
 C, F, H, W = 1, 3, 16, 24
 SMALL = {
     "dims": 2,

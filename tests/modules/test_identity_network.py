@@ -32,7 +32,6 @@ from echodream.weights import fingerprint
 from tests.support.logged import capture_logs
 from tests.support.patients import STATISTICS, latent_store
 
-torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent.parent
 B, D = 3, 6
 SIDE, WIDE = 12, 20

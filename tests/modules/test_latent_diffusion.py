@@ -150,6 +150,7 @@ def test_the_facts_are_those_of_the_data(trained: dict[str, LatentDiffusion]) ->
         assert counts == {0: ("sick", 2), 1: ("well", 2), 3: ("other", 1)}  # of the TRAIN rows
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_the_average(study: Path, trained: dict[str, LatentDiffusion]) -> None:
     for kind in KINDS:
         state = next(
@@ -209,6 +210,7 @@ def test_where_the_vae_of_the_previews_lies_is_no_other_training(study: Path, tr
         engine.train(train_cfg(study, "lidm", "conditioning.class_id.dropout=0.2"))
 
 
+@pytest.mark.slow
 def test_the_held_out_loss_is_the_same_every_time(study: Path, trained: dict[str, LatentDiffusion]) -> None:
     module = trained["lvdm"]
     data: StoreData = instantiate(train_cfg(study, "lvdm").datamodule, columns=["class_id"], src=str(study / "latents"))
@@ -333,6 +335,7 @@ def test_frames_that_only_pad_do_not_count(study: Path, monkeypatch: pytest.Monk
     assert held_out[: len(held_out) // 2] == held_out[len(held_out) // 2 :]
 
 
+@pytest.mark.slow
 def test_each_condition_is_dropped_as_often_as_set(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["conditioning.class_id.dropout=0.5", "conditioning.reference.dropout=0.2", "model.joint_dropout=0.1"]
     spied = Spied(monkeypatch, study, "lvdm", *more, network=per_frame)
@@ -346,6 +349,7 @@ def test_each_condition_is_dropped_as_often_as_set(study: Path, monkeypatch: pyt
     assert (kept["class_id"] * kept["reference"]).mean().item() == pytest.approx(0.36, abs=0.04)
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_the_memory_and_not_the_gradient(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for more in ("false", "true"):
@@ -399,6 +403,7 @@ def test_compile_is_in_place(study: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert module.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_key_frames_are_drawn_jointly_and_used_as_references(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spied = Spied(monkeypatch, study, "lidm", "view=triplet")
     assert (spied.module.model.metadata.frames, spied.module.model.denoiser.channels) == (3, 3 * C)
@@ -457,6 +462,7 @@ def test_a_residual_has_unit_spread_and_is_what_the_clip_lacks(
     assert len(spied.noised) == 2 + 4
 
 
+@pytest.mark.slow
 def test_without_placed_references_the_clip_itself_is_drawn(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Spied(monkeypatch, study, "lvdm", "conditioning=[class_id]", "view.reference=none").module.model
     off = Spied(monkeypatch, study, "lvdm", "model.residual=false").module.model
@@ -473,6 +479,7 @@ def test_the_stride_slows_the_clip(study: Path, monkeypatch: pytest.MonkeyPatch)
     assert Spied(monkeypatch, study, "lvdm", "view.stride=2").module.model.metadata.fps == 12.5
 
 
+@pytest.mark.slow
 def test_a_model_without_conditions(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, more in (("lidm", []), ("lvdm", ["view.reference=none"])):
         spied = Spied(monkeypatch, study, kind, "conditioning=[]", *more)
@@ -491,6 +498,7 @@ def refused(words: str, folder: Path, kind: str, *overrides: str) -> None:
     assert not list(folder.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
     refused(r"model.shared_noise is 1: give a number from 0 to below 1", tmp_path, "lvdm", "model.shared_noise=1")
@@ -545,6 +553,7 @@ def test_a_loss_that_is_not_finite_names_the_recordings(tmp_path: Path, monkeypa
     assert json.loads((tmp_path / "lidm" / "artifact.json").read_text())["metrics"]["loss"] > 0
 
 
+@pytest.mark.slow
 def test_key_frames_are_modeled_as_the_first_and_differences_to_it(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

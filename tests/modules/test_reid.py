@@ -33,7 +33,6 @@ from tests.support.logged import capture_logs
 from tests.support.patients import STATISTICS, C, H, W, latent_store
 from tests.support.tiny_vae import moving_disc_store
 
-torch.set_num_threads(1)
 B, D = 2, 6
 
 
@@ -340,6 +339,7 @@ def test_training_exports_an_artifact_that_separates_new_patients(tmp_path: Path
     assert {(0, 114, 178), (213, 94, 0)} <= {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()}
 
 
+@pytest.mark.slow
 def test_published_weights_are_exported_unchanged(tmp_path: Path, latents: Path) -> None:
     torch.manual_seed(4)
     made = embedder(C, paired=True).eval()

@@ -19,8 +19,6 @@ from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
 from tests.support.tiny_vae import activate_noise, tiny_autoencoder, write_vae_artifact
 
-torch.set_num_threads(1)
-
 
 def test_frame_bank_samples_two_different_versions_of_a_frame() -> None:
     frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)

@@ -26,7 +26,6 @@ from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from tests.support.stores import Row
 
-torch.set_num_threads(1)
 H, W = 16, 24
 NAN = float("nan")
 
@@ -155,6 +154,7 @@ def test_training_on_anonymized_images_and_testing_on_originals(tmp_path: Path) 
         engine.train(train_cfg(tmp_path, *asked, f"anonymised={tmp_path}/videos"))
 
 
+@pytest.mark.slow
 def test_default_store_and_artifact_folders() -> None:
     def made(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -131,6 +131,7 @@ def assert_same(found: AutoencoderKL, truth: AutoencoderKL) -> None:
         assert torch.equal(found.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_all_three_weight_layouts_give_bit_identical_networks(tmp_path: Path) -> None:
     truth = network()
     truth.save_pretrained(tmp_path / "folder")

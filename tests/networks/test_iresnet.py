@@ -17,7 +17,6 @@ from echodream.networks.iresnet import IResNet
 from echodream.networks.siamese import IdentityEncoder, InputSpec, load_identity_encoder
 from echodream.weights import fingerprint
 
-torch.set_num_threads(1)
 B, C, H, W, D = 3, 2, 13, 22, 7
 TINY: dict[str, Any] = {"layers": [1, 2, 1, 1], "widths": [4, 5, 6, 8], "features": D}
 

@@ -15,7 +15,6 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.siamese import IdentityEncoder, InputSpec, Siamese, load_identity_encoder
 
-torch.set_num_threads(1)
 B, C, H, W, D = 2, 3, 5, 7, 6
 MEAN, STD = (1.0, -2.0, 0.5), (2.0, 0.25, 4.0)
 

@@ -123,6 +123,7 @@ def test_chambers_lie_as_in_an_apical_view(class_id: int) -> None:
         assert (frame == MYOCARDIUM).sum() > 500
 
 
+@pytest.mark.slow
 def test_sizes_tell_the_classes() -> None:
     ratio = np.zeros((4, 6))
     atria = np.zeros((4, 6))

@@ -29,6 +29,7 @@ def random_study(tmp_path_factory: pytest.TempPathFactory) -> RandomStudy:
     return RandomStudy(tmp_path_factory.mktemp("random"), found.table, 1, SMALL)
 
 
+@pytest.mark.slow
 def test_the_random_stores_have_the_recordings_of_the_study(random_study: RandomStudy) -> None:
     for kind in ("videos", "latents"):
         root = random_study.folder / "data" / "phantom" / kind

@@ -13,7 +13,6 @@ from echodream.privacy.anonymity import (
 )
 from tests.support.tensor_sizes import LargestTensor
 
-torch.set_num_threads(1)
 NAMES = ("source", "distance", "nearer_avatars", "nearer_records", "closest_distance", "distance_ratio")
 NAMES += ("closest_record",)
 

@@ -61,6 +61,7 @@ def test_training_begins_on_whole_files_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "vae").exists()
 
 
+@pytest.mark.slow
 def test_what_is_only_written_to_is_not_looked_at(encoded: Path) -> None:
     flip(encoded / "latents/Latents/r1.safetensors")
     assert "nothing to do" in engine.sample(sample_cfg(encoded, "encode")).title

@@ -49,7 +49,7 @@ def cluster() -> Iterator[dict[str, str]]:
         pytest.fail(f"{', '.join(absent)} not found: apt-get install slurm-wlm munge")
     folder = tempfile.mkdtemp(prefix="slurm-")  # not pytest's: a socket's path is short
     script = [str(Path(__file__).parent / "cluster.sh")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
+    environment = {**os.environ, "GIT_DIR": os.devnull}
     environment |= {"SLURM_CONF": f"{folder}/slurm.conf", "PORT": str(free_port())}
     environment |= {"MASTER_ADDR": "127.0.0.1"}  # the nodes' names are not those of machines
     try:

@@ -133,6 +133,7 @@ def test_each_is_drawn_for_its_own_class(folder: Path, monkeypatch: pytest.Monke
         assert latents == pytest.approx(number[class_id] * np.ones_like(latents), abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_number_beyond_those_of_training_counts_as_the_nearest(folder: Path) -> None:
     """A TEST patient may have an EF that nobody in TRAIN has; this generator knows 40 to 61."""
     generator(folder, conditions=("class_id", "EF"))

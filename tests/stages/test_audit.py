@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -21,7 +20,6 @@ from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
 pytestmark = pytest.mark.slow
 
-torch.set_num_threads(1)
 SPACES = ("", " by latents")
 
 

@@ -178,6 +178,7 @@ def test_a_sweep_of_the_command_line_is_compared(tmp_path: Path) -> None:
     assert (tmp_path / "reports" / "lung" / "compare" / "comparison.png").is_file()
 
 
+@pytest.mark.slow
 def test_points_without_reports_are_named(tmp_path: Path) -> None:
     sweep(tmp_path)
     (tmp_path / "g20").mkdir()
@@ -243,6 +244,7 @@ def test_the_plots_hold_the_figures_of_the_points(tmp_path: Path, monkeypatch: p
     assert points.labels == ["0"]
 
 
+@pytest.mark.slow
 def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
     anonymised(tmp_path)
     run(tmp_path, f"points=[{tmp_path}/s*]", "name=strength")

@@ -132,6 +132,7 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_are_problems(
     assert "has 0.0 GiB free" in str(report(tmp_path).problem)
 
 
+@pytest.mark.slow
 def test_a_round_that_fails_names_the_command_and_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROUND", (("sample", "stage=verify", "src=nowhere"),))
     summary = doctor(round=True, folders={"data": str(tmp_path)}, command="", code_version="1")

@@ -23,8 +23,6 @@ from tests.support.evaluate_study import IDS, NAMES, H, classifier, evaluate, st
 
 __all__ = ["study"]
 
-torch.set_num_threads(1)
-
 
 def rows_of(store: Store, split: str | None) -> Any:
     return store.table if split is None else store.table[store.table["Split"] == split]

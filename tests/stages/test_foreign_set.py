@@ -24,7 +24,6 @@ from tests.support.tiny_vae import write_vae_artifact
 
 pytestmark = pytest.mark.slow
 
-torch.set_num_threads(1)
 STUDY = ["data=phantom", "data.size=32"]
 SIZE = 32
 SMALL = ["preset=tiny", "trainer.max_epochs=1", "datamodule.workers=0", "callbacks.pictures=null"]

@@ -186,6 +186,7 @@ def test_images_that_cannot_be_drawn(ready: Path, overrides: list[str], words: s
     assert not (ready / "refused.partial").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     folder = study(tmp_path)
     path = folder / "lidm" / "diffusion_pytorch_model.safetensors"

@@ -84,6 +84,7 @@ def test_key_frames_can_be_written_to_latents(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_existing_key_frames_are_compared_and_replaced(tmp_path: Path) -> None:
     ed, es = zip(*(truth(len(CLIPS[name]), beat, start) for name, beat, start in
                    (("a", 23.4, 0.3), ("b", 30.0, 0.8), ("c", 26.0, 0.1))), strict=True)  # fmt: skip

@@ -22,7 +22,6 @@ from echodream.store import Store, verify
 from echodream.weights import fingerprint
 from tests.support.stores import HEIGHT, WIDTH, make_video_store, row
 
-torch.set_num_threads(1)
 ASD, PAH = ([0, 1], ["ASD", "Non-ASD"]), ([2, 3], ["Non-PAH", "PAH"])
 
 

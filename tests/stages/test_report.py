@@ -249,6 +249,7 @@ def test_a_measure_that_stands_out_is_part_of_the_verdict(mine: Path) -> None:
     assert "1 of 1 privacy measures stands out: authenticity 0.10 (0.05 to 0.20)" in text
 
 
+@pytest.mark.slow
 def test_missing_records_are_shown_with_their_commands(mine: Path) -> None:
     shutil.rmtree(mine / "reports")
     html = page(mine)
@@ -474,6 +475,7 @@ def test_fidelity_verdict_is_the_grade_of_the_worst_judged_distance(
         assert f"Synthetic videos are {value} times as far" in text
 
 
+@pytest.mark.slow
 def test_a_distance_by_the_classifier_alone_gives_no_verdict(mine: Path) -> None:
     """It is blind to what the classifier does not need, such as speckle."""
     path = mine / "reports/phantom/evaluation.json"
@@ -482,6 +484,7 @@ def test_a_distance_by_the_classifier_alone_gives_no_verdict(mine: Path) -> None
     assert "add lite0, spectrum, temporal_spectrum to extractors=" in words(page(mine))
 
 
+@pytest.mark.slow
 def test_filter_record_of_another_run_gives_no_guarantee(mine: Path) -> None:
     shutil.rmtree(mine / "samples")
     synthetic_stores(mine / "samples/phantom", reid="a" * 64)
@@ -494,6 +497,7 @@ def test_filter_record_of_another_run_gives_no_guarantee(mine: Path) -> None:
         run(mine, "share=true")
 
 
+@pytest.mark.slow
 def test_every_record_of_another_store_gives_a_notice(mine: Path) -> None:
     reports, other = mine / "reports/phantom", "0" * 64
     assert "than those of this page" not in words(page(mine))
@@ -513,6 +517,7 @@ def test_every_record_of_another_store_gives_a_notice(mine: Path) -> None:
         assert f"{said} than those of this page: run python sample.py stage=" in text
 
 
+@pytest.mark.slow
 def test_page_is_not_written_into_a_store_or_over_a_shared_page(mine: Path) -> None:
     store = mine / "samples/phantom/videos"
     for folder in (store, store / "page"):

@@ -25,7 +25,6 @@ from echodream.store.video import write_video
 from echodream.weights import fingerprint
 from tests.support.stores import HEIGHT, WIDTH, row
 
-torch.set_num_threads(1)
 IDS, NAMES = [0, 1, 2, 3], ["ASD", "Non-ASD", "Non-PAH", "PAH"]
 PAIRS = {"ASD": ("ASD", "Non-ASD"), "PAH": ("PAH", "Non-PAH")}
 
@@ -170,6 +169,7 @@ def test_tasks_can_be_classes_and_pairs(study: Path) -> None:
     assert found["tasks"]["ASD against PAH"]["both"]["auc"]["value"] == pytest.approx(truth)
 
 
+@pytest.mark.slow
 def test_without_pairs_tasks_are_one_vs_rest(study: Path, tmp_path: Path) -> None:
     source, names = file_sha256(study / "real" / CHECKSUMS), ["a", "b", "c", "d"]
     for seed, role in enumerate(("real", "synthetic")):
@@ -182,6 +182,7 @@ def test_without_pairs_tasks_are_one_vs_rest(study: Path, tmp_path: Path) -> Non
     assert found["tasks"]["c"]["real"]["auc"]["value"] == pytest.approx(roc_auc_score(ids == 2, shares[:, 2]))
 
 
+@pytest.mark.slow
 def test_binary_classifiers_are_used_for_their_pair(study: Path, tmp_path: Path) -> None:
     source, folders = file_sha256(study / "real" / CHECKSUMS), {}
     for role, seed in (("real", 1), ("both", 7)):
@@ -195,6 +196,7 @@ def test_binary_classifiers_are_used_for_their_pair(study: Path, tmp_path: Path)
     assert found["tasks"]["PAH"].keys() == {"real", "both", "ratio", "test", "note"}
 
 
+@pytest.mark.slow
 def test_relabeled_training_and_perfect_metrics_have_notes(study: Path, tmp_path: Path) -> None:
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both", synthetic_labels="abc123def456")

@@ -44,6 +44,7 @@ def test_they_are_given_where_they_lay_in_training(tmp_path: Path, monkeypatch: 
     assert seen[1] == [[-(WINDOW - 1.0), 0.0]] * 2  # the last frame of the window before lies where training had one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_a_real_source_is_not_named(tmp_path: Path, synthetic: bool) -> None:
     made = drawn(tmp_path, synthetic=synthetic)

@@ -129,6 +129,7 @@ def test_images(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_frames_that_show_nothing_are_not_compared(tmp_path: Path) -> None:
     flat = {f"f{level}": (f"p{level}", np.full((9, 20, 24, 1), level, np.uint8)) for level in (0, 1, 90, 91)}
     text = np.zeros((9, 64, 64, 1), np.uint8)

@@ -14,8 +14,6 @@ from echodream.diffusion.conditioning.reference import Reference
 from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.types import Batch
 
-torch.set_num_threads(1)
-
 B, C, F, H, W, D, R = 2, 4, 3, 5, 7, 6, 2
 REST = torch.Size((F, H, W))
 TABLE = pd.DataFrame(

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 
 from tests.support.launching import Line, lines
-
-torch.set_num_threads(1)  # networks this small are slower on several
 
 FOLDERS = ("raw", "data", "models", "samples", "reports")
 """What lines make; runs/ holds logs, checkpoints and notes."""

@@ -26,8 +26,6 @@ from echodream.networks.denoisers.unet import build_unet
 from echodream.store import Dataset, Statistics, Store, StoreWriter
 from echodream.store.latents import write_latents
 
-torch.set_num_threads(1)  # networks this small are slower on several
-
 C, H, W, WINDOW = 3, 4, 6, 8
 ENCODER = "cd" * 32
 STATISTICS = Statistics((1.0, -2.0, 0.5), (2.0, 0.5, 4.0))

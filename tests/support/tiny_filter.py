@@ -20,8 +20,6 @@ from echodream.networks.siamese import IdentityEncoder, InputSpec
 from echodream.store import Dataset, Statistics, Store, StoreWriter
 from echodream.store.latents import write_latents
 
-torch.set_num_threads(1)
-
 C, H, W = 3, 4, 6
 ENCODER = hashlib.sha256(b"").hexdigest()
 """Fingerprint of a network without weights."""

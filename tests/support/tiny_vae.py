@@ -17,8 +17,6 @@ from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
 
-torch.set_num_threads(1)  # networks this small are slower on several
-
 HEIGHT, WIDTH = 16, 24
 SPLITS = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST", "TRAIN", "VAL")
 

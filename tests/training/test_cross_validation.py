@@ -22,8 +22,6 @@ from echodream.store import Store
 from echodream.training.cross_validation import list_runs, mean_and_std
 from tests.support.stores import make_video_store, row
 
-torch.set_num_threads(1)
-
 
 def stores(folder: Path) -> None:
     """Twelve patients of two recordings in two classes; six synthetic recordings."""

@@ -60,6 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_artifact_is_complete_and_diffusers_opens_it(trained: Path) -> None:
     assert {path.name for path in (trained / "vae").iterdir()} == {
         "artifact.json",
@@ -274,6 +275,7 @@ def test_pictures_and_values_reach_several_loggers(tmp_path: Path, monkeypatch: 
     assert (folder / "logs" / "csv" / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_published_weights_are_used_as_they_are_with_no_epochs(trained: Path, tmp_path: Path) -> None:
     study(tmp_path)
     engine.train(train_cfg(tmp_path, f"vae.weights={trained}/vae", "trainer.max_epochs=0"))
@@ -282,6 +284,7 @@ def test_published_weights_are_used_as_they_are_with_no_epochs(trained: Path, tm
     assert made.metrics == pytest.approx(given.metrics)
 
 
+@pytest.mark.slow
 def test_frames_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     folder = study(tmp_path)
     with pytest.raises(UserError, match=r"videos has 1 channels, this vae takes 3: ingest with data.grey=false"):
@@ -298,6 +301,7 @@ def test_a_folder_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "vae").exists()
 
 
+@pytest.mark.slow
 def test_still_recordings_have_no_metrics_of_what_moves(tmp_path: Path) -> None:
     folder = study(tmp_path, lengths=(1, 1, 1, 1, 1))
     found = engine.train(train_cfg(folder, "trainer.max_epochs=1"))
@@ -439,6 +443,7 @@ def test_a_seeded_epoch_is_a_function_of_seed_and_epoch() -> None:
     assert len(set(draws)) == 3
 
 
+@pytest.mark.slow
 def test_each_epoch_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         engine.train(train_cfg(study(tmp_path), "trainer.limit_train_batches=1"))

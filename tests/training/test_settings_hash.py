@@ -25,6 +25,7 @@ def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
     assert settings_hash(cfg) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "changes"),
     [

@@ -20,8 +20,6 @@ from echodream.store import Store
 from echodream.types import Condition
 from tests.support.tiny_diffusion import latent_store, sample_cfg, train_cfg
 
-torch.set_num_threads(1)
-
 B, C, E, D, F, H, W = 2, 4, 3, 6, 3, 5, 7
 SIZES = {"layers": 2, "heads": 2, "head_width": 4, "patch_size": 2, "sample_size": 4}
 TINY = [f"denoiser.{key}={value}" for key, value in SIZES.items()]

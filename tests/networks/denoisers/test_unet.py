@@ -29,8 +29,6 @@ from echodream.networks.denoisers.unet import (
 from echodream.types import Condition
 from echodream.weights import fingerprint
 
-torch.set_num_threads(1)  # networks this small are slower on several
-
 B, C, E, D, F, H, W = 2, 4, 3, 6, 3, 5, 7
 
 

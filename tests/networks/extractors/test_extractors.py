@@ -17,8 +17,6 @@ from echodream.networks.extractors import inception as image
 from echodream.networks.extractors.i3d import I3d, InceptionI3d, max_pool_same, pad_same
 from echodream.networks.extractors.inception import Inception, InceptionV3
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
