@@ -24,6 +24,14 @@ from tests.support.evaluate_study import IDS, NAMES, H, classifier, evaluate, st
 __all__ = ["study"]
 
 
+@pytest.fixture(scope="module")
+def measured(study: Path) -> tuple[dict[str, Any], str]:
+    """The evaluation of images and videos, and its summary."""
+    found, said = evaluate(study, f"images={study}/images", "neighbours=3")
+    assert json.loads((study / "report" / "protocol.json").read_text()) == found["protocol"]
+    return found, said
+
+
 def rows_of(store: Store, split: str | None) -> Any:
     return store.table if split is None else store.table[store.table["Split"] == split]
 
@@ -44,8 +52,8 @@ def looked(folder: Path, name: str, split: str | None) -> tuple[np.ndarray, np.n
 
 
 @pytest.mark.slow
-def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path) -> None:
-    found, said = evaluate(study)
+def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path, measured: Any) -> None:
+    found, said = measured
     (synthetic, guess, asked), (test, real_guess, real_class) = (
         looked(study, name, split) for name, split in (("videos", None), ("real", "TEST"))
     )
@@ -66,8 +74,8 @@ def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path) -> 
 
 
 @pytest.mark.slow
-def test_every_metric_has_the_same_keys(study: Path) -> None:
-    found, said = evaluate(study, f"images={study}/images", "neighbours=3")
+def test_every_metric_has_the_same_keys(measured: Any) -> None:
+    found, said = measured
     keys = {"value", "low", "high", "floor", "count", "dimensions", "better", "warning"}
     distances = ("frechet", "kernel", "rbf", "quadratic", "precision", "recall", "density", "coverage")
     for section in ("images", "videos"):
@@ -82,13 +90,12 @@ def test_every_metric_has_the_same_keys(study: Path) -> None:
         assert set(each) == keys | {"synthetic", "real"}
     assert "only 18 synthetic recordings; only 18 TEST patients" in found["videos"]["kernel[classifier]"]["warning"]
     assert "videos: beware" in said
-    assert json.loads((study / "report" / "protocol.json").read_text()) == found["protocol"]
 
 
 @pytest.mark.slow
-def test_the_floor_has_the_same_sample_count(study: Path) -> None:
+def test_the_floor_has_the_same_sample_count(study: Path, measured: Any) -> None:
     """Of twenty training clips, eighteen are compared, in several random subsets; with all twenty it is less."""
-    found, _ = evaluate(study)
+    found, _ = measured
     train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
     pairs = [(i, j) for i in range(20) for j in range(i)]
     possible = [frechet_distance(np.delete(train, pair, axis=0), test) for pair in pairs]
@@ -99,8 +106,8 @@ def test_the_floor_has_the_same_sample_count(study: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cardiac_cycle_is_compared_with_test(study: Path) -> None:
-    found, said = evaluate(study)
+def test_cardiac_cycle_is_compared_with_test(study: Path, measured: Any) -> None:
+    found, said = measured
     for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
         store = Store(study / name)
         names = rows_of(store, split)["FileName"]
@@ -117,8 +124,8 @@ def test_cardiac_cycle_is_compared_with_test(study: Path) -> None:
 
 
 @pytest.mark.slow
-def test_seams_are_measured_at_the_joins(study: Path) -> None:
-    found, _ = evaluate(study)
+def test_seams_are_measured_at_the_joins(study: Path, measured: Any) -> None:
+    found, _ = measured
     store = Store(study / "videos")
     truth = [seam_ratio(store.frames(f"r{k:02d}")[..., 0], [10 + k, 30]) for k in range(18) if k != 3]
     seam = found["beat"]["seam ratio"]
@@ -129,8 +136,8 @@ def test_seams_are_measured_at_the_joins(study: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_difference_curve_uses_recordings_of_sufficient_length(study: Path) -> None:
-    found, _ = evaluate(study)
+def test_the_difference_curve_uses_recordings_of_sufficient_length(study: Path, measured: Any) -> None:
+    found, _ = measured
     curve = found["curves"]["frame difference"]
     for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
         store = Store(study / name)
