@@ -62,10 +62,13 @@ def test_no_training_step_waits_for_the_device(study: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_no_step_of_distillation_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["consistency", "distribution_matching"])
+def test_no_step_of_distillation_waits_for_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     latent_store(tmp_path / "latents")
     engine.train(train_cfg(tmp_path, "lidm", f"dst={tmp_path}/teacher", "trainer.max_epochs=0"))
-    overrides = ["distill=consistency", f"distill.teacher={tmp_path}/teacher", "distill.steps=[1,2,4]"]
+    overrides = [f"distill={method}", f"distill.teacher={tmp_path}/teacher", "distill.steps=[1,2,4]"]
     cfg = train_cfg(tmp_path, "lidm", *overrides)
     engine.check_and_resolve(cfg)
     assert accesses(instantiate(cfg.model.module), tmp_path, cfg, monkeypatch) == []
