@@ -15,9 +15,8 @@ import copy
 import functools
 import json
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,12 +213,12 @@ class WriteInTurn(StoreWriterCallback):
 
 
 def writing(networks: Networks) -> Pair:
-    """Decoding of 8 videos of 32 frames and writing while the next is decoded, compared with writing in turn."""
-    network, side, fps = networks.autoencoder(), 14, 32.0
+    """Decoding of 4 videos of 32 frames and writing while the next is decoded, compared with writing in turn."""
+    network, side, fps = networks.autoencoder(), {"tiny": 8}.get(networks.preset, 14), 32.0
     size, channels = side * downsampling_factor(network), network.config.latent_channels
     batches = [
         FrameBatch((f"v{number}",), (32,), torch.randn(32, channels, side, side, device=networks.device))
-        for number in range(8)
+        for number in range(4)
     ]
     cells = {"Split": "TEST", "NumberOfFrames": 32, "FPS": fps, "FrameHeight": size, "FrameWidth": size}
     rows = {name: {"FileName": name, "PatientID": name, **cells} for batch in batches for name in batch.names}
@@ -336,12 +335,10 @@ def _seconds(run: Callable[[], Tensor], wall: bool) -> float:
     return timing.wall if wall or torch.cuda.is_available() else timing.cpu
 
 
-def lines(found: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Lines of the table."""
-    yield f"{'switch':<36}{'without, ms':>12}{'with, ms':>10}  ratio (range)          difference"
-    for name, entry in found.items():
-        spread = "{:.2f} ({:.2f} to {:.2f})".format(entry["ratio"], *entry["range"])
-        yield f"{name:<36}{entry['without_ms']:>12.1f}{entry['with_ms']:>10.1f}  {spread:<22} {entry['difference']:.1e}"
+def line(name: str, entry: dict[str, Any]) -> str:
+    """Line of the table for the switch ``name``."""
+    spread = "{:.2f} ({:.2f} to {:.2f})".format(entry["ratio"], *entry["range"])
+    return f"{name:<36}{entry['without_ms']:>12.1f}{entry['with_ms']:>10.1f}  {spread:<22} {entry['difference']:.1e}"
 
 
 def main() -> None:
@@ -360,14 +357,14 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     names = [name for name in SWITCHES if any(word in name for word in options.only)]
     found = {}
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{where}, torch {torch.__version__}, preset {options.preset}, {options.rows} rows, {options.frames} frames")
+    print(f"{'switch':<36}{'without, ms':>12}{'with, ms':>10}  ratio (range)          difference", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         networks = Networks(options.preset, options.device, options.rows, options.frames, Path(folder))
         for name in names:
             found[name] = measure(SWITCHES[name](networks), options.rounds)
-            print(name, file=sys.stderr, flush=True)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{where}, torch {torch.__version__}, preset {options.preset}, {options.rows} rows, {options.frames} frames")
-    print(*lines(found), sep="\n")
+            print(line(name, found[name]), flush=True)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
 
