@@ -6,6 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+
 from echodream import validation
 from echodream.config.composition import composed_command, own_folders, study_arguments
 from echodream.config.stage_signature import InputPath, OutputPath
@@ -48,10 +51,11 @@ def plan(
 ) -> Summary:
     """Describe the raw files ``raw`` read by ``source``, or the store ``videos``, and write the folder ``dst``.
 
-    ``rule`` and ``calibration`` are those of stage=filter; further patients are counted for alpha and beta of
-    ``target``. Each of the ``models`` is trained for a few ``steps`` on random data of the study's size; 0: not.
-    ``gpus`` and ``memory``, gigabytes per GPU, describe another machine than this one. ``probes`` raw recordings are
-    read. Writes plan.json, plan.txt, and an experiment to the folder conf of ``dst``, for --config-dir.
+    ``rule`` and ``calibration`` are those of stage=filter, unless the experiment sets others for it; further patients
+    are counted for alpha and beta of ``target``. Each of the ``models`` is trained for a few ``steps`` on random data
+    of the study's size; 0: not. ``gpus`` and ``memory``, gigabytes per GPU, describe another machine than this one.
+    ``probes`` raw recordings are read. Writes plan.json, plan.txt, and an experiment to the folder conf of ``dst``, for
+    --config-dir.
     """
     validation.number("target", target, above=0, below=1)
     for name, value, minimum in (("steps", steps, 0), ("probes", probes, 1), ("seed", seed, 0)):
@@ -71,6 +75,7 @@ def plan(
     else:
         study = fingerprint_store(Path(videos))
     channels = 1 if prepared["grey"] else 3
+    rule, calibration = _filter_settings(arguments)
     rule, capacity = _rule_and_capacity(rule, study, calibration, target)
     timings, failures = _time_models(study, channels, arguments, models, steps)
     clip = _clip_length(arguments) if "lvdm" in models else None
@@ -96,6 +101,13 @@ def plan(
     summary = Summary(f"plan: {dst} done", _facts(record, folder), files=(RECORD, SCREEN))
     write_text(Path(dst) / SCREEN, f"{summary}\n")
     return summary
+
+
+def _filter_settings(arguments: Sequence[str]) -> tuple[Calibrated, list[str]]:
+    """Rule and calibration splits of stage=filter with ``arguments``, and with those of the current command."""
+    given = [text for text in HydraConfig.get().overrides.task if text.startswith(("rule.", "calibration="))]
+    with composed_command("sample", ["stage=filter", *arguments, *given]) as cfg:
+        return instantiate(cfg.rule), [str(split) for split in cfg.calibration]
 
 
 def _rule_and_capacity(

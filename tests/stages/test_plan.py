@@ -39,16 +39,16 @@ def planned(folder: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, An
 @pytest.mark.slow
 def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    summary, record = planned(tmp_path, "experiment=smoke", "data.source.patients=40", "gpus=2")
+    summary, record = planned(tmp_path, "experiment=smoke", "data.source.patients=40", "gpus=2", "rule.delta=0.05")
     patients = record["study"]["patients"]
     assert (patients["TRAIN"], patients["VAL"] + patients["TEST"]) == (20, 20)
     assert patients["TEST"] == sum(counts["TEST"] for counts in record["study"]["patients by class"].values())
     privacy, new = record["privacy"], patients["TEST"]
     assert privacy["alpha"] == 1 / (new + 1)
-    assert privacy["certifying"] == 20  # the copies of all patients certify, because half of them are too few
+    assert privacy["certifying"] == 20  # the copies of all patients certify: rule.choose=0 of the experiment
     assert privacy["beta"] == pytest.approx(1 - 0.05 ** (1 / 20))
     alpha = math.ceil(10_000 / (new + 1)) / 10_000
-    rule = {"alpha": alpha, "alpha_max": 0.2, "beta": 0.1392, "delta": 0.05, "choose": 0.0}
+    rule = {"alpha": alpha, "alpha_max": 0.9, "beta": 0.1392, "delta": 0.05, "choose": 0.0}
     assert privacy["settings"] == rule
     assert (privacy["more_calibration"], privacy["more_training"]) == (19 - new, 39)
     assert f"{19 - new} more calibration patients are needed for 5 %" in summary["alpha"]
@@ -72,6 +72,17 @@ def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pyt
     assert {cfg.model.name for cfg in trainings} == {"vae", "lidm", "reid", "lvdm", "classifier"}
     assert {cfg.trainer.devices for cfg in trainings} == {2}
     assert {tuple(cfg.vae.widths) for cfg in trainings if "vae" in cfg} == {(8, 16, 16, 16)}
+
+
+@pytest.mark.slow
+def test_the_rule_is_that_of_the_filter_with_the_same_experiment(tmp_path: Path) -> None:
+    """experiment=demo certifies with all 120 training patients of the phantom, and allows alpha up to 0.25."""
+    _, record = planned(tmp_path, "experiment=demo")
+    privacy = record["privacy"]
+    assert (privacy["certifying"], privacy["settings"]["choose"], privacy["settings"]["alpha_max"]) == (120, 0, 0.25)
+    assert privacy["beta"] == pytest.approx(1 - 0.05 ** (1 / 120))
+    _, record = planned(tmp_path / "default")
+    assert (record["privacy"]["certifying"], record["privacy"]["settings"]["choose"]) == (60, 0.5)
 
 
 @pytest.mark.slow
