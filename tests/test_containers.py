@@ -83,4 +83,4 @@ def test_the_steps_give_a_program_that_runs_the_first_notebook(tmp_path: Path) -
     run("python -m pip install nbclient ipykernel nbformat", work)
     shutil.copy(ROOT / "notebooks/first_look.ipynb", work)
     run("jupyter execute first_look.ipynb", work)
-    assert list((work / "samples/phantom/videos/Videos").glob("*.mkv"))
+    assert list((work / "samples/smoke/videos/Videos").glob("*.mkv"))
