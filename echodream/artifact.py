@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from echodream.errors import UserError
 
@@ -37,6 +38,8 @@ class Artifact:
     """SHA-256 of the checksums of the store from which the training store was encoded or decoded, if known."""
     canaries: str = ""
     """Digest of the patients who were put into or out of training by coin flips (``Canaries.digest``); "": none."""
+    privacy: dict[str, Any] | None = None
+    """Epsilon, delta, accountant and noise of a differentially private training (``PrivateTraining.record``)."""
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:

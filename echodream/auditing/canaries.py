@@ -1,7 +1,7 @@
 """Audit of a generator that was trained with canaries: a lower bound of the epsilon of its training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,9 @@ def canary_record(
     if store.dataset.synthetic:
         raise UserError(f"real={real} is synthetic: give the latents of the patients that the generator was trained on")
     canaries = read_canaries(generator, store)
+    claim = read_artifact(generator, "lidm", "lvdm").privacy
+    if claim is not None:
+        config = replace(config, delta=max(config.delta, float(claim["delta"])))
     model, view = load_generator(generator)
     settings = {
         "real": store.checksum,
@@ -94,22 +97,32 @@ def canary_record(
         recordings = rows.select(np.flatnonzero(chosen).tolist())
         errors = denoising_errors(model, view, recordings, None, membership, seed)
         scores, names = errors.scores()[0], sorted(set(errors.patients))
-        found = canary_measure(scores, names, canaries, config, "lvdm" if model.is_video else "lidm")
+        found = canary_measure(scores, names, canaries, config, "lvdm" if model.is_video else "lidm", claim)
         return {"statement": bound_statement(found), "measures": [asdict(found)], "not measured": {}}
 
     return settings, measure
 
 
 def canary_measure(
-    scores: np.ndarray, patients: Sequence[str], canaries: Canaries, config: CanaryConfig, kind: str
+    scores: np.ndarray,
+    patients: Sequence[str],
+    canaries: Canaries,
+    config: CanaryConfig,
+    kind: str,
+    claim: Mapping[str, Any] | None = None,
 ) -> Measure:
-    """The bound from the ``scores`` of ``patients``, (n,) each; canaries without a score are not guessed."""
+    """The bound from the ``scores`` of ``patients``, (n,) each; canaries without a score are not guessed.
+
+    ``claim`` is the privacy of the artifact: a bound above its epsilon refutes it.
+    """
     inside = dict(zip(canaries.patients, canaries.included.tolist(), strict=True))
     included = np.array([inside[name] for name in patients])
     bound: EpsilonBound = audit_canaries(scores, included, config.guesses, config.delta, canaries=len(inside))
     groups = scores[included], scores[~included]
     auc = asdict(auc_interval(*groups)) if min(map(len, groups)) >= MIN_GROUP else None
+    claimed = float(claim["epsilon"]) if claim is not None else 0.0
     details = {**asdict(bound), "generator": kind, "included": int(canaries.included.sum()), "auc": auc}
+    details["claimed"] = None if claim is None else claimed
     return Measure(
         MEASURE,
         PRIVACY,
@@ -117,8 +130,8 @@ def canary_measure(
         "differentially private for patients, from guesses about which patients a coin put into training",
         "0: the guesses are not better than chance; no generator is shown to be private by a low value",
         exact_value(bound.epsilon),
-        exact_value(0.0),
-        bound.epsilon > 0,
+        exact_value(claimed),
+        bound.epsilon > claimed,
         details,
     )
 
@@ -126,13 +139,15 @@ def canary_measure(
 def bound_statement(measure: Measure) -> str:
     """The bound in words."""
     found = measure.details
+    claim = "" if found["claimed"] is None else f" The training claims epsilon {found['claimed']:.3g}."
+    claim += " The bound refutes this claim." if claim and measure.stands_out else ""
     largest, kind = max(each["largest"] for each in found["by_guesses"]), found["generator"]
     return (
         f"A coin put each of {found['canaries']} training patients into or out of the training of this {kind}. From "
         f"guesses about who was in, the epsilon of the training is at least {found['epsilon']:.2g} at delta "
         f"{found['delta']:g}, with {100 * found['confidence']:g} % confidence (arXiv 2305.08846); the largest bound "
         f"that so many patients can show is {largest:.2g}. A low bound does not show that the training is private. The "
-        "bound is of the training of the diffusion model, not of the autoencoder."
+        f"bound is of the training of the diffusion model, not of the autoencoder.{claim}"
     )
 
 

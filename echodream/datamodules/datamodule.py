@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset
+from echodream.datamodules.patient_batches import PatientBatches
 from echodream.datamodules.recordings import Recordings, require_column
 from echodream.datamodules.views import View
 from echodream.errors import UserError
@@ -58,6 +59,8 @@ class StoreData(LightningDataModule):
         self._datasets: dict[str, ViewDataset] = {}
         self.canaries: Canaries | None = None
         """Training patients, of whom some are left out; set before the first use of training samples."""
+        self.private_batches: PatientBatches | None = None
+        """Batches of private training, in place of ``batch_size`` samples."""
         self._check_store()
 
     def _check_store(self) -> None:
@@ -97,6 +100,9 @@ class StoreData(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Loader of training batches, shuffled by (seed, epoch), that can resume in the middle of an epoch."""
+        if self.private_batches is not None:
+            settings = self._loader_settings(self.private_batches, fixed=False)
+            return ResumableLoader(self.private_batches, **{**settings, "batch_size": None})
         samples = self.training_dataset()
         settings = self._loader_settings(samples, fixed=False)
         sampler = settings["sampler"]
@@ -108,6 +114,9 @@ class StoreData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch, but not the times of reference frames, from which the CPU computes the number of beats."""
+        if "patients" in batch:  # of private training
+            patients = (self.transfer_batch_to_device(each, device, dataloader_idx) for each in batch["patients"])
+            return {"patients": list(patients)}
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if "reference_time" in batch:
             moved["reference_time"] = batch["reference_time"]
@@ -124,7 +133,7 @@ class StoreData(LightningDataModule):
     def _evaluation_loader(self, samples: ViewDataset) -> DataLoader[dict[str, Any]]:
         return DataLoader(samples, **self._loader_settings(samples, fixed=True))
 
-    def _loader_settings(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> dict[str, Any]:
+    def _loader_settings(self, samples: ViewDataset | MixedDataset | PatientBatches, *, fixed: bool) -> dict[str, Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         sampler = EpochSampler(samples, fixed=fixed, rank=rank, world=world)
         settings = {"batch_size": self.batch_size, "num_workers": self.workers, "persistent_workers": self.workers > 0}

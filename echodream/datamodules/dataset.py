@@ -124,9 +124,7 @@ def _column_values(column: np.ndarray) -> Tensor | list[str]:
 class EpochSampler(DistributedSampler[SampleIndex]):
     """Sampler that shuffles by (seed, epoch), unless ``fixed``, and divides samples equally among processes."""
 
-    def __init__(
-        self, samples: "ViewDataset | MixedDataset", *, fixed: bool = False, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, samples: Any, *, fixed: bool = False, rank: int = 0, world: int = 1) -> None:
         super().__init__(samples, num_replicas=world, rank=rank, shuffle=not fixed, seed=samples.seed)
         self.fixed = fixed
         self.skip = 0

@@ -69,6 +69,10 @@ class View(ABC):
         """Number of samples in an epoch."""
         return len(rows) * self.per_recording
 
+    def sample_range(self, rows: Recordings, row: int) -> range:
+        """Numbers of the samples of the recording ``row``."""
+        return range(row * self.per_recording, (row + 1) * self.per_recording)
+
     @abstractmethod
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         """Sample number ``index``, from 0 to ``number_of_samples`` - 1."""
@@ -95,6 +99,12 @@ class Frames(View):
 
     def number_of_samples(self, rows: Recordings) -> int:
         return int(rows.cumulative_frames[-1]) if self.per_recording is None else len(rows) * self.per_recording
+
+    def sample_range(self, rows: Recordings, row: int) -> range:
+        if self.per_recording is not None:
+            return super().sample_range(rows, row)
+        end = int(rows.cumulative_frames[row])
+        return range(end - int(rows.frames[row]), end)
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         if self.per_recording is None:

@@ -41,8 +41,11 @@ class Distillation(LatentDiffusion):
         spacing: str,
         teacher_steps: int,
         guidance: Mapping[str, Sequence[float]] | None = None,
+        initial: str | None = None,
         **settings: Any,
     ) -> None:
+        if initial is not None:
+            raise UserError("model.initial does not go with distill=: a student begins with its teacher's weights")
         super().__init__(initial=teacher, **settings)
         steps = validation.list_of_values("distill.steps", steps)
         limits = {

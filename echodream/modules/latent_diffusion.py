@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,16 @@ _ESTIMATION_SAMPLES = 256
 """Number of training samples for estimates of reference times and standard deviations of residuals."""
 
 
+class PrivateSteps(Protocol):
+    """Training steps that are differentially private (``modules.private_training``)."""
+
+    def plan(self, steps: int) -> None:
+        """Choose the noise for a training of ``steps``."""
+
+    def take_step(self, module: "LatentDiffusion", batch: Mapping[str, Any]) -> None:
+        """One step of the optimizer of ``module``."""
+
+
 class LatentDiffusion(Trainable):
     """Train a latent diffusion model of images (B, C, H, W) or clips (B, C, F, H, W).
 
@@ -45,7 +55,8 @@ class LatentDiffusion(Trainable):
     ``checkpointing`` enables gradient checkpointing. ``compile``, ``channels_last``: see ``Denoiser.accelerate``.
     ``shared_noise``, ``noise_offset``: see ``diffusion.noise``. With ``residual``, the process models residuals
     (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the denoised estimate of clips. ``initial`` is
-    the folder of an artifact with the same settings, whose weights and metadata the training starts with.
+    the folder of an artifact with the same settings, whose weights and metadata the training starts with; data are
+    normalized by its statistics.
     """
 
     def __init__(
@@ -81,6 +92,16 @@ class LatentDiffusion(Trainable):
         self.model: DiffusionModel
         self._band_sums: Tensor | None = None
         """Sum and number of the errors in each band of noise levels since the last log, (2, ``NOISE_BANDS``)."""
+        self.private: PrivateSteps | None = None
+
+    def make_private(self, steps: "PrivateSteps") -> None:
+        """Train with ``steps`` in place of the steps of Lightning."""
+        self.private, self.automatic_optimization = steps, False
+
+    def configure_optimizers(self) -> Any:
+        if self.private is not None:
+            self.private.plan(int(self.trainer.estimated_stepping_batches))
+        return super().configure_optimizers()
 
     def configure_from_data(self, data: StoreData) -> None:
         """Build the network for the latents and conditions of ``data``. Raises ``UserError`` for unsuitable data."""
@@ -139,9 +160,17 @@ class LatentDiffusion(Trainable):
                 f"initial={folder} has another process, view or autoencoder: give a model that has the same"
             )
         self.conditioner.copy_from(model.conditioner)
+        data.store.dataset = replace(found, statistics=model.metadata.statistics)
         return model.denoiser.requires_grad_(True).train(), model.metadata
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Weighted squared error of the prediction from corrupted latents, scalar; None after a private step."""
+        if self.private is not None:
+            self.private.take_step(self, batch)
+            return None
+        return self.log_training_loss(self.training_loss(batch), batch["name"], len(batch["x"]))
+
+    def training_loss(self, batch: Batch) -> Tensor:
         """Weighted squared error of the prediction from corrupted latents, scalar, plus the auxiliary loss."""
         values = self.model.condition_values(batch)
         x = self.model.to_residual(batch["x"], values)
@@ -160,7 +189,7 @@ class LatentDiffusion(Trainable):
             self.log("train/auxiliary", term.detach(), batch_size=len(x))
             loss = loss + self.auxiliary.weight * term
         self._log_noise_band_errors(noised.t, errors.detach())
-        return self.log_training_loss(loss, batch["name"], len(x))
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss of validation patients at fixed noise levels, with equal noise in every epoch."""

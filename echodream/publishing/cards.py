@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
+from echodream.privacy.private_steps import describe_budget
 from echodream.publishing.checks import GENERATOR_OF, GENERATORS, Approval
 from echodream.report.mismatches import find_mismatches
 from echodream.report.sections import fidelity, privacy, usefulness
@@ -52,7 +53,8 @@ def model_card(approval: Approval, what: str, license: str, artifact: Mapping[st
     pipeline = {"lidm": "unconditional-image-generation", "lvdm": "image-to-video"}[what]
     tags = [*TAGS, "diffusion", what]
     data = ModelCardData(license=license, library_name="diffusers", pipeline_tag=pipeline, tags=tags)
-    values = {**_common_values(approval), **artifact, "what": what, "license": license}
+    guarantee = describe_budget(artifact["privacy"], what) if artifact.get("privacy") else ""
+    values = {**_common_values(approval), **artifact, "what": what, "license": license, "guarantee": guarantee}
     return _tidy_text(str(ModelCard.from_template(data, template_path=str(TEMPLATES / "model_card.md"), **values)))
 
 

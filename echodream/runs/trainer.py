@@ -86,6 +86,7 @@ def make_trainer(
     try:
         bars = [StderrProgressBar()] if shows_progress() else []
         more |= {"callbacks": [*callbacks, *bars], "plugins": [AtomicCheckpointIO(), *_slurm_environment()]}
+        getattr(settings, "keywords", {}).pop("privacy", None)  # of training/private.py, and no setting of Lightning
         trainer = settings(enable_progress_bar=bool(bars), **more)
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".!")

@@ -87,7 +87,7 @@ def fine_tune(
         "model": {"module": {"initial": generator, "compile": False}},
     }
     changes["datamodule"]["view"] = {"per_recording": math.ceil(batch_size * steps / len(chosen))}
-    changes["trainer"] |= {"limit_val_batches": 0, "limit_test_batches": 0}
+    changes["trainer"] |= {"limit_val_batches": 0, "limit_test_batches": 0, "privacy": None}
     changes["trainer"]["accelerator"] = "cpu" if device == "cpu" else "auto"
     if cfg.model.module.get("schedule") is not None:
         changes["model"]["module"]["schedule"] = {"name": "constant_with_warmup"}

@@ -30,6 +30,7 @@ from echodream.runs.trainer import interruptible, is_sharded, make_trainer
 from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
+from echodream.training.private import privacy_settings, private_record, train_privately
 from echodream.training.settings_hash import finished_metrics, training_stores
 from echodream.training.wandb_lineage import log_artifact, make_loggers
 
@@ -56,6 +57,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     check_stores(training_stores(cfg), cfg.get("verified"))
     source = Store(cfg.src).checksum
+    privacy = privacy_settings(cfg)
     module, data = build_module_and_data(cfg)
     origin = str(data.store.dataset.settings.get("source", ""))
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)
@@ -64,10 +66,16 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     with _training_lock(folder):
         if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
             return finished
+        if privacy is not None:
+            train_privately(module, data, privacy, cfg, folder)
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         trainer = make_trainer(
-            instantiate(cfg.trainer), callbacks, unused_parameters=module.has_unused_parameters, logger=loggers
+            instantiate(cfg.trainer),
+            callbacks,
+            unused_parameters=module.has_unused_parameters,
+            logger=loggers,
+            **({} if privacy is None else {"gradient_clip_val": None}),  # each patient's gradient is clipped
         )
         with interruptible(trainer):
             fit(trainer, module, data, folder / "last.ckpt")
@@ -78,7 +86,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
             module.to(trainer.strategy.root_device).finish_training(data)
             metrics = test_metrics(cfg, trainer, module, data)
         if trainer.is_global_zero:
-            artifact = replace(artifact, metrics=metrics)
+            artifact = replace(artifact, metrics=metrics, privacy=private_record(module, cfg))
             module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, training_yaml(cfg))
             log.info("train: %s done\n%s", cfg.dst, metric_lines(metrics))
             log_artifact(loggers, Path(cfg.dst))

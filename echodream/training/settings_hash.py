@@ -45,6 +45,11 @@ def settings_hash(cfg: DictConfig) -> str:
     if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
         hashed["teacher"] = read_artifact(teacher, cfg.model.name).fingerprint
         del hashed["model"]["module"]["teacher"]
+    if (hashed["trainer"].get("privacy") or {}).get("epsilon") is None:
+        hashed["trainer"].pop("privacy", None)
+    hashed["model"].pop("initial", None)
+    if (initial := hashed["model"].get("module", {}).pop("initial", None)) is not None:
+        hashed["initial"] = read_artifact(initial, cfg.model.name).fingerprint
     if cfg.get("canaries") is not None:
         hashed["canaries"] = cfg.canaries
     hashed["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")

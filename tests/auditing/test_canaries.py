@@ -13,7 +13,7 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.artifact import Artifact, read_artifact, write_artifact
-from echodream.auditing.canaries import CanaryConfig, canary_measure
+from echodream.auditing.canaries import CanaryConfig, bound_statement, canary_measure
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
@@ -109,6 +109,19 @@ def test_a_canary_without_a_score_is_not_guessed_and_counts_as_a_coin_flip() -> 
     assert found.details["auc"]["value"] == 1
     one = replace(canaries, included=np.array([True, False, False, False, False]))
     assert canary_measure(np.arange(5.0), list("abcde"), one, CanaryConfig(0.0, [1]), "lidm").details["auc"] is None
+
+
+@pytest.mark.parametrize(("claimed", "refuted"), [(0.5, True), (4.0, False)])
+def test_a_bound_above_the_stated_epsilon_refutes_it(claimed: float, refuted: bool) -> None:
+    names = [f"{number:02}" for number in range(60)]
+    canaries = Canaries(tuple(names), np.arange(60) % 2 == 0)
+    scores = canaries.included + 0.1 * np.random.default_rng(0).random(60)
+    found = canary_measure(scores, names, canaries, CanaryConfig(1e-5, [1.0]), "lidm", {"epsilon": claimed})
+    assert found.expected.value == claimed
+    assert 0.5 < found.value.value < 4
+    assert found.stands_out == refuted
+    assert ("The bound refutes this claim." in bound_statement(found)) == refuted
+    assert f"The training claims epsilon {claimed:.3g}." in bound_statement(found)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,16 @@ class TestReferences:
             Clips(frames=3, reference="keyframes", references=3).select_recordings(videos)
 
 
+@pytest.mark.parametrize("view", [Frames(), Frames(per_recording=2), Clips(frames=2, per_recording=3)])
+def test_the_numbers_of_the_samples_of_a_recording(videos: Recordings, view: View) -> None:
+    for rows in (videos, videos.select([2, 0])):
+        for recording in range(len(rows)):
+            numbers = view.sample_range(rows, recording)
+            assert {view.sample(rows, number, rng(0)).row for number in numbers} == {recording}
+        ends = [view.sample_range(rows, recording).stop for recording in range(len(rows))]
+        assert ends[-1] == view.number_of_samples(rows)
+
+
 class TestPairs:
     def pairs(self, view: Pairs, rows: Recordings, epochs: int = 15) -> list[tuple[bool, int, int, int, int]]:
         """same, recording and frame of the first, recording and frame of the second."""

@@ -47,7 +47,12 @@ def latents_of(number: int, frames: int) -> np.ndarray:
 
 
 def latent_store(
-    root: Path, lengths: Sequence[int] = LENGTHS, encoder: str = ENCODER, synthetic: bool = False, **columns: Any
+    root: Path,
+    lengths: Sequence[int] = LENGTHS,
+    encoder: str = ENCODER,
+    synthetic: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **columns: Any,
 ) -> Store:
     """Recording k is patient k, its split by ``SPLITS``; it has class_id, class_name, EF, View, ED, ES."""
     dataset = Dataset(
@@ -59,6 +64,7 @@ def latent_store(
         fidelity="float16",
         encoder=encoder,
         synthetic=synthetic,
+        settings=dict(settings or {}),
     )
     names = [f"r{number}" for number in range(len(lengths))]
     with StoreWriter(root, dataset) as writer:

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from echodream.artifact import METADATA_FILE
 from echodream.auditing.measure import exact_value
 from echodream.auditing.record import group_difference
 from echodream.metrics.bootstrap import Interval
 from echodream.privacy.certification import WEAKEST
+from echodream.privacy.private_steps import describe_budget
 from echodream.report.number_format import (
     axis_end,
     capitalized,
@@ -25,6 +28,7 @@ from echodream.report.sections.fidelity import synthetic_set_is_unusable
 from echodream.report.sources import Sources
 from echodream.report.svg_primitives import ScoreGroup, line_chart
 from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
+from echodream.runs.atomic_folder import read_record
 
 KINDS = ("video", "image")
 """Kinds of samples that are filtered and audited."""
@@ -68,7 +72,7 @@ def verdict(sources: Sources) -> Verdict:
         notes.append(sentence)
         if has_finding and result.label.startswith("Guarantee holds") and "finding" not in result.label:
             result = replace(result, state="note", label=f"{result.label}; the audit has a finding")
-    notes += canary_statements(sources)
+    notes += [*private_trainings(sources), *canary_statements(sources)]
     if not audited_kinds:
         message = "What the synthetic set reveals about training patients has not been measured."
         missing.append(sources.missing("audit_image", message))
@@ -77,6 +81,17 @@ def verdict(sources: Sources) -> Verdict:
     if synthetic_set_is_unusable(sources):
         notes.insert(0, "The certified samples are not usable as images: see Fidelity.")
     return replace(result, notes=notes, missing=missing)
+
+
+def private_trainings(sources: Sources) -> list[str]:
+    """Guarantees of the generators, by the records of filter and audit, whose training was differentially private."""
+    models = {str(record.get("generator")) for record in sources.records.values()}
+    statements = []
+    for name in ("lidm", "lvdm"):
+        artifact = read_record(sources.folders.get("models", Path()) / name / METADATA_FILE) or {}
+        if artifact.get("privacy") and artifact.get("fingerprint") in models:
+            statements.append(describe_budget(artifact["privacy"], name))
+    return statements
 
 
 def canary_statements(sources: Sources) -> list[str]:

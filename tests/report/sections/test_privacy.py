@@ -83,6 +83,22 @@ def test_the_verdict_has_the_bound_of_a_generator_with_canaries(tmp_path: Path) 
     assert privacy.canary_statements(sources) == ["epsilon is at least 0.7"]
 
 
+def test_the_verdict_has_the_guarantee_of_the_generators_that_were_audited(tmp_path: Path) -> None:
+    sources = page_sources(tmp_path, {"generator": "ab" * 32})
+    sources.__dict__["folders"] = {}
+    assert privacy.private_trainings(sources) == []
+    sources.__dict__["folders"] = {"models": tmp_path}
+    budget = {"epsilon": 7.9, "delta": 1e-5, "accountant": "opacus 1.6.0 prv"}
+    for name, fingerprint, record in (("lidm", "ab", budget), ("lvdm", "cd", budget)):
+        path = tmp_path / name / "artifact.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"fingerprint": fingerprint * 32, "privacy": record}))
+    (said,) = privacy.private_trainings(sources)
+    assert said.startswith(
+        "The training of this lidm is differentially private for patients: epsilon 7.9 at delta 1e-05"
+    )
+
+
 def test_measures_are_grouped_by_risk_and_similarity_comes_last(tmp_path: Path) -> None:
     """In the order of WP 216; every privacy measure has one place."""
     names = {

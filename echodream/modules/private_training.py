@@ -1,0 +1,69 @@
+"""Private training of a diffusion model: gradient steps that are differentially private for patients."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.privacy.private_steps import PrivacyBudget, PrivacySettings, plan_budget, private_gradient, secret_seed
+
+
+class PrivateTraining:
+    """Training steps of a ``LatentDiffusion``, in place of its own.
+
+    ``rate`` is the probability that a patient takes part in a step. All random numbers come from the secret ``key``,
+    because who knows the noise can subtract it, and who knows the samples has a gradient without randomness.
+    """
+
+    def __init__(self, settings: PrivacySettings, rate: float, key: bytes) -> None:
+        self.settings, self.rate, self.key = settings, rate, key
+        self.budget: PrivacyBudget | None = None
+
+    def plan(self, steps: int) -> None:
+        """Choose the noise for a training of ``steps``. Raises ``UserError``."""
+        self.budget = plan_budget(self.settings, self.rate, steps)
+
+    def take_step(self, module: LatentDiffusion, batch: Mapping[str, Any]) -> None:
+        """One step of the optimizer of ``module`` with a ``batch`` of ``PatientBatches``."""
+        assert self.budget is not None
+        optimizer: Any = module.optimizers()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        step = module.trainer.global_step
+        mean = private_gradient(
+            self._gradients(module, batch, parameters, step),
+            parameters,
+            self.settings.clip,
+            self.budget.noise,
+            self.settings.patients,
+            secret_seed(self.key, "noise", step),
+        )
+        for parameter, gradient in zip(parameters, mean, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule: Any = module.lr_schedulers()
+        if schedule is not None:
+            schedule.step()
+
+    def _gradients(
+        self, module: LatentDiffusion, batch: Mapping[str, Any], parameters: list[Tensor], step: int
+    ) -> Iterator[list[Tensor]]:
+        """Gradient of the mean loss of each patient's samples."""
+        for patient in batch["patients"]:
+            name = patient["name"][0]
+            torch.manual_seed(secret_seed(self.key, "training", step, name))
+            loss = module.log_training_loss(module.training_loss(patient), patient["name"], len(patient["name"]))
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            yield [
+                torch.zeros_like(parameter) if gradient is None else gradient
+                for parameter, gradient in zip(parameters, gradients, strict=True)
+            ]
+
+    def record(self, initial: str) -> dict[str, Any]:
+        """The guarantee, for the artifact; ``initial`` is the fingerprint of the public weights."""
+        assert self.budget is not None
+        own = {"unit": "patient", "clip": self.settings.clip, "initial": initial}
+        return {**asdict(self.budget), **own}

@@ -1,0 +1,107 @@
+"""Preparation of a private training (``trainer.privacy.epsilon=``): checks, and its secret key."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from echodream.artifact import METADATA_FILE, read_artifact
+from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.dataset import ViewDataset
+from echodream.datamodules.patient_batches import PatientBatches
+from echodream.errors import UserError
+from echodream.modules.distillation import Distillation
+from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.modules.private_training import PrivateTraining
+from echodream.modules.trainable import Trainable
+from echodream.privacy.private_steps import PrivacySettings, secret_seed
+
+KEY_FILE = "privacy.key"
+"""File in the folder of a training with the secret from which its random numbers are derived."""
+_KEY_BYTES = 32
+
+
+def privacy_settings(cfg: DictConfig) -> PrivacySettings | None:
+    """Settings of private training of ``cfg``; None without an epsilon. Raises ``UserError`` for invalid settings."""
+    settings: Any = OmegaConf.select(cfg, "trainer.privacy")
+    if settings is None or settings.get("epsilon") is None:
+        return None
+    result = PrivacySettings(**settings)
+    trainer = cfg.trainer
+    if cfg.model.name not in ("lidm", "lvdm"):
+        raise UserError(f"trainer.privacy.epsilon goes with model=lidm and model=lvdm, not with model={cfg.model.name}")
+    if (trainer.devices, trainer.num_nodes) != (1, 1) or str(trainer.strategy) != "auto":
+        raise UserError("trainer.privacy.epsilon is for one process: use trainer=default with trainer.devices=1")
+    if str(trainer.precision) == "16-mixed" or trainer.get("accumulate_grad_batches", 1) != 1:
+        remedy = "use trainer.precision=32-true or bf16-mixed, and more trainer.privacy.patients for larger steps"
+        raise UserError(f"trainer.privacy.epsilon scales no gradients, and accumulates none over batches: {remedy}")
+    return result
+
+
+def train_privately(module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path) -> None:
+    """Make the training of ``module`` private. Raises ``UserError`` if something that is not private would enter it."""
+    if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
+        raise UserError("trainer.privacy.epsilon does not go with distill=: distil without the patients' data")
+    if module.auxiliary is not None:
+        raise UserError("trainer.privacy.epsilon does not go with loss.auxiliary, whose classifier is not private")
+    if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another one")
+    _check_public(cfg, data)
+    samples = data.samples("TRAIN")
+    rate = settings.rate(len(samples.rows.rows_by_patient))
+    key = secret_key(work / KEY_FILE)
+    own = ViewDataset(samples.rows, samples.view, secret_seed(key, "views"), data.columns, samples.augment)
+    data.private_batches = PatientBatches(own, rate, settings.examples, key)
+    module.make_private(PrivateTraining(settings, rate, key))
+
+
+def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
+    """The guarantee of the trained ``module``, for its artifact; None if its training was not private."""
+    steps = module.private if isinstance(module, LatentDiffusion) else None
+    if not isinstance(steps, PrivateTraining):
+        return None
+    return steps.record(read_artifact(cfg.model.module.initial, cfg.model.name).fingerprint)
+
+
+def _check_public(cfg: DictConfig, data: StoreData) -> None:
+    """Raise ``UserError`` unless, by their records, initial weights and autoencoder were not trained on ``data``."""
+    store, initial = data.store, OmegaConf.select(cfg, "model.module.initial")
+    if initial is None:
+        raise UserError(
+            "trainer.privacy.epsilon needs model.initial=, a model that was trained on public recordings: its "
+            "statistics and classes are not made private, and few patients cannot train a model from random weights"
+        )
+    if read_artifact(initial, cfg.model.name).source == store.checksum:
+        raise UserError(f"model.initial={initial} was trained on {store.root}, the patients who shall be protected")
+    vae = str(cfg.model.vae)
+    known = (Path(vae) / METADATA_FILE).is_file()
+    artifact = read_artifact(vae, "vae") if known else None
+    if artifact is None or artifact.fingerprint != store.dataset.encoder:
+        problem = f"model.vae={vae} is not the autoencoder that encoded {store.root}"
+        raise UserError(f"{problem}: give it, so that its training patients are known")
+    if artifact.source == (videos := store.dataset.settings.get("source")) or not videos:
+        problem = f"model.vae={vae}, which encoded {store.root}, was trained on the same patients, as far as is known"
+        raise UserError(f"{problem}: encode with an autoencoder of public recordings (stage=encode artifact=...)")
+
+
+def secret_key(path: Path) -> bytes:
+    """The key in the file ``path``, which is created with random bytes if it does not exist."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: remove its folder, and train again") from error
+    if len(key) != _KEY_BYTES:
+        raise UserError(f"{path} is not a key of {_KEY_BYTES} bytes: remove its folder, and train again")
+    return key
