@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from echodream import engine
@@ -303,6 +304,7 @@ def test_a_training_that_is_not_private_keeps_its_hash(study: Path) -> None:
         engine.check_and_resolve(cfg)
         hashes.append(settings_hash(cfg))
         if not overrides:
+            OmegaConf.set_struct(cfg, False)
             del cfg.trainer["privacy"], cfg.model["initial"], cfg.model.module["initial"]
             assert settings_hash(cfg) == hashes[0]  # of artifacts from before
     private = private_cfg(study, "lidm")
