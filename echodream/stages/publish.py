@@ -273,6 +273,8 @@ def _write_model(work: Path, request: _Publication) -> str:
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
     record = read_record(artifact / METADATA_FILE) or {}
+    if record.get("privacy"):  # checksums of the recordings are not private
+        record |= dict.fromkeys(("source", "origin", "settings"), "")
     write_record(work / METADATA_FILE, {**record, "command": redact_paths_in_command(str(record.get("command", "")))})
     config = (artifact / TRAINING_FILE).read_text(encoding="utf-8")
     (work / TRAINING_FILE).write_text(redact_absolute_paths(config), encoding="utf-8")

@@ -485,7 +485,9 @@ def test_a_generator_with_canaries_is_refused(study: Path) -> None:
 def test_the_bound_by_canaries_and_the_guarantee_are_on_the_card_of_a_generator(study: Path) -> None:
     budget = {"epsilon": 7.9, "delta": 1e-5, "accountant": "opacus 1.6.0 prv"}
     artifact_file = study / "models/phantom/lidm/artifact.json"
-    artifact_file.write_text(json.dumps({**json.loads(artifact_file.read_text()), "privacy": budget}))
+    artifact_file.write_text(
+        json.dumps({**json.loads(artifact_file.read_text()), "privacy": budget, "source": "ef" * 32})
+    )
     path = study / "reports/phantom/audit_canaries/audit.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"statement": "epsilon is at least 0.7", "command": "c", "code_version": "v"}))
@@ -494,6 +496,8 @@ def test_the_bound_by_canaries_and_the_guarantee_are_on_the_card_of_a_generator(
     assert "- epsilon is at least 0.7" in text
     assert "**Differential privacy.** The training of this lidm is differentially private for patients" in text
     assert "epsilon 7.9 at delta 1e-05, by the accountant opacus 1.6.0 prv" in text
+    published = json.loads((study / "reports/phantom/hub/lidm/artifact.json").read_text())
+    assert (published["source"], published["settings"], published["privacy"]) == ("", "", budget)
 
 
 def test_patient_name_in_the_training_settings_is_refused(study: Path) -> None:
