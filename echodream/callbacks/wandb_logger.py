@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,18 @@ class PrivateWandbLogger(WandbLogger):
     @_log_errors
     def log_output(self, name: str, kind: str, metadata: dict[str, Any], folder: Path | None = None) -> None:
         """Record the store or model ``name`` as output of the run; with ``upload``, also the files in ``folder``."""
-        artifact = _reference_artifact(name, kind, metadata)
-        if self.upload and folder is not None:
+        run, artifact = self.experiment, _reference_artifact(name, kind, metadata)
+        if not self.upload or folder is None:
+            run.log_artifact(artifact)
+        elif self.mode == "online":  # W&B sends the paths of the files, so the path has no name of a user or a folder
+            with tempfile.TemporaryDirectory() as parent:
+                link = Path(parent) / "files"
+                link.symlink_to(folder.absolute())
+                artifact.add_dir(str(link), policy="immutable")
+                run.log_artifact(artifact).wait(timeout=int(UPLOAD_TIMEOUT))
+        else:
             artifact.add_dir(str(folder))
-        self.experiment.log_artifact(artifact)
+            run.log_artifact(artifact)
 
     def _log_run_location(self, run: Any) -> None:
         self.folder = Path(run.settings.sync_dir) if self.mode in ("online", "offline") else None
@@ -203,7 +212,8 @@ def _has_key() -> bool:
 
 
 def _start_service() -> None:
-    """Start W&B's service without output on the terminal."""
+    """Start W&B's service without output on the terminal, and without telemetry unless WANDB_ERROR_REPORTING is set."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the telemetry contains stack traces, with local paths
     import wandb
 
     silent = wandb.Settings(silent=True)

@@ -38,9 +38,11 @@ def upload(folder: Path, push: str, kind: str, public: bool) -> str:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        remedy = f"{folder} is complete, run the same command again"
-        raise UserError(f"push={push} was not accepted by the hub ({reason}): {remedy}") from error
+        response = getattr(error.__cause__ if isinstance(error, RuntimeError) else error, "response", None)
+        is_refused = getattr(response, "status_code", None) in (401, 403)
+        remedy = "check that your token (HF_TOKEN) may write there; " * is_refused
+        remedy += f"{folder} is complete, run the same command again"
+        raise UserError(f"push={push} was not accepted by the hub ({_reason(error)}): {remedy}") from error
     return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{push}")
 
 
@@ -56,6 +58,11 @@ def download(repository: str, kind: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(repository, repo_type=kind, revision=revision))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         remedy = "check the name, the revision, the network and your token (HF_TOKEN)"
-        raise UserError(f"hub:{repository} cannot be downloaded ({reason}): {remedy}") from error
+        raise UserError(f"hub:{repository} cannot be downloaded ({_reason(error)}): {remedy}") from error
+
+
+def _reason(error: Exception) -> str:
+    """First 200 characters of an error of the hub, on one line, without the link that explains its status."""
+    cause = f" {error.__cause__}" if isinstance(error, RuntimeError) else ""  # of the file that the error names
+    return " ".join(re.sub(r"For more information check: \S+", "", f"{error}{cause}").split())[:200]
