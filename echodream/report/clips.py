@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 9_500_000
 """Maximum total size of the encoded videos of a page, in bytes; base64 adds a third."""
+_REMEDY = "lower look.per_class, look.pairs or look.seconds"
 MAX_CLASSES = 6
 ALL = "All recordings"
 """Name of the single group of recordings without classes."""
@@ -109,7 +110,7 @@ def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
     for clip in clips:
         _choose_frames(clip, settings, chosen)
     frames = [(clip.store.frames(clip.name, range(clip.start, clip.start + clip.count)), clip.fps) for clip in clips]
-    for clip, video, (pixels, _) in zip(clips, encode_within(frames, MAX_BYTES), frames, strict=True):
+    for clip, video, (pixels, _) in zip(clips, encode_within(frames, MAX_BYTES, _REMEDY), frames, strict=True):
         clip.uri, (clip.height, clip.width) = data_uri(video, "video/mp4"), pixels.shape[1:3]
     return chosen
 

@@ -13,10 +13,10 @@ QUALITIES = (18, 23, 28, 33, 38)
 """Constant rate factors of x264, from the best quality to the smallest file."""
 
 
-def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> list[bytes]:
+def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int, remedy: str) -> list[bytes]:
     """Encoded videos of ``clips``, (frames, fps) each, at the best quality with a total size of at most ``max_bytes``.
 
-    Raises ``UserError`` if the videos of the lowest quality are larger.
+    Raises ``UserError``, with ``remedy``, if the videos of the lowest quality are larger.
     """
     for quality in QUALITIES:
         videos: list[bytes] = []
@@ -26,10 +26,7 @@ def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> 
                 break
         else:
             return videos
-    raise UserError(
-        f"{len(clips)} videos do not fit into {max_bytes // 1_000_000} MB of a page: lower look.per_class, look.pairs "
-        "or look.seconds"
-    )
+    raise UserError(f"{len(clips)} videos do not fit into {max_bytes // 1_000_000} MB of a page: {remedy}")
 
 
 def png_uri(pixels: np.ndarray) -> str:

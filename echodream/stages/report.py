@@ -65,7 +65,7 @@ def report(
         return Summary(f"report: {dst} has results already, nothing to do with early=true", {})
     _check_sources(sources, stores)
     target = Path(dst) / PAGE
-    _check_target(target, share, f'name="generator" content="{GENERATOR}"')
+    check_target(target, share, GENERATOR)
     page = build_page(sources, settings, command, code_version)
     text, metrics, card = render_page(page), page_metrics(page), page_card(page)
     if share:
@@ -84,14 +84,15 @@ def report(
     return _summary(target, page, len(text), (PAGE, METRICS, *((CARD, SCHEMA) if card is not None else ())))
 
 
-def _check_target(target: Path, share: bool, generator: str) -> None:
-    """Raise ``UserError`` if ``target`` lies in a store, or would replace a shared page or another file."""
+def check_target(target: Path, share: bool, generator: str, kind: str = "report") -> None:
+    """Raise ``UserError`` if ``target``, a ``kind`` of page, is in a store, or would replace a shared or other page."""
     for folder in (target.parent.resolve(), *target.parent.resolve().parents):
         if (folder / DATASET).is_file():
             raise UserError(f"dst={target.parent} lies in the store {folder}, which may be shared: choose another")
+    generator = f'name="generator" content="{generator}"'
     existing = target.read_text("utf-8", "replace") if target.is_file() else ""
     if existing and generator not in existing[:4000]:
-        raise UserError(f"{target} exists and is not a report: remove it, or choose another dst=")
+        raise UserError(f"{target} exists and is not a {kind}: remove it, or choose another dst=")
     if not share and SHARED in existing:
         raise UserError(f"{target} is a shared page, and a private page would replace it: choose another dst=")
 

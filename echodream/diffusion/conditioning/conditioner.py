@@ -155,6 +155,12 @@ class Conditioner(nn.Module):
             requests[module.column] = [module.range_value((0.5 + row // stride * step) % 1) for row in range(count)]
         return requests
 
+    def grid_values(self, count: int) -> dict[str, list[Any]]:
+        """Values of a grid by column: all values of a categorical condition, ``count`` evenly spaced numbers."""
+        fractions = [(number + 0.5) / count for number in range(count)]
+        modules = self._token_conditions.values()
+        return {each.column: each.choices() or [each.range_value(part) for part in fractions] for each in modules}
+
     def filelist_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Cells of FileList.csv, by column, for one sample with the condition values ``request``."""
         modules = {module.column: module for module in self._token_conditions.values()}

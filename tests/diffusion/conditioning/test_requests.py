@@ -170,6 +170,12 @@ def test_requests_spread_over_all_that_was_seen() -> None:
     assert Conditioner({}, D).uniform_requests(3) == {}
 
 
+def test_a_grid_has_all_categories_and_evenly_spaced_numbers() -> None:
+    grid = conditioner().grid_values(3)
+    assert grid == {"class_id": [0, 1, 3], "EF": [30.0, 50.0, 70.0], "View": ["A4C", "PLAX", "PSAX"]}
+    assert Conditioner({}, D).grid_values(3) == {}
+
+
 def test_what_a_row_says_of_what_was_asked() -> None:
     made = conditioner()
     assert made.filelist_columns({"class_id": 3, "EF": 40.5, "View": ""}) == {

@@ -1,0 +1,206 @@
+"""``stage=viewer``: draw samples over a grid of conditions, and write a page that plays the chosen one."""
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
+from echodream.diffusion.conditioning.conditioner import REFERENCE
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.errors import UserError
+from echodream.report.viewer import GENERATOR, NearestPatients, ViewerPage, render_viewer, viewer_controls
+from echodream.runs.atomic_folder import write_text
+from echodream.runs.summary import Summary
+from echodream.stages.decode import decode
+from echodream.stages.image import image
+from echodream.stages.report import PAGE, check_target
+from echodream.stages.video import video
+from echodream.store import Store
+
+MAX_CLIPS = 600
+"""Maximum number of clips on a page."""
+
+
+def viewer(
+    *,
+    study: str,
+    videos: Sequence[str] | str | None,
+    samples: OutputPath,
+    dst: OutputPath,
+    models: Mapping[str, InputPath],
+    values: int,
+    repeats: int,
+    scales: Sequence[float],
+    frames: int,
+    steps: int | None,
+    grey: bool,
+    batch: int,
+    nearest: InputPath | None,
+    real: InputPath,
+    seed: int,
+    guidance: Mapping[str, Any],
+    trainer: Callable[..., pl.Trainer],
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Write ``dst``/index.html with the decoded samples in the stores ``videos``, patterns of paths, or of a grid.
+
+    The grid has ``repeats`` samples for each combination of the values of the conditions of the ``models`` "lidm" and
+    "lvdm", and for each guidance scale of ``scales``; numeric conditions have ``values`` values. Clips have ``frames``
+    frames. The stores are written to ``samples``, one folder for each scale, and continued if they exist. ``nearest``:
+    folder with the scores of the filter; the page then shows the nearest training patients, recordings of ``real``.
+    Raises ``UserError`` without samples.
+    """
+    target = Path(dst) / PAGE
+    check_target(target, False, GENERATOR, "viewer page")
+    patients = None if nearest is None else NearestPatients(Path(nearest), Store(real, kind="video"))
+    if videos is None:
+        draw = _Grid(models, values, repeats, frames, steps, grey, batch, seed, guidance, trainer)
+        try:
+            stores = draw.write(Path(samples), scales, command, code_version)
+        except UserError as error:  # of a store that exists with other settings
+            raise UserError(str(error).replace("another dst=", "another samples=")) from error
+    else:
+        stores = [Store(path, kind="video") for path in _folders(videos)]
+    if (count := sum(len(store) for store in stores)) > MAX_CLIPS:
+        raise UserError(
+            f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats=, scales= or videos="
+        )
+    page = ViewerPage(study)
+    for store in stores:
+        page.add(store, patients)
+    if nearest is not None and not any(clip.nearest for clip in page.clips):
+        raise UserError(
+            f"nearest={nearest} has no scores of these samples: run stage=filter on them, with this private="
+        )
+    page.number_samples()
+    text = render_viewer(page, patients)
+    write_text(target, text)
+    filtered = f"{len(page.clips) - page.unfiltered} of {len(page.clips)} clips"
+    facts: dict[str, object] = {
+        "clips": len(page.clips),
+        "controls": ", ".join(control["label"] for control in viewer_controls(page.clips)) or "none",
+        "passed the privacy filter": filtered + (", not for sharing" if page.unfiltered else ""),
+        "size": f"{len(text) / 1e6:.1f} MB",
+    }
+    if nearest is not None:
+        facts["private"] = "shows frames of real patients, must not be shared"
+    return Summary(f"viewer: {target} done", facts)
+
+
+def _folders(videos: Sequence[str] | str) -> list[Path]:
+    """Folders of the patterns ``videos``."""
+    found = []
+    for pattern in [videos] if isinstance(videos, str) else videos:
+        path = Path(pattern)
+        folders = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if "*" in pattern else [path]
+        if not folders:
+            raise UserError(f"videos={pattern} matches no folder: give stores that stage=decode wrote")
+        found += folders
+    return found
+
+
+class _Grid:
+    """Samples of all combinations of conditions; the settings are those of ``viewer``."""
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        values: int,
+        repeats: int,
+        frames: int,
+        steps: int | None,
+        grey: bool,
+        batch: int,
+        seed: int,
+        guidance: Mapping[str, Any],
+        trainer: Callable[..., pl.Trainer],
+    ) -> None:
+        validation.whole_number("values", values)
+        validation.whole_number("repeats", repeats)
+        self.folders, self.frames, self.grey, self.repeats = models, frames, grey, repeats
+        self.guidance, self.trainer = guidance, trainer
+        self.common: dict[str, Any] = {"seed": seed, "sampler": None, "spacing": None, "clip": None, "steps": steps}
+        self.common |= {"compile": False, "channels_last": False, "workers": 0, "trainer": trainer, "batch": batch}
+        self.models = {"lidm": load_diffusion_model(models["lidm"], "lidm")}
+        if Path(models["lvdm"]).is_dir():
+            self.models["lvdm"] = load_diffusion_model(models["lvdm"], "lvdm")
+        columns = [model.conditioner.grid_values(values) for model in self.models.values()]
+        self.columns = {name: cells for each in columns for name, cells in each.items()}
+
+    def write(self, folder: Path, scales: Sequence[float], command: str, code_version: str) -> list[Store]:
+        """Stores of the decoded samples, one for each scale, in ``folder``."""
+        has_conditions = any(self._conditions(model) for model in self.models.values())
+        scales = [validation.number("scales", scale) for scale in scales] if has_conditions else [1]
+        if not scales:
+            raise UserError("scales=[] is not possible: give one or more scales of guidance, as [1, 2]")
+        combinations = list(itertools.product(*self.columns.values()))
+        if (count := len(combinations) * self.repeats * len(scales)) > MAX_CLIPS:
+            raise UserError(f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats= or scales=")
+        labels, stores = self._write_labels(folder, combinations), list[Store]()
+        origin: dict[str, Any] = {"command": command, "code_version": code_version}
+        for scale in scales:
+            place = folder / f"guidance_{scale:g}"
+            images, clips, decoded = (str(place / name) for name in ("images", "clips", "videos"))
+            common = {**self.common, **origin}
+            image(
+                dst=images,
+                artifact=self.folders["lidm"],
+                n=None if "lidm" in labels else len(combinations) * self.repeats,
+                labels=labels.get("lidm", "uniform"),
+                training="",
+                guidance=self._guidance("lidm", scale),
+                **common,
+            )
+            if "lvdm" in self.models:
+                video(
+                    src=images,
+                    dst=clips,
+                    artifact=self.folders["lvdm"],
+                    n=None,
+                    repeat=False,
+                    labels=labels.get("lvdm"),
+                    guidance=self._guidance("lvdm", scale),
+                    frames=self.frames,
+                    join="crossfade",
+                    overlap=None,
+                    windows="auto",
+                    **common,
+                )
+            source = clips if "lvdm" in self.models else images
+            settings: dict[str, Any] = {
+                "artifact": self.folders["vae"],
+                "reference": None,
+                "grey": self.grey,
+                "budget": 64,
+            }
+            decode(src=source, dst=decoded, workers=0, trainer=self.trainer, **settings, **origin)
+            stores.append(Store(decoded))
+        return stores
+
+    def _write_labels(self, folder: Path, combinations: Sequence[Sequence[Any]]) -> dict[str, str]:
+        """Paths of the csv files with the conditions of each sample, by model; a model without conditions has none."""
+        paths = {}
+        for name, columns in ((name, model.conditioner.columns) for name, model in self.models.items()):
+            if columns:
+                text, paths[name] = io.StringIO(), str(folder / f"labels_{name}.csv")
+                writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+                writer.writeheader()
+                for row in combinations:
+                    writer.writerows([dict(zip(self.columns, row, strict=True))] * self.repeats)
+                write_text(Path(paths[name]), text.getvalue())
+        return paths
+
+    def _guidance(self, name: str, scale: float) -> dict[str, Any]:
+        """``guidance`` with ``scale`` for all conditions of the model ``name`` but the reference frames."""
+        return {**self.guidance, **dict.fromkeys(self._conditions(self.models[name]), scale)}
+
+    @staticmethod
+    def _conditions(model: DiffusionModel) -> list[str]:
+        return [name for name in model.conditioner.names if name != REFERENCE]
