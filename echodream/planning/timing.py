@@ -67,7 +67,8 @@ class ModelTiming:
 class RandomStudy:
     """A study in ``folder`` with the recordings of ``table`` and random pixels and latents, for timing runs.
 
-    ``arguments``: arguments of train.py that select the study. Media files of equal length are hard links.
+    ``arguments``: arguments of train.py that select the study. Media files of equal length are hard links. Recordings
+    with key frames get one beat per second, and all recordings of a study before stage=keyframes.
     """
 
     def __init__(self, folder: Path, table: pd.DataFrame, channels: int, arguments: Sequence[str]) -> None:
@@ -79,9 +80,10 @@ class RandomStudy:
         levels = np.unique(np.quantile(table["NumberOfFrames"], np.linspace(0, 1, _LENGTHS)).round().astype(int))
         nearest = np.abs(table["NumberOfFrames"].to_numpy()[:, None] - levels).argmin(axis=1)
         self.table = table.assign(NumberOfFrames=levels[nearest])
-        if not {"ED", "ES"} <= set(table):  # before stage=keyframes: one beat per second
-            marks = [_beats(frames, fps) for frames, fps in zip(levels[nearest], table["FPS"], strict=True)]
-            self.table = self.table.assign(ED=[ed for ed, _ in marks], ES=[es for _, es in marks])
+        marks = [_beats(frames, fps) for frames, fps in zip(levels[nearest], table["FPS"], strict=True)]
+        for number, name in enumerate(("ED", "ES")):  # marks of the study do not fit the rounded lengths
+            is_marked = table[name].fillna("").astype(str) != "" if name in table else [True] * len(table)
+            self.table[name] = [beat[number] if marked else "" for beat, marked in zip(marks, is_marked, strict=True)]
         with composed_command("train", ["model=vae", *self.arguments]) as cfg:
             OmegaConf.resolve(cfg)
             self.vae: Any = instantiate(cfg.vae)

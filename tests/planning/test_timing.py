@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -40,6 +42,22 @@ def test_the_random_stores_have_the_recordings_of_the_study(random_study: Random
     latents = store.latents(store.table["FileName"][0])[0]
     assert latents.shape[1:] == (4, 4, 4)
     assert latents.std() == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.slow
+def test_key_frames_fit_the_lengths_of_the_random_recordings(random_study: RandomStudy, tmp_path: Path) -> None:
+    """Marks at the ends of recordings, of which many become shorter; a recording without marks stays so."""
+    table = pd.DataFrame({"NumberOfFrames": np.arange(60, 100), "FPS": 30.0, "FrameHeight": 32, "FrameWidth": 32})
+    last = (table["NumberOfFrames"] - 1).astype(str)
+    table = table.assign(ED="0 " + last, ES=last, FileName=[f"r{n}" for n in range(40)], Split="TRAIN")
+    table.loc[3, ["ED", "ES"]] = None
+    made = RandomStudy(tmp_path, table, 1, SMALL).table
+    assert made["ED"][3] == made["ES"][3] == ""
+    for frames, ed, es in made.drop(index=3)[["NumberOfFrames", "ED", "ES"]].itertuples(index=False):
+        marks = [int(mark) for mark in f"{ed} {es}".split()]
+        assert len(marks) >= 3
+        assert max(marks) < frames
+    assert set(made["NumberOfFrames"]) != set(table["NumberOfFrames"])
 
 
 @pytest.mark.slow
