@@ -5,7 +5,7 @@ import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 
@@ -106,6 +106,23 @@ def _folders(videos: Sequence[str] | str) -> list[Path]:
     return found
 
 
+class _SamplingSettings(TypedDict):
+    """Settings that ``image`` and ``video`` share, typed so that a new one is not forgotten."""
+
+    seed: int
+    steps: int | None
+    sampler: str | None
+    spacing: str | None
+    clip: float | None
+    batch: int
+    compile: bool | str
+    channels_last: bool
+    workers: int
+    trainer: Callable[..., pl.Trainer]
+    command: str
+    code_version: str
+
+
 class _Grid:
     """Samples of all combinations of conditions; the settings are those of ``viewer``."""
 
@@ -126,8 +143,7 @@ class _Grid:
         validation.whole_number("repeats", repeats)
         self.folders, self.frames, self.grey, self.repeats = models, frames, grey, repeats
         self.guidance, self.trainer = guidance, trainer
-        self.common: dict[str, Any] = {"seed": seed, "sampler": None, "spacing": None, "clip": None, "steps": steps}
-        self.common |= {"compile": False, "channels_last": False, "workers": 0, "trainer": trainer, "batch": batch}
+        self.seed, self.steps, self.batch = seed, steps, batch
         self.models = {"lidm": load_diffusion_model(models["lidm"], "lidm")}
         if Path(models["lvdm"]).is_dir():
             self.models["lvdm"] = load_diffusion_model(models["lvdm"], "lvdm")
@@ -144,11 +160,23 @@ class _Grid:
         if (count := len(combinations) * self.repeats * len(scales)) > MAX_CLIPS:
             raise UserError(f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats= or scales=")
         labels, stores = self._write_labels(folder, combinations), list[Store]()
-        origin: dict[str, Any] = {"command": command, "code_version": code_version}
+        common = _SamplingSettings(
+            seed=self.seed,
+            steps=self.steps,
+            sampler=None,
+            spacing=None,
+            clip=None,
+            batch=self.batch,
+            compile=False,
+            channels_last=False,
+            workers=0,
+            trainer=self.trainer,
+            command=command,
+            code_version=code_version,
+        )
         for scale in scales:
             place = folder / f"guidance_{scale:g}"
             images, clips, decoded = (str(place / name) for name in ("images", "clips", "videos"))
-            common = {**self.common, **origin}
             image(
                 dst=images,
                 artifact=self.folders["lidm"],
@@ -174,13 +202,19 @@ class _Grid:
                     **common,
                 )
             source = clips if "lvdm" in self.models else images
-            settings: dict[str, Any] = {
-                "artifact": self.folders["vae"],
-                "reference": None,
-                "grey": self.grey,
-                "budget": 64,
-            }
-            decode(src=source, dst=decoded, workers=0, trainer=self.trainer, **settings, **origin)
+            decode(
+                src=source,
+                dst=decoded,
+                artifact=self.folders["vae"],
+                reference=None,
+                plausibility=None,
+                grey=self.grey,
+                budget=64,
+                workers=0,
+                trainer=self.trainer,
+                command=command,
+                code_version=code_version,
+            )
             stores.append(Store(decoded))
         return stores
 
