@@ -20,9 +20,10 @@ class PatchAdversarial(nn.Module):
     deviation. With ``local_contrast`` c, the residual is first divided by the local mean brightness, 0 to 1, plus c.
     ``local_share`` is the share of the L1 and L2 terms that compares local means instead of pixels.
 
-    With ``decoder_only``, the encoder is frozen from batch ``start`` on. ``lr``, ``discriminator_lr`` and ``betas`` are
-    optimizer settings from batch ``start`` on (None: settings of the model). ``latent_noise`` is the maximum standard
-    deviation of noise on latents, relative to their standard deviation, for a robust decoder (RAE, 2510.11690).
+    With ``decoder_only``, the encoder is frozen from batch ``decoder_start`` on (None: from batch ``start`` on), and the
+    decoder gets noise of at most ``latent_noise`` standard deviations of the latents, for a robust decoder (RAE,
+    2510.11690). ``lr``, ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None:
+    settings of the model).
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PatchAdversarial(nn.Module):
         local_contrast: float | None = None,
         local_share: float = 0.0,
         decoder_only: bool = False,
+        decoder_start: int | None = None,
         lr: float | None = None,
         discriminator_lr: float | None = None,
         betas: Sequence[float] | None = None,
@@ -63,6 +65,8 @@ class PatchAdversarial(nn.Module):
         self.start, self.weight, self.adaptive = start, weight, adaptive
         self.local_mean, self.local_contrast, self.local_share = local_mean, local_contrast, local_share
         self.decoder_only = decoder_only
+        self.decoder_start = start if decoder_start is None else decoder_start
+        validation.number("loss.adversarial.decoder_start", self.decoder_start, 0, start)
         self.latent_noise = validation.number("loss.adversarial.latent_noise", latent_noise, 0)
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.register_buffer("residual_std", torch.ones(()))

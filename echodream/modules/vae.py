@@ -123,15 +123,16 @@ class VAE(Trainable):
         adversarial = self.adversarial if started else None
         decoder_only = adversarial is not None and adversarial.decoder_only
         generator = optimizers[2 if decoder_only else 0]
-        noise = decoder_noise(self.network) if started else None
+        noise = decoder_noise(self.network)
         if noise is not None:
-            noise.active.fill_(True)
+            noise.active.fill_(started)
         with self.toggled_optimizer(generator):
-            with torch.set_grad_enabled(not decoder_only):
+            fixed = self.adversarial is not None and trained_batches >= self.adversarial.decoder_start
+            with torch.set_grad_enabled(not (fixed and self.adversarial.decoder_only)):
                 posterior = self.network.encode(x).latent_dist
             latents = posterior.sample()
-            if adversarial is not None:
-                latents = adversarial.add_latent_noise(latents)
+            if fixed:
+                latents = self.adversarial.add_latent_noise(latents)
             reconstruction = self.network.decode(latents).sample
             noise_only = decoder_only and noise is not None
             terms = {name: term for name, term in self.terms.items() if not noise_only or name in PIXEL_TERMS}

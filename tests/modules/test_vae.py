@@ -439,6 +439,32 @@ def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(ma
         assert name in parameters or torch.equal(module.network.state_dict()[name], weight), name
 
 
+def test_the_decoder_is_trained_with_latent_noise_before_the_discriminator_starts() -> None:
+    """The first step after ``decoder_start`` by hand: L1 of pixels, noisy latents, fixed encoder."""
+    torch.manual_seed(2)
+    judge = PatchAdversarial(C, width=4, layers=1, start=5, decoder_start=0, decoder_only=True, latent_noise=0.5)
+    net = network()
+    own, batch = copy.deepcopy(net), batches(1)[0]
+    module = VAE(net, {"l1": L1(1), "adversarial": judge}, sgd, clip=0)
+    fit(module, [batch])
+
+    torch.manual_seed(5)
+    with torch.no_grad():
+        z = own.encode(batch["x"]).latent_dist.sample()
+        level = 0.5 * torch.rand(len(z), 1, 1, 1)
+        z = z + level * z.transpose(0, 1).flatten(1).std(dim=1).view(1, -1, 1, 1) * torch.randn(z.shape)
+    (batch["x"] - own.decode(z).sample).abs().mean().backward()
+    for name, value in own.named_parameters():
+        trained = name.startswith(("decoder.", "post_quant"))
+        expected = value - LR * value.grad if trained and value.grad is not None else value
+        assert torch.allclose(module.network.state_dict()[name], expected, atol=1e-6), name
+
+
+def test_the_decoder_does_not_start_after_the_discriminator() -> None:
+    with pytest.raises(UserError, match=r"loss.adversarial.decoder_start is 6"):
+        PatchAdversarial(C, start=5, decoder_start=6)
+
+
 class NoiseDecoder(nn.Module):
     """An autoencoder that decodes everything to decoder noise with the standard deviation 0.25."""
 
