@@ -20,9 +20,9 @@ class PatchAdversarial(nn.Module):
     deviation. With ``local_contrast`` c, the residual is first divided by the local mean brightness, 0 to 1, plus c.
     ``local_share`` is the share of the L1 and L2 terms that compares local means instead of pixels.
 
-    With ``decoder_only``, the encoder is frozen from batch ``decoder_start`` on (None: from batch ``start`` on), and the
-    decoder gets noise of at most ``latent_noise`` standard deviations of the latents, for a robust decoder (RAE,
-    2510.11690). ``lr``, ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None:
+    With ``decoder_only``, the encoder is frozen from batch ``decoder_start`` on (None: from batch ``start`` on). From
+    then on, the decoder gets noise of at most ``latent_noise`` standard deviations of the latents, for a robust decoder
+    (RAE, 2510.11690). ``lr``, ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None:
     settings of the model).
     """
 

@@ -31,8 +31,8 @@ class DecoderNoise(nn.Module):
 
     A convolution filters ``channels`` noise maps. The features of the last decoder layer, (B, ``features``, H, W), and
     the place in the frame determine, pixel by pixel, scale and offset of the filtered maps: speckle differs between
-    tissue and chambers, and changes its direction and size with the place, as the point-spread function does. Nothing
-    else has a high spatial frequency, so that the speckle is a function of the noise and not of the patient.
+    tissue and chambers, and changes its direction and size with the place, as the point-spread function does. Only the
+    noise is not smooth, so that the speckle is mainly a function of the noise and not of the patient.
 
     The noise is off until ``active`` is set. In training, each frame has new noise. In ``eval`` mode, the noise is a
     function of the seed of the recording and of the number of the frame in the recording. It is a first-order
