@@ -29,6 +29,7 @@ EXTRAS = {
     "features": "extractors=[lite0], loss.lite0",
     "libjpeg": "DICOM files in JPEG of 12 bits; GPL-3.0",
     "pipeline": "launch/run.py, which runs whole studies",
+    "privacy": "trainer.privacy.epsilon=",
     "search": "hparams_search=",
     "text": "conditioning=[text], extractors dinov2 and videomae",
     "text-check": "text= of stage=ingest, and the search for text of stage=publish",
