@@ -98,7 +98,11 @@ def canary_record(
         errors = denoising_errors(model, view, recordings, None, membership, seed)
         scores, names = errors.scores()[0], sorted(set(errors.patients))
         found = canary_measure(scores, names, canaries, config, "lvdm" if model.is_video else "lidm", claim)
-        return {"statement": bound_statement(found), "measures": [asdict(found)], "not measured": {}}
+        return {
+            "statement": bound_statement(found, model.fingerprint()),
+            "measures": [asdict(found)],
+            "not measured": {},
+        }
 
     return settings, measure
 
@@ -136,14 +140,15 @@ def canary_measure(
     )
 
 
-def bound_statement(measure: Measure) -> str:
-    """The bound in words."""
+def bound_statement(measure: Measure, weights: str) -> str:
+    """The bound in words; ``weights``: fingerprint of the audited generator."""
     found = measure.details
     claim = "" if found["claimed"] is None else f" The training claims epsilon {found['claimed']:.3g}."
     claim += " The bound refutes this claim." if claim and measure.stands_out else ""
     largest, kind = max(each["largest"] for each in found["by_guesses"]), found["generator"]
     return (
-        f"A coin put each of {found['canaries']} training patients into or out of the training of this {kind}. From "
+        f"A coin put each of {found['canaries']} training patients into or out of the training of a separate {kind} "
+        f"(weights {weights[:12]}) that was trained with canaries. From "
         f"guesses about who was in, the epsilon of the training is at least {found['epsilon']:.2g} at delta "
         f"{found['delta']:g}, with {100 * found['confidence']:g} % confidence (arXiv 2305.08846); the largest bound "
         f"that so many patients can show is {largest:.2g}. A low bound does not show that the training is private. The "

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from echodream.report.tables import Row, Table
 
 TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
+CANARIES = {"canaries_image", "canaries_video"}
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _NOT_SHOWN = re.compile(r"<!--.*?-->|^[>\s]+", re.DOTALL | re.MULTILINE)
 """HTML comments, and > marks of quotations in Markdown."""
@@ -40,7 +42,7 @@ def dataset_card(
         tags=TAGS,
         configs=[{"config_name": "default", "data_dir": contents["media"]}],
     )
-    values = {**_common_values(approval), **contents, "what": what, "license": license}
+    values = {**_common_values(approval, what), **contents, "what": what, "license": license}
     above = {approval.decision["statement"], *approval.findings, *approval.unknown}
     values["seven_cs"] = "\n\n".join(_criterion_text(criterion, above) for criterion in criteria)
     return _tidy_text(str(DatasetCard.from_template(data, template_path=str(TEMPLATES / "data_card.md"), **values)))
@@ -85,10 +87,15 @@ def _tidy_text(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _common_values(approval: Approval) -> dict[str, Any]:
-    """Variables of both templates: verdicts, filter, audits, metrics, commands."""
-    sources, records, generators = approval.sources, approval.sources.records, approval.generators
-    other_stores = {name for name, _ in find_mismatches(sources)}
+def _common_values(approval: Approval, part: str = "videos") -> dict[str, Any]:
+    """Variables of both templates: verdicts, filter, audits, metrics, commands; ``part``: content of the store."""
+    sources, generators = approval.sources, approval.generators
+    other_stores = {name for name, _ in find_mismatches(sources, part)}
+    records = {name: each for name, each in sources.records.items() if name not in other_stores & CANARIES}
+    if part == "images" and "evaluation" in records:  # figures of the videos are of another store
+        kept = ("protocol", "images", "command", "code_version")
+        records["evaluation"] = {name: each for name, each in records["evaluation"].items() if name in kept}
+    sources = replace(sources, records=records)
     usable = {"utility", "evaluation"} & (records.keys() - other_stores if sources.synthetic is not None else set())
     tables, verdicts = [], [privacy.verdict(sources)]
     if "utility" in usable:
@@ -113,7 +120,7 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         "unknown": _markdown_list(approval.unknown),
         "verdicts": _markdown_list(f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}" for v in verdicts),
         "audits": "\n\n".join(audits),
-        "canary_bounds": _markdown_list(privacy.canary_statements(sources)),
+        "canary_bounds": _markdown_list(privacy.canary_statements(sources, [approval.kind])),
         "metric_tables": _markdown_tables(tables),
         "commands": "\n".join(entry.command for entry in lineage(sources) if entry.command),
         "packages": _markdown_list(f"{name} {number}" for name, number in package_versions()),

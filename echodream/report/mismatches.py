@@ -14,28 +14,30 @@ _SUBJECTS = {
     "audit_video": "The audit of videos was made",
     "anonymity": "Anonymity was measured",
     "linkability": "Linkability was measured",
+    "canaries_image": "The bound by canaries of the lidm was measured",
+    "canaries_video": "The bound by canaries of the lvdm was measured",
     "filter_image": "The filter of images was run",
     "filter_video": "The filter of videos was run",
 }
 
 
-def find_mismatches(sources: Sources) -> Iterator[tuple[str, str]]:
+def find_mismatches(sources: Sources, part: str = "videos") -> Iterator[tuple[str, str]]:
     """Name of each record that was made from other stores than those of the page, and a sentence with the remedy.
 
-    A record without a digest is not checked.
+    ``part``: content of the synthetic store, "videos" or "images". A record without a digest is not checked.
     """
-    for name, recorded, current, contents in _recorded_digests(sources):
+    for name, recorded, current, contents in _recorded_digests(sources, part):
         if current and isinstance(recorded, str) and recorded not in current:
             subject, command = _SUBJECTS[name], sources.command(name)
             yield name, f"{subject} on other {contents} than those of this page: run {command} again."
 
 
-def _recorded_digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
+def _recorded_digests(sources: Sources, part: str) -> Iterator[tuple[str, Any, set[str], str]]:
     """Name of each record, the store digest in the record, the digests of current stores, the content of the store."""
     records = sources.records
     real, videos = (set() if store is None else {store.checksum} for store in (sources.real, sources.synthetic))
     evaluation, utility = records.get("evaluation"), records.get("utility")
-    yield "evaluation", _nested_value(evaluation, "videos", "store", "sha256"), videos, "synthetic videos"
+    yield "evaluation", _nested_value(evaluation, part, "store", "sha256"), videos, f"synthetic {part}"
     yield "evaluation", _nested_value(evaluation, "protocol", "real", "sha256"), real, "real recordings"
     yield "utility", _nested_value(utility, "protocol", "real"), real, "real recordings"
     for model in _nested_value(utility, "protocol", "models", "synthetic") or []:
@@ -48,7 +50,7 @@ def _recorded_digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], st
         checksums = sources.passed_stores[kind] / CHECKSUMS
         passed = {file_sha256(checksums)} if checksums.is_file() else set()
         yield f"audit_{kind}", _nested_value(records.get(f"audit_{kind}"), "source"), passed, "samples"
-        for name in (f"audit_{kind}", f"filter_{kind}"):
+        for name in (f"audit_{kind}", f"filter_{kind}", f"canaries_{kind}"):
             yield name, _nested_value(records.get(name), "real"), study_stores, "patients"
 
 

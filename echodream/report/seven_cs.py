@@ -1,6 +1,7 @@
-"""Synthetic-data card by the seven Cs of the FDA, with the figures of a study (arXiv 2406.11143).
+"""Synthetic-data card by the seven Cs (arXiv 2406.11143, by authors of the FDA), with the figures of a study.
 
-The card computes nothing: it lists figures of the stores and records of a study, and names those that do not exist.
+The card lists figures of the records of a study, counts rows, empty cells and classes of its stores, and names the
+figures that do not exist.
 """
 
 import json
@@ -81,7 +82,7 @@ def seven_cs(
     ``columns``: columns of the set that its readers get, by default all. ``extra``: further figures of compliance.
     Records of other stores than those of ``sources`` are not used. Raises ``UserError`` for invalid records.
     """
-    mismatches = dict(find_mismatches(sources))
+    mismatches = dict(find_mismatches(sources, part))
     sources = replace(sources, records={k: v for k, v in sources.records.items() if k not in mismatches})
     card = {name: Criterion(name) for name in QUESTIONS}
     missing = {name: MissingRecord(message, "") for name, message in mismatches.items()}
@@ -233,7 +234,9 @@ def _add_privacy(criterion: Criterion, sources: Sources, part: str) -> None:
             if decision["rule"] == "calibrated":
                 bound = privacy.certified_probability(decision)
                 text = f"at most {bound['beta']}, with confidence {bound['confidence']}"
-                figures.append(Figure("Probability that a copy passes the filter", text, own))
+                name = "Probability that a copy under a declared transform passes the filter"
+                meaning = "Only the transforms that the statement names; not differential privacy."
+                figures.append(Figure(name, text, own, meaning=meaning))
             figures.append(Figure("Statement of the filter", str(decision["statement"]), own))
             figures += [Figure("Not known", str(text), own) for text in decision.get("unknown", ())]
     criterion.figures[:0] = figures

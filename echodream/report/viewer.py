@@ -59,7 +59,7 @@ class ViewerPage:
 
     @property
     def unfiltered(self) -> int:
-        """Number of clips that did not pass the filter, or were not filtered."""
+        """Number of clips that did not pass the filter with its calibrated rule, or were not filtered."""
         return sum(not clip.passed for clip in self.clips)
 
     def add(self, store: Store, scores: "NearestPatients | None" = None) -> None:
@@ -69,6 +69,7 @@ class ViewerPage:
         origin = sampled_store(store)
         decision = origin.dataset.settings.get("decision")
         passed = isinstance(decision, Mapping) and decision.get("passed") is True
+        passed = passed and decision.get("rule") == "calibrated"  # other rules have no guarantee
         statement = str(decision.get("statement", "")) if isinstance(decision, Mapping) and passed else ""
         if statement and statement not in self.statements:
             self.statements.append(statement)

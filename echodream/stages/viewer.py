@@ -1,4 +1,4 @@
-"""``stage=viewer``: draw samples over a grid of conditions, and write a page that plays the chosen one."""
+"""``stage=viewer``: generate samples over a grid of conditions, and write a page that plays the chosen one."""
 
 import csv
 import io
@@ -61,9 +61,9 @@ def viewer(
     check_target(target, False, GENERATOR, "viewer page")
     patients = None if nearest is None else NearestPatients(Path(nearest), Store(real, kind="video"))
     if videos is None:
-        draw = _Grid(models, values, repeats, frames, steps, grey, batch, seed, guidance, trainer)
+        grid = _Grid(models, values, repeats, frames, steps, grey, batch, seed, guidance, trainer)
         try:
-            stores = draw.write(Path(samples), scales, command, code_version)
+            stores = grid.write(Path(samples), scales, command, code_version)
         except UserError as error:  # of a store that exists with other settings
             raise UserError(str(error).replace("another dst=", "another samples=")) from error
     else:

@@ -120,8 +120,8 @@ def test_a_bound_above_the_stated_epsilon_refutes_it(claimed: float, refuted: bo
     assert found.expected.value == claimed
     assert 0.5 < found.value.value < 4
     assert found.stands_out == refuted
-    assert ("The bound refutes this claim." in bound_statement(found)) == refuted
-    assert f"The training claims epsilon {claimed:.3g}." in bound_statement(found)
+    assert ("The bound refutes this claim." in bound_statement(found, "ab" * 32)) == refuted
+    assert f"The training claims epsilon {claimed:.3g}." in bound_statement(found, "ab" * 32)
 
 
 @pytest.mark.parametrize(

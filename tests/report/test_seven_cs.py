@@ -3,12 +3,14 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from echodream.errors import UserError
+from echodream.report.mismatches import find_mismatches
 from echodream.report.seven_cs import QUESTIONS, SCHEMA_FILE, card_record, seven_cs
 from echodream.report.sources import RECORD_FILES, Sources, load_sources
 from tests.support.tiny_report import STATEMENT, study
@@ -66,9 +68,9 @@ def test_each_figure_is_that_of_its_record(whole: Path) -> None:
     assert completeness["ASD: synthetic, over real"]["value"] == {"value": 0.9, "low": 0.8, "high": 0.97}
     compliance = figures(criteria["compliance"])
     assert compliance["Statement of the filter"]["text"] == STATEMENT
-    assert (
-        "at most 5\u00a0%, with confidence 95\u00a0%" in compliance["Probability that a copy passes the filter"]["text"]
-    )
+    bound = compliance["Probability that a copy under a declared transform passes the filter"]
+    assert "at most 5\u00a0%, with confidence 95\u00a0%" in bound["text"]
+    assert bound["meaning"] == "Only the transforms that the statement names; not differential privacy."
     assert "6 patients, 6 recordings" in figures(criteria["comprehension"])["Training patients"]["text"]
 
 
@@ -106,6 +108,30 @@ def test_figures_of_another_set_are_left_out(whole: Path, tmp_path: Path) -> Non
     assert criteria["congruence"]["figures"] == []
     (entry,) = criteria["congruence"]["not measured"]
     assert "Fidelity was measured on other synthetic videos than those of this page" in entry["what"]
+
+
+def test_figures_of_images_are_checked_against_the_store_of_images(whole: Path) -> None:
+    sources = sources_of(whole)
+    assert sources.synthetic is not None
+    own, other = {"store": {"sha256": sources.synthetic.checksum}}, {"store": {"sha256": "0" * 64}}
+    for record, part, expected in (
+        ({"images": own, "videos": other}, "images", []),
+        ({"images": other, "videos": own}, "images", ["evaluation"]),
+        ({"images": other, "videos": own}, "videos", []),
+        ({"images": own, "videos": other}, "videos", ["evaluation"]),
+    ):
+        found = dict(find_mismatches(replace(sources, records={"evaluation": record}), part))
+        assert list(found) == expected
+        assert all(f"other synthetic {part} than" in sentence for sentence in found.values())
+
+
+def test_a_bound_by_canaries_of_other_patients_is_named(whole: Path) -> None:
+    sources = replace(sources_of(whole), folders={"data": whole / "data/phantom"})
+    assert sources.real is not None
+    for real, expected in ((sources.real.checksum, []), ("0" * 64, ["canaries_image"])):
+        found = dict(find_mismatches(replace(sources, records={"canaries_image": {"real": real}})))
+        assert list(found) == expected
+        assert all("on other patients than those of this page" in sentence for sentence in found.values())
 
 
 def test_only_columns_that_readers_get_are_named(whole: Path) -> None:

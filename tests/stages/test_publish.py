@@ -489,11 +489,14 @@ def test_the_bound_by_canaries_and_the_guarantee_are_on_the_card_of_a_generator(
         json.dumps({**json.loads(artifact_file.read_text()), "privacy": budget, "source": "ef" * 32})
     )
     path = study / "reports/phantom/audit_canaries/audit.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"statement": "epsilon is at least 0.7", "command": "c", "code_version": "v"}))
+    others = study / "reports/phantom/audit_video_canaries/audit.json"
+    for each, statement in ((path, "epsilon is at least 0.7"), (others, "epsilon of an lvdm")):
+        each.parent.mkdir()
+        each.write_text(json.dumps({"statement": statement, "command": "c", "code_version": "v"}))
     run(study, "what=lidm")
     text = (study / "reports/phantom/hub/lidm/README.md").read_text()
     assert "- epsilon is at least 0.7" in text
+    assert "epsilon of an lvdm" not in text
     assert "**Differential privacy.** The training of this lidm is differentially private for patients" in text
     assert "epsilon 7.9 at delta 1e-05, by the accountant opacus 1.6.0 prv" in text
     published = json.loads((study / "reports/phantom/hub/lidm/artifact.json").read_text())

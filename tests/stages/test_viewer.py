@@ -126,12 +126,12 @@ def filtered(tmp_path: Path) -> Path:
     return root
 
 
-def with_decision(root: Path, passed: bool) -> str:
+def with_decision(root: Path, passed: bool, rule: str = "calibrated") -> str:
     """Videos decoded from samples whose filter has a statement; returns the setting ``videos=``."""
     from tests.support.tiny_report import synthetic_stores
 
     shutil.rmtree(root / "samples/phantom")
-    synthetic_stores(root / "samples/phantom", decision={"passed": passed, "statement": STATEMENT})
+    synthetic_stores(root / "samples/phantom", decision={"passed": passed, "rule": rule, "statement": STATEMENT})
     return f"videos={root}/samples/phantom/videos"
 
 
@@ -147,8 +147,12 @@ def test_filtered_samples_have_the_statement_of_the_filter(filtered: Path) -> No
 
 
 def test_samples_of_a_filter_without_guarantee_are_marked(filtered: Path) -> None:
-    run(filtered, with_decision(filtered, passed=False))
-    assert "<b>Not for sharing.</b> 6 of 6 clips" in page_of(filtered)
+    for passed, rule in ((False, "calibrated"), (True, "percentile")):
+        summary = run(filtered, with_decision(filtered, passed, rule))
+        page = page_of(filtered)
+        assert "<b>Not for sharing.</b> 6 of 6 clips have not passed the privacy filter with its" in page
+        assert STATEMENT not in page
+        assert summary.facts["passed the privacy filter"] == "0 of 6 clips, not for sharing"
 
 
 def test_the_nearest_patient_is_shown_only_on_request(filtered: Path) -> None:
@@ -211,7 +215,7 @@ def test_the_controls_choose_the_clip_that_plays(drawn: Path, tmp_path: Path) ->
         assert opened.ask("document.getElementById('clip').src") != shown
         assert selected(opened, "sample") == "2"
         assert "Class=" in opened.ask("location.hash")
-        assert opened.ask("document.getElementById('state').textContent") == "not filtered"
+        assert opened.ask("document.getElementById('state').textContent") == "not filtered by the calibrated rule"
         assert "Not for sharing" in opened.ask("document.getElementById('unfiltered').innerText")
         opened.ask("document.querySelector('.play').click()")
         assert opened.ask("document.getElementById('clip').paused")

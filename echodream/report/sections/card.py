@@ -1,4 +1,4 @@
-"""Section "Synthetic-data card": the figures of the study by the seven Cs of the FDA (report/seven_cs.py)."""
+"""Section "Synthetic-data card": the figures of the study by the seven Cs (report/seven_cs.py)."""
 
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.seven_cs import seven_cs

@@ -1,7 +1,7 @@
 """Section "Privacy": guarantee and rejections of the filter, copies that pass, nearest samples, and audits."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,9 @@ def private_trainings(sources: Sources) -> list[str]:
     return statements
 
 
-def canary_statements(sources: Sources) -> list[str]:
-    """Statements of the audits of generators with canaries."""
-    names = [f"canaries_{kind}" for kind in KINDS if f"canaries_{kind}" in sources.records]
+def canary_statements(sources: Sources, kinds: Iterable[str] = KINDS) -> list[str]:
+    """Statements of the audits of generators of ``kinds`` with canaries."""
+    names = [f"canaries_{kind}" for kind in kinds if f"canaries_{kind}" in sources.records]
     statements = []
     for name in names:
         with sources.report_parse_errors(name):

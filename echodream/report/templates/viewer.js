@@ -36,7 +36,7 @@
       if (input.tagName !== "SELECT") input.nextElementSibling.textContent = text(index, clip.choice[index]);
     });
     video.src = clip.video;
-    document.getElementById("state").textContent = clip.passed ? "passed the privacy filter" : "not filtered";
+    document.getElementById("state").textContent = clip.passed ? "passed the privacy filter" : "not filtered by the calibrated rule";
     document.getElementById("name").textContent = clip.name;
     document.getElementById("note").textContent = note;
     if (nearest) {
