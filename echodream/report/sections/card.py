@@ -1,7 +1,7 @@
 """Section "Synthetic-data card": the figures of the study by the seven Cs (report/seven_cs.py)."""
 
+from echodream.report import seven_cs
 from echodream.report.section import PageContext, Section, SectionContent
-from echodream.report.seven_cs import seven_cs
 
 _RECORDS = ("filter_image", "filter_video", "audit_image", "audit_video", "evaluation", "utility")
 
@@ -11,7 +11,7 @@ def build(context: PageContext) -> SectionContent | None:
     sources = context.sources
     if sources.is_unfinished or (sources.synthetic is None and not sources.records.keys() & set(_RECORDS)):
         return None
-    return SectionContent({"criteria": seven_cs(sources)})
+    return SectionContent({"criteria": seven_cs.seven_cs(sources)})
 
 
 SECTION = Section("card", "Synthetic-data card", build)
