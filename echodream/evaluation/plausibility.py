@@ -1,7 +1,7 @@
 """Share of synthetic videos outside the range of training recordings, with the share of real test recordings."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from echodream.metrics.plausibility import (
 )
 
 MAX_TRAINING = 2000
-"""Maximum number of training recordings that determine a range."""
+"""Maximum number of training patients, with one recording each, that determine a range."""
 EJECTION_FRACTION = "ejection fraction"
 EF_COLUMN = "EF"
 ANY, OUTSIDE, SETTINGS = "any quantity", " outside the training range", "range"
@@ -39,6 +39,7 @@ class TrainingRanges:
     seconds: float
     """Longest part of a recording that is measured, at its center."""
     recordings: int
+    """Number of training recordings, one of each patient."""
     not_computed: Mapping[str, str]
     """Quantities without a range, and the reason."""
 
@@ -67,14 +68,16 @@ def shortest_duration(rows: pd.DataFrame) -> float:
 
 
 def measure_training(train: RecordingSet, coverage: float, seconds: float) -> TrainingRanges:
-    """The ranges with the share ``coverage`` of the recordings ``train``, of which ``seconds`` are measured.
+    """The ranges with the share ``coverage`` of the patients of ``train``; ``seconds`` of a recording are measured.
 
+    One random recording of each patient is used: several of one are not exchangeable with that of a new patient.
     Raises ``UserError`` if no quantity can be computed.
     """
 
     def measure(each: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
         return measure_clip(*_read_central_part(each, row, seconds))
 
+    train = _one_per_patient(train)
     _, measured = measure_recordings(measure, train, FeatureExtraction(MAX_TRAINING, 1, 0), "plausibility")
     sector = typical_sector([mask for _, mask in measured])
     table = pd.DataFrame([{**values, SECTOR_OVERLAP: sector_overlap(mask, sector)} for values, mask in measured])
@@ -90,6 +93,12 @@ def measure_training(train: RecordingSet, coverage: float, seconds: float) -> Tr
         reasons = "; ".join(not_computed.values())
         raise UserError(f"no quantity has a range in {train.argument} ({reasons}): give plausibility=null")
     return TrainingRanges(ranges, sector, seconds, len(table), not_computed)
+
+
+def _one_per_patient(recordings: RecordingSet) -> RecordingSet:
+    """One random recording of each patient, in the order of ``recordings``."""
+    rows = recordings.rows.sample(frac=1, random_state=0).drop_duplicates("PatientID").sort_index()
+    return replace(recordings, rows=rows.reset_index(drop=True))
 
 
 def _read_central_part(recordings: RecordingSet, row: int, seconds: float) -> tuple[np.ndarray, float]:
@@ -136,7 +145,7 @@ def plausibility(
     for name, each in ranges.items():
         metrics[f"{name}{OUTSIDE}"] |= {"nominal": each.nominal}
         if each.nominal > _MAX_NOMINAL_RATIO * (1 - coverage):
-            few = f"only {trained.recordings} training recordings: {each.nominal:.2g} of real ones are expected outside"
+            few = f"only {trained.recordings} training patients: {each.nominal:.2g} of real ones are expected outside"
             _add_warning(metrics[f"{name}{OUTSIDE}"], few)
     without = {
         name: {"synthetic": int(tables[0][1][name].isna().sum()), "real": int(tables[1][1][name].isna().sum())}
@@ -169,6 +178,7 @@ def _training_ef(train: RecordingSet, predictions: Predictions, coverage: float)
     """The range of the column EF of ``train``; None if the predictions are of another column, or EF is rare."""
     if predictions.column != EF_COLUMN or EF_COLUMN not in train.rows:
         return None
+    train = _one_per_patient(train)
     return training_range(pd.to_numeric(train.rows[EF_COLUMN], errors="coerce").to_numpy(float), coverage)
 
 

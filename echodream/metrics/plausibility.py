@@ -1,7 +1,8 @@
 """Plausibility of single videos: quantities of heart and sector, within the range of training recordings.
 
 A range has a stated share of the training recordings. It is bounded by order statistics, so a new recording that is
-exchangeable with the training recordings lies outside with a known probability (``Range.nominal``).
+exchangeable with the training recordings lies outside with a known probability (``Range.nominal``). For a recording of
+a new patient, the training recordings have to be of different patients.
 """
 
 import math

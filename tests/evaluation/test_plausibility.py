@@ -60,7 +60,7 @@ def test_each_implausible_sample_is_counted_and_test_patients_are_as_expected(st
         outside = round(metric["floor"]["value"] * TEST)
         low, high = (bound(outside, TEST, 0.005) for bound in (clopper_pearson_lower, clopper_pearson_upper))
         assert low <= expected <= high, quantity
-        assert "only 60 training recordings" in metric["warning"]  # 0.99 needs 199
+        assert "only 60 training patients" in metric["warning"]  # 0.99 needs 199
     whole = found[f"any quantity{OUTSIDE}"]
     assert whole["count"] == GOOD + len(IMPLAUSIBLE)
     assert len(IMPLAUSIBLE) <= round(whole["value"] * whole["count"]) <= len(IMPLAUSIBLE) + 5
@@ -85,6 +85,23 @@ def test_ejection_fraction_is_that_of_a_regression_model(stores: dict[str, Recor
     other = plausibility(*sets, (predictions(videos, ef, "Age"), predictions(test, real, "Age")))
     assert "does not predict EF" in other["range"]["not computed"]["ejection fraction"]
     assert f"ejection fraction{OUTSIDE}" not in other
+
+
+def test_recordings_of_one_patient_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform values that are equal in all recordings of a patient: a new patient is outside at the nominal rate."""
+    path, sector = "echodream.evaluation.plausibility", np.ones((HEIGHT, WIDTH), bool)
+    monkeypatch.setattr(f"{path}._read_central_part", lambda each, row, seconds: (each.rows["Value"][row], FPS))
+    monkeypatch.setattr(f"{path}.measure_clip", lambda value, fps: ({"heart rate": float(value)}, sector))
+    rng, patients, outside = np.random.default_rng(0), 20, []
+    for _ in range(100):
+        of = np.repeat(np.arange(patients), rng.integers(1, 9, patients))
+        rows = pd.DataFrame({"PatientID": of.astype(str), "Value": rng.random(patients)[of]})
+        trained = measure_training(RecordingSet(None, rows, "real=real"), 0.9, 2.0)  # type: ignore[arg-type]
+        found = trained.ranges["heart rate"]
+        assert trained.recordings == patients
+        assert found.nominal == pytest.approx(2 / (patients + 1))
+        outside.append(found.low + 1 - found.high)
+    assert np.mean(outside) == pytest.approx(2 / (patients + 1), abs=4 * np.std(outside) / 10)
 
 
 def test_a_sample_is_rejected_with_the_quantity_and_its_range(stores: dict[str, RecordingSet]) -> None:
