@@ -68,8 +68,11 @@ class ViewerPage:
             raise UserError(f"videos={store.root} has no synthetic videos: give stores that stage=decode wrote")
         origin = sampled_store(store)
         decision = origin.dataset.settings.get("decision")
-        passed = isinstance(decision, Mapping) and decision.get("passed") is True
-        passed = passed and decision.get("rule") == "calibrated"  # other rules have no guarantee
+        passed = (
+            isinstance(decision, Mapping)
+            and decision.get("passed") is True
+            and decision.get("rule") == "calibrated"  # other rules have no guarantee
+        )
         statement = str(decision.get("statement", "")) if isinstance(decision, Mapping) and passed else ""
         if statement and statement not in self.statements:
             self.statements.append(statement)
