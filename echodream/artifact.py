@@ -40,6 +40,21 @@ class Artifact:
     """Digest of the patients who were put into or out of training by coin flips (``Canaries.digest``); "": none."""
     privacy: dict[str, Any] | None = None
     """Epsilon, delta, accountant and noise of a differentially private training (``PrivateTraining.record``)."""
+    initial: dict[str, Any] | None = None
+    """``as_initial()`` of the artifact whose weights the training began with; not in the file if None."""
+
+    def as_initial(self) -> dict[str, Any]:
+        """Record of this model in the artifact of a model whose training begins with its weights."""
+        return {name: getattr(self, name) for name in ("fingerprint", "source", "origin", "initial")}
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """Records of this model, of its initial model, of the initial model of that one, and so on."""
+        found: list[dict[str, Any]] = []
+        record: dict[str, Any] | None = self.as_initial()
+        while record:
+            found.append(record)
+            record = record.get("initial")
+        return found
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:
@@ -52,8 +67,10 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
     partial.mkdir(parents=True)
     save(partial)
     (partial / TRAINING_FILE).write_text(config, encoding="utf-8")
-    record = json.dumps(asdict(artifact), indent=2, sort_keys=True)
-    (partial / METADATA_FILE).write_text(record + "\n", encoding="utf-8")
+    record = asdict(artifact)
+    if artifact.initial is None:
+        del record["initial"]
+    (partial / METADATA_FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     partial.rename(root)
 
 

@@ -16,6 +16,7 @@ from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
 from echodream.filtering.embedding import (
     FrameEmbedder,
+    check_initial_model,
     check_training_store,
     has_known_generator,
     sampling_settings,
@@ -98,6 +99,7 @@ def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: 
     """Raise ``UserError`` if, by its records, ``model`` was not trained on ``real`` or did not generate ``source``."""
     kind = "lvdm" if model.is_video else "lidm"
     check_training_store(folder, kind, real, "generator")
+    check_initial_model(folder, kind, "generator")
     if read_artifact(folder, kind).canaries:
         problem = f"generator={folder} was not trained on all training patients, because it has canaries"
         raise UserError(f"{problem}: give canaries=true, or a generator without canaries")

@@ -65,6 +65,19 @@ def check_training_store(folder: str, name: str, real: Store, key: str, decoded:
         )
 
 
+def check_initial_model(folder: str, name: str, key: str) -> None:
+    """Raise ``UserError`` if the generator ``name`` in ``folder``, set by ``key``, began with one of other patients.
+
+    A private training is not refused: its initial model has to be public.
+    """
+    artifact = read_artifact(folder, name)
+    if artifact.privacy is None and any(record["source"] != artifact.source for record in artifact.lineage()):
+        raise UserError(
+            f"{key}={folder} is refused: its training began with a model of another store, and its initial model's "
+            "patients are not covered by filter and audit; train without it, or with trainer.privacy.epsilon="
+        )
+
+
 def check_unused_for_model_selection(folder: str | None, key: str, splits: Sequence[str]) -> None:
     """Raise ``UserError`` if ``splits`` contain VAL, and VAL patients selected the model in ``folder``.
 

@@ -133,7 +133,8 @@ def describe_budget(record: Mapping[str, Any], model: str) -> str:
     """The guarantee of a ``model`` (lidm or lvdm) in words, from the ``privacy`` of its artifact."""
     return (
         f"The training of this {model} is differentially private for patients: epsilon {record['epsilon']:.3g} at "
-        f"delta {record['delta']:g}, by the accountant {record['accountant']}. This covers its weights and its samples "
+        f"delta {record['delta']:g}, by the accountant {record['accountant']}, if initial model and autoencoder were "
+        "not trained on these patients. This covers its weights and its samples "
         "before the filter. The choice of the filter depends on the patients and is not covered, nor is any other "
         "network."
     )

@@ -8,7 +8,7 @@ from typing import Any
 from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.errors import UserError
-from echodream.filtering.embedding import has_known_generator, sampling_settings
+from echodream.filtering.embedding import check_initial_model, has_known_generator, sampling_settings
 from echodream.report.sources import Sources, is_same_filter_run
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
@@ -102,6 +102,7 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
             f"artifact={folder} is refused: it was trained with canaries=, and its seed reveals whom the coin flips "
             "left out: publish a model that was trained without canaries"
         )
+    check_initial_model(folder, what, "artifact")
     load_diffusion_model(folder, what)  # raises ``UserError`` if the weights do not match artifact.json
     _check_decision(sources, kind)
     record, models = sources.records[f"filter_{kind}"], set()

@@ -21,6 +21,7 @@ from echodream.filtering import record as filter_record
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.filtering.embedding import (
     FrameEmbedder,
+    check_initial_model,
     check_training_store,
     check_unused_for_model_selection,
     has_known_generator,
@@ -268,6 +269,7 @@ def _check_generator(
     if folder is None or not (needing or memoriser or Path(folder).exists()):
         return None
     check_training_store(folder, GENERATORS[on], study, "generator")
+    check_initial_model(folder, GENERATORS[on], "generator")
     fingerprint, recorded = read_artifact(folder, GENERATORS[on]).fingerprint, sampling_settings(store).get("model")
     if recorded is not None and recorded != fingerprint:
         raise UserError(f"generator={folder} did not sample src={store.root}: give the folder of the model that did")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
 from echodream import validation
-from echodream.artifact import Artifact
+from echodream.artifact import METADATA_FILE, Artifact, read_artifact
 from echodream.callbacks.wandb_logger import finish_run
 from echodream.config.launchers import check_objective, objective_value
 from echodream.datamodules.datamodule import StoreData
@@ -61,6 +62,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     module, data = build_module_and_data(cfg)
     origin = str(data.store.dataset.settings.get("source", ""))
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)
+    artifact = replace(artifact, initial=initial_record(cfg))
     if data.canaries is not None:
         artifact = replace(artifact, canaries=data.canaries.digest)
     with _training_lock(folder):
@@ -92,6 +94,15 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
             log_artifact(loggers, Path(cfg.dst))
         trainer.strategy.barrier()
     return metrics
+
+
+def initial_record(cfg: DictConfig) -> dict[str, Any] | None:
+    """Record of the artifact whose weights the training begins with (``Artifact.as_initial``); None without one."""
+    for key in ("model.module.initial", "model.module.teacher", "vae.weights", "denoiser.weights"):
+        folder = OmegaConf.select(cfg, key)
+        if folder is not None and (Path(folder) / METADATA_FILE).is_file():
+            return read_artifact(folder, cfg.model.name, "lidm", "lvdm").as_initial()
+    return None
 
 
 def check_settings(cfg: DictConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.artifact import METADATA_FILE, read_artifact
+from echodream.artifact import METADATA_FILE, Artifact, read_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.patient_batches import PatientBatches
@@ -18,6 +18,9 @@ from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.modules.private_training import PrivateTraining
 from echodream.modules.trainable import Trainable
 from echodream.privacy.private_steps import PrivacySettings, secret_seed
+from echodream.store import Store
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS, read_dataset
 
 KEY_FILE = "privacy.key"
 """File in the folder of a training with the secret from which its random numbers are derived."""
@@ -69,22 +72,47 @@ def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
 def _check_public(cfg: DictConfig, data: StoreData) -> None:
     """Raise ``UserError`` unless, by their records, initial weights and autoencoder were not trained on ``data``."""
     store, initial = data.store, OmegaConf.select(cfg, "model.module.initial")
+    protected = _related_stores(store)
     if initial is None:
         raise UserError(
             "trainer.privacy.epsilon needs model.initial=, a model that was trained on public recordings: its "
             "statistics and classes are not made private, and few patients cannot train a model from random weights"
         )
-    if read_artifact(initial, cfg.model.name).source == store.checksum:
-        raise UserError(f"model.initial={initial} was trained on {store.root}, the patients who shall be protected")
+    public = read_artifact(initial, cfg.model.name)
+    if _training_stores(public, f"model.initial={initial}") & protected:
+        raise UserError(f"model.initial={initial} was trained on {store.root}, the patients to protect")
     vae = str(cfg.model.vae)
     known = (Path(vae) / METADATA_FILE).is_file()
     artifact = read_artifact(vae, "vae") if known else None
     if artifact is None or artifact.fingerprint != store.dataset.encoder:
         problem = f"model.vae={vae} is not the autoencoder that encoded {store.root}"
         raise UserError(f"{problem}: give it, so that its training patients are known")
-    if artifact.source == (videos := store.dataset.settings.get("source")) or not videos:
+    if _training_stores(artifact, f"model.vae={vae}") & protected or not store.dataset.settings.get("source"):
         problem = f"model.vae={vae}, which encoded {store.root}, was trained on the same patients, as far as is known"
         raise UserError(f"{problem}: encode with an autoencoder of public recordings (stage=encode artifact=...)")
+
+
+def _training_stores(artifact: Artifact, what: str) -> set[str]:
+    """Checksums of the stores of ``artifact`` and of its initial models. Raises ``UserError`` if one has no record."""
+    records = artifact.lineage()
+    if not all(record["source"] for record in records):
+        raise UserError(f"{what} does not record all its training patients: give a model that train.py trained")
+    return {str(record[name]) for record in records for name in ("source", "origin")} - {""}
+
+
+def _related_stores(store: Store) -> set[str]:
+    """Checksums of ``store`` and of the stores that it was made from, by its record and those of stores next to it."""
+    folders = {file_sha256(path): path.parent for path in sorted(store.root.resolve().parent.glob(f"*/{CHECKSUMS}"))}
+    found, waiting = set[str](), [(store.checksum, store.dataset.settings)]
+    while waiting:
+        checksum, settings = waiting.pop()
+        found.add(checksum)
+        records = [settings, *(settings.get(name) for name in ("keyframes", "labels"))]
+        names = ("source", "videos", "onto", "selected_from")
+        parents = [record.get(name) for record in records if isinstance(record, dict) for name in names]
+        for parent in {value for value in parents if isinstance(value, str) and value} - found:
+            waiting.append((parent, read_dataset(folders[parent]).settings if parent in folders else {}))
+    return found
 
 
 def secret_key(path: Path) -> bytes:

@@ -152,6 +152,20 @@ def test_what_does_not_fit_together_is_refused(
 
 
 @pytest.mark.slow
+def test_the_audit_of_a_set_refuses_a_generator_that_began_with_a_model_of_other_patients(
+    folder: Path, tmp_path: Path
+) -> None:
+    networks(tmp_path)
+    write_generator(tmp_path / "lidm", None, Store(folder / "real"))
+    path = tmp_path / "lidm" / "artifact.json"
+    initial = {"fingerprint": "12" * 32, "source": "34" * 32, "origin": "", "initial": None}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "initial": initial}))
+    samples(tmp_path / "samples", strangers, settings={"model": read_artifact(tmp_path / "lidm", "lidm").fingerprint})
+    with pytest.raises(UserError, match="its initial model's patients are not covered by filter and audit"):
+        audit(tmp_path, f"real={folder}/real", f"generator={tmp_path}/lidm")
+
+
+@pytest.mark.slow
 def test_the_audit_of_a_set_refuses_a_generator_with_canaries(folder: Path, tmp_path: Path) -> None:
     networks(folder)
     made = read_artifact(folder / "lidm", "lidm").fingerprint

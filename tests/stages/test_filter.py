@@ -630,6 +630,24 @@ def test_the_generator_is_checked_without_controls_that_need_it(folder: Path) ->
     assert Store(folder / "private").dataset.settings["generator"] is None  # as in stores of before
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_generator_that_began_with_a_model_of_other_patients_is_refused(folder: Path, depth: int) -> None:
+    source = file_sha256(folder / "latents" / CHECKSUMS)
+    records = [{"fingerprint": "12" * 32, "source": which, "origin": "", "initial": None} for which in ("34" * 32, "")]
+    own = {"fingerprint": "56" * 32, "source": source, "origin": "", "initial": None}
+    shutil.rmtree(folder / "images")
+    samples(folder / "images", drawn(), settings={"model": "ab" * 32})
+    for record in records:
+        generator(folder, initial=record if depth == 1 else {**own, "initial": record})
+        refused(folder, r"generator=.* its initial model's patients are not covered by filter and audit; train without")
+    generator(folder, initial=own if depth == 1 else {**own, "initial": own})  # the same patients
+    run(folder)
+    shutil.rmtree(folder / "private")
+    shutil.rmtree(folder / "passed", ignore_errors=True)
+    generator(folder, initial=records[0], privacy={"epsilon": 8.0, "delta": 1e-5})  # its initial model is public
+    run(folder)
+
+
 STOPPED = "callbacks:\n  ema: null\n  {name}:\n    _target_: x.EarlyStopping\n    monitor: {monitor}\n"
 
 

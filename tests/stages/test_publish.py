@@ -482,6 +482,14 @@ def test_a_generator_with_canaries_is_refused(study: Path) -> None:
         run(study, "what=lidm")
 
 
+def test_a_generator_that_began_with_a_model_of_other_patients_is_refused(study: Path) -> None:
+    path = study / "models/phantom/lidm/artifact.json"
+    initial = {"fingerprint": "12" * 32, "source": "34" * 32, "origin": "", "initial": None}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "initial": initial}))
+    with pytest.raises(UserError, match=r"artifact=.* is refused: .*its initial model's patients are not covered"):
+        run(study, "what=lidm")
+
+
 def test_the_bound_by_canaries_and_the_guarantee_are_on_the_card_of_a_generator(study: Path) -> None:
     budget = {"epsilon": 7.9, "delta": 1e-5, "accountant": "opacus 1.6.0 prv"}
     artifact_file = study / "models/phantom/lidm/artifact.json"

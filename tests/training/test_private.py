@@ -1,5 +1,6 @@
 """Private training: steps against a loop by hand, Poisson sampling of patients, and what is refused."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -27,7 +28,7 @@ from echodream.modules.private_training import PrivateTraining
 from echodream.privacy.private_steps import PrivacyBudget, PrivacySettings, secret_seed
 from echodream.store import Statistics, Store
 from echodream.training import fit as training
-from echodream.training.private import KEY_FILE, secret_key
+from echodream.training.private import KEY_FILE, _check_public, secret_key
 from echodream.training.settings_hash import settings_hash
 from tests.support.interruptions import StopTraining
 from tests.support.tiny_diffusion import ENCODER, C, latent_store, model, train_cfg
@@ -260,7 +261,7 @@ def test_what_is_not_private_is_refused(study: Path, overrides: list[str], messa
 def test_models_that_were_trained_on_the_same_patients_are_refused(study: Path) -> None:
     checksum = Store(study / "latents").checksum
     rewrite(study / "public/lidm/artifact.json", source=checksum)
-    with pytest.raises(UserError, match=r"was trained on .*latents, the patients who shall be protected"):
+    with pytest.raises(UserError, match=r"was trained on .*latents, the patients to protect"):
         engine.train(private_cfg(study, "lidm"))
     rewrite(study / "public/lidm/artifact.json", source="1" * 64)
     rewrite(study / "vae/artifact.json", fingerprint="ef" * 32)
@@ -274,6 +275,63 @@ def test_models_that_were_trained_on_the_same_patients_are_refused(study: Path) 
     latent_store(study / "latents")  # without a record of the videos
     with pytest.raises(UserError, match="was trained on the same patients, as far as is known: encode with"):
         engine.train(private_cfg(study, "lidm"))
+
+
+def patients_of(study: Path, name: str, **settings: Any) -> tuple[str, dict[str, Any]]:
+    """The checksum of another store next to the latents, and its record as that of an initial model."""
+    shutil.rmtree(study / name, ignore_errors=True)
+    checksum = latent_store(study / name, settings=settings).checksum
+    return checksum, {"fingerprint": "5" * 64, "source": checksum, "origin": "", "initial": None}
+
+
+@pytest.mark.parametrize("key", ["model.initial", "model.vae"])
+def test_no_store_of_the_patients_may_be_in_the_lineage_of_initial_model_and_autoencoder(study: Path, key: str) -> None:
+    """By the store itself, by each store that it records, and by those that these record; and never without record."""
+    path = study / {"model.initial": "public/lidm", "model.vae": "vae"}[key] / "artifact.json"
+    given, (raw, _) = path.read_text(), patients_of(study, "raw")
+    shared, _ = patients_of(study, "shared", keyframes={"videos": raw, "onto": "6" * 64})
+    shutil.rmtree(study / "latents")
+    settings = {"keyframes": {"version": 1, "videos": "7" * 64, "onto": "8" * 64}, "labels": {"source": "9" * 64}}
+    own = latent_store(study / "latents", settings={"source": shared, **settings}).checksum
+    elsewhere = {"fingerprint": "5" * 64, "source": "a" * 64, "origin": "b" * 64, "initial": None}
+    cfg = private_cfg(study, "lidm")
+    engine.check_and_resolve(cfg)
+    _, data = training.build_module_and_data(cfg)
+    for checksum in (own, shared, raw, *(digit * 64 for digit in "6789")):
+        for name in ("source", "origin"):
+            for changed in (
+                {name: checksum},
+                {"initial": {**elsewhere, name: checksum}},
+                {"initial": {**elsewhere, "initial": {**elsewhere, name: checksum}}},
+            ):
+                path.write_text(given)
+                rewrite(path, **changed)
+                with pytest.raises(UserError, match=rf"^{key}=.* was trained on "):
+                    _check_public(cfg, data)
+    for changed in ({"source": ""}, {"initial": {**elsewhere, "source": ""}}):
+        path.write_text(given)
+        rewrite(path, **changed)
+        with pytest.raises(UserError, match=rf"^{key}=.* does not record all its training patients: give a model"):
+            _check_public(cfg, data)
+    path.write_text(given)
+    rewrite(path, initial=elsewhere)
+    _check_public(cfg, data)
+
+
+@pytest.mark.slow
+def test_an_artifact_records_its_initial_models_and_nothing_without_one(study: Path) -> None:
+    public = study / "public" / "lidm"
+    engine.train(train_cfg(study, "lidm", "callbacks.pictures=null", f"dst={study}/plain"))
+    assert "initial" not in json.loads((study / "plain" / "artifact.json").read_text())
+    source, folders = Store(study / "latents").checksum, [str(public), f"{study}/first", f"{study}/second"]
+    for before, after in itertools.pairwise(folders):
+        changes = ["callbacks.pictures=null", f"model.initial={before}", f"dst={after}", "seed=3"]
+        engine.train(train_cfg(study, "lidm", *changes))
+    last = read_artifact(folders[-1], "lidm")
+    stored = [read_artifact(folder, "lidm") for folder in folders[::-1]]
+    assert [record["fingerprint"] for record in last.lineage()] == [each.fingerprint for each in stored]
+    assert [record["source"] for record in last.lineage()] == [source, source, "1" * 64]
+    assert [record["origin"] for record in last.lineage()] == ["3" * 64, "3" * 64, ""]
 
 
 def test_another_model_and_distillation_are_refused(study: Path) -> None:
