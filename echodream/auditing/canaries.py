@@ -19,6 +19,7 @@ from echodream.datamodules.recordings import Recordings, training_patients
 from echodream.errors import UserError
 from echodream.filtering.embedding import check_training_store
 from echodream.metrics.classification import auc_interval
+from echodream.metrics.rounding import bound_text
 from echodream.privacy.canaries import Canaries, EpsilonBound, assign_canaries, audit_canaries
 from echodream.runs.summary import Summary
 from echodream.store import Store
@@ -130,8 +131,9 @@ def canary_measure(
     return Measure(
         MEASURE,
         PRIVACY,
-        f"largest epsilon for which the training of the generator is certainly not (epsilon, {config.delta:g})-"
-        "differentially private for patients, from guesses about which patients a coin put into training",
+        f"largest epsilon for which the training of the generator is, with {100 * bound.confidence:g} % confidence, "
+        f"not (epsilon, {config.delta:g})-differentially private for patients, from guesses about which patients a "
+        "coin put into training",
         "0: the guesses are not better than chance; no generator is shown to be private by a low value",
         exact_value(bound.epsilon),
         exact_value(claimed),
@@ -143,15 +145,17 @@ def canary_measure(
 def bound_statement(measure: Measure, weights: str) -> str:
     """The bound in words; ``weights``: fingerprint of the audited generator."""
     found = measure.details
-    claim = "" if found["claimed"] is None else f" The training claims epsilon {found['claimed']:.3g}."
+    claim = "" if found["claimed"] is None else bound_text(found["claimed"], 3, upper=True)
+    claim = claim and f" The training claims epsilon {claim}."
     claim += " The bound refutes this claim." if claim and measure.stands_out else ""
-    largest, kind = max(each["largest"] for each in found["by_guesses"]), found["generator"]
+    bound, kind = bound_text(found["epsilon"], 2, upper=False), found["generator"]
+    largest = bound_text(max(each["largest"] for each in found["by_guesses"]), 2, upper=False)
     return (
         f"A coin put each of {found['canaries']} training patients into or out of the training of a separate {kind} "
         f"(weights {weights[:12]}) that was trained with canaries. From "
-        f"guesses about who was in, the epsilon of the training is at least {found['epsilon']:.2g} at delta "
+        f"guesses about who was in, the epsilon of the training is at least {bound} at delta "
         f"{found['delta']:g}, with {100 * found['confidence']:g} % confidence (arXiv 2305.08846); the largest bound "
-        f"that so many patients can show is {largest:.2g}. A low bound does not show that the training is private. The "
+        f"that so many patients can show is {largest}. A low bound does not show that the training is private. The "
         f"bound is of the training of the diffusion model, not of the autoencoder.{claim}"
     )
 
@@ -159,9 +163,10 @@ def bound_statement(measure: Measure, weights: str) -> str:
 def summarize_canaries(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
     """Summary of the audit ``record`` at ``path``."""
     details = record["measures"][0]["details"]
-    lines: dict[str, object] = {
-        f"{each['guesses']} guesses": f"{each['correct']} correct, epsilon at least {each['epsilon']:.3g} "
-        f"(of {each['largest']:.3g} if all were correct)"
-        for each in details["by_guesses"]
-    }
+    lines: dict[str, object] = {}
+    for each in details["by_guesses"]:
+        bound, largest = (bound_text(each[name], 3, upper=False) for name in ("epsilon", "largest"))
+        lines[f"{each['guesses']} guesses"] = (
+            f"{each['correct']} correct, epsilon at least {bound} (of {largest} if all were correct)"
+        )
     return Summary(f"audit: {path} {state}", {**lines, "canaries": record["statement"]})

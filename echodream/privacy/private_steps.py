@@ -18,6 +18,7 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.errors import UserError
+from echodream.metrics.rounding import bound_text
 
 ACCOUNTANTS = ("prv", "rdp")
 INSTALL_COMMAND = "pip install 'echodream[privacy]'"
@@ -131,10 +132,10 @@ def secret_seed(key: bytes, *labels: object) -> int:
 
 def describe_budget(record: Mapping[str, Any], model: str) -> str:
     """The guarantee of a ``model`` (lidm or lvdm) in words, from the ``privacy`` of its artifact."""
+    epsilon = bound_text(record["epsilon"], 3, upper=True)
     return (
-        f"The training of this {model} is differentially private for patients: epsilon {record['epsilon']:.3g} at "
-        f"delta {record['delta']:g}, by the accountant {record['accountant']}, if initial model and autoencoder were "
-        "not trained on these patients. This covers its weights and its samples "
-        "before the filter. The choice of the filter depends on the patients and is not covered, nor is any other "
-        "network."
+        f"The training of this {model} is differentially private for patients: epsilon {epsilon} at delta "
+        f"{record['delta']:g}, by the accountant {record['accountant']}, if initial model and autoencoder were not "
+        "trained on these patients. This covers its weights and its samples before the filter. The choice of the "
+        "filter depends on the patients and is not covered, nor is any other network."
     )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_CACHED = 8 * 2**30
 """Largest size, in bytes, of latents that are cached without a request."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""File with the memory limit of the container (cgroup 2), in bytes."""
 
 
 class Store:
@@ -116,7 +118,7 @@ class Store:
         return mean, std
 
     def latents_fit_in_memory(self) -> bool:
-        """Whether the latents take at most ``MOST_CACHED`` bytes, and a quarter of the memory of this machine."""
+        """Whether the latents take at most ``MOST_CACHED`` bytes, and a quarter of ``machine_memory()``."""
         numbers = self.table["NumberOfFrames"] * self.table["FrameHeight"] * self.table["FrameWidth"]
         size = int(numbers.sum()) * self.dataset.channels * 2 * np.dtype(np.float16).itemsize  # mean and std
         return size <= min(MOST_CACHED, machine_memory() / 4)
@@ -127,5 +129,9 @@ class Store:
 
 
 def machine_memory() -> int:
-    """Memory of this machine in bytes; 0 if the system does not tell it."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    """Memory of this machine, or the limit of its container, in bytes; 0 if the system does not report it."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    try:
+        return min(memory, int(CGROUP_LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no cgroup, or "max": no limit
+        return memory

@@ -125,7 +125,11 @@ def check_settings(cfg: DictConfig) -> None:
 def build_module_and_data(cfg: DictConfig) -> tuple[Trainable, StoreData]:
     """Instantiate the LightningModule and the datamodule; the networks get the shapes of the data."""
     module: Trainable = instantiate(cfg.model.module)
-    data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
+    changes: dict[str, Any] = {"columns": [*cfg.datamodule.columns, *module.columns]}
+    several = (str(cfg.trainer.get("devices", 1)), cfg.trainer.get("num_nodes", 1)) != ("1", 1)
+    if cfg.datamodule.get("cache") == "auto" and several:  # each process would have its own cache
+        changes["cache"] = False
+    data: StoreData = instantiate(cfg.datamodule, **changes)
     if cfg.get("canaries") is not None:
         data.canaries = assign_canaries(training_patients(data.store), cfg.canaries, cfg.seed)
     module.configure_from_data(data)

@@ -1,6 +1,7 @@
 """The audit of a generator with canaries: one that remembers is found, and what does not fit together is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.artifact import Artifact, read_artifact, write_artifact
-from echodream.auditing.canaries import CanaryConfig, bound_statement, canary_measure
+from echodream.auditing.canaries import CanaryConfig, bound_statement, canary_measure, summarize_canaries
+from echodream.auditing.measure import Measure, exact_value
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
@@ -88,7 +90,9 @@ def test_a_generator_that_remembers_has_a_bound_and_another_has_none(
         assert details["auc"]["value"] > 0.95
     else:
         assert measure["value"]["value"] == 0
-    assert f"epsilon of the training is at least {measure['value']['value']:.2g}" in record["statement"]
+    stated = re.search(r"epsilon of the training is at least (\S+) at delta", record["statement"])
+    assert stated is not None
+    assert measure["value"]["value"] - 0.1 < float(stated[1]) <= measure["value"]["value"]
     text = (folder / f"audit_{remembers}" / "audit.json").read_text()
     assert "secret" not in text  # the patients' names
     before = text
@@ -111,6 +115,20 @@ def test_a_canary_without_a_score_is_not_guessed_and_counts_as_a_coin_flip() -> 
     assert canary_measure(np.arange(5.0), list("abcde"), one, CanaryConfig(0.0, [1]), "lidm").details["auc"] is None
 
 
+def test_the_stated_bound_is_rounded_down_and_the_claim_up() -> None:
+    guesses = {"guesses": 60, "correct": 50, "epsilon": 0.678, "largest": 2.598}
+    details = {"canaries": 60, "epsilon": 0.678, "claimed": 7.991, "delta": 1e-5, "confidence": 0.95}
+    details |= {"generator": "lidm", "by_guesses": [guesses]}
+    exact = exact_value(0.678)
+    found = Measure("x", "privacy", "x", "x", exact, exact, False, details)
+    words = bound_statement(found)
+    assert "is at least 0.67 at delta 1e-05, with 95 % confidence" in words
+    assert "can show is 2.5." in words
+    assert "The training claims epsilon 8." in words
+    record = {"statement": words, "measures": [{"details": details}]}
+    assert "epsilon at least 0.678 (of 2.59 if all were correct)" in str(summarize_canaries(Path("x"), "done", record))
+
+
 @pytest.mark.parametrize(("claimed", "refuted"), [(0.5, True), (4.0, False)])
 def test_a_bound_above_the_stated_epsilon_refutes_it(claimed: float, refuted: bool) -> None:
     names = [f"{number:02}" for number in range(60)]
@@ -120,6 +138,7 @@ def test_a_bound_above_the_stated_epsilon_refutes_it(claimed: float, refuted: bo
     assert found.expected.value == claimed
     assert 0.5 < found.value.value < 4
     assert found.stands_out == refuted
+    assert "is, with 95 % confidence, not (epsilon, 1e-05)-differentially private" in found.means
     assert ("The bound refutes this claim." in bound_statement(found, "ab" * 32)) == refuted
     assert f"The training claims epsilon {claimed:.3g}." in bound_statement(found, "ab" * 32)
 

@@ -163,6 +163,19 @@ def test_latents_are_cached_by_default_on_a_machine_with_a_gpu_if_they_fit(
             assert not data(videos, cache="auto").cache
 
 
+@pytest.mark.parametrize(("limit", "expected"), [("max\n", None), ("123456\n", 123456), (None, None)])
+def test_the_memory_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, expected: int | None
+) -> None:
+    path = tmp_path / "memory.max"
+    monkeypatch.setattr(reader, "CGROUP_LIMIT", path)
+    physical = reader.machine_memory()
+    assert physical > 123456
+    if limit is not None:
+        path.write_text(limit)
+    assert reader.machine_memory() == (expected or physical)
+
+
 def test_augmentation_is_for_training_alone(videos: str) -> None:
     plain, varied = (data(videos, augment=augment) for augment in (None, Augment(noise=0.5)))
     for split, equal in (("TRAIN", False), ("VAL", True), ("TEST", True)):

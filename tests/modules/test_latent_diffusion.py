@@ -511,6 +511,24 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     refused(r"has no column 'EF'", bare(tmp_path / "bare"), "lidm", "conditioning=[EF]")
 
 
+def test_latents_are_cached_by_default_in_a_training_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of several processes would have its own cache."""
+    latent_store(tmp_path / "latents")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for overrides, expected in (
+        ([], True),
+        (["trainer.devices=2"], False),
+        (["trainer.devices=auto"], False),
+        (["trainer.num_nodes=2"], False),
+        (["trainer.devices=2", "datamodule.cache=true"], True),
+    ):
+        cfg = train_cfg(tmp_path, "lidm", *overrides)
+        engine.check_and_resolve(cfg)
+        assert training.build_module_and_data(cfg)[1].cache == expected
+
+
 @pytest.mark.parametrize("kind", ["lidm", "lvdm"])
 @pytest.mark.slow
 def test_training_starts_with_the_weights_of_an_artifact(

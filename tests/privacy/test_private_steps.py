@@ -198,7 +198,7 @@ def test_the_sampling_rate_needs_enough_patients_and_a_small_delta() -> None:
 def test_the_guarantee_in_words() -> None:
     said = describe_budget({"epsilon": 7.994, "delta": 1e-5, "accountant": "opacus 1.6.0 prv"}, "lidm")
     assert (
-        "this lidm is differentially private for patients: epsilon 7.99 at delta 1e-05, by the accountant opacus"
-        in said
+        "this lidm is differentially private for patients: epsilon 8 at delta 1e-05, by the accountant opacus 1.6.0 "
+        "prv, if initial model and autoencoder were not trained on these patients" in said
     )
     assert "the filter depends on the patients and is not covered" in said
