@@ -42,7 +42,7 @@ LAYERS = [
     ["loaded_models"],
     ["api"],
 ]
-MOST_LINES = 40_300
+MOST_LINES = 40_360
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",
