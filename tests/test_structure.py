@@ -42,7 +42,7 @@ LAYERS = [
     ["loaded_models"],
     ["api"],
 ]
-MOST_LINES = 40_360
+MOST_LINES = 40_400
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",

@@ -121,7 +121,7 @@ def test_the_stated_bound_is_rounded_down_and_the_claim_up() -> None:
     details |= {"generator": "lidm", "by_guesses": [guesses]}
     exact = exact_value(0.678)
     found = Measure("x", "privacy", "x", "x", exact, exact, False, details)
-    words = bound_statement(found)
+    words = bound_statement(found, "ab" * 32)
     assert "is at least 0.67 at delta 1e-05, with 95 % confidence" in words
     assert "can show is 2.5." in words
     assert "The training claims epsilon 8." in words
