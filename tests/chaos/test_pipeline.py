@@ -188,10 +188,10 @@ def test_the_steps_by_snakemake_killed_once_end_with_the_same_bytes(smoke: Smoke
     study = copied(tmp_path / "study")
     code, said = listed(study, until=lambda: list(study.glob("runs/smoke/vae/*/last.ckpt")))
     assert code == -signal.SIGKILL, said
-    assert said.splitlines()[-1].startswith("[4/22] train.py model=vae")
+    assert re.search(r"^\[[4-6]/22\] train\.py model=vae", said, re.MULTILINE)
     code, said = listed(study)
     assert code == 0, said
-    assert said.startswith("3 of 22 steps are complete\n[4/22] ")
+    assert re.match(r"[3-5] of 22 steps are complete\n\[[4-6]/22\] ", said)  # others run at the same time
     same(smoke, study)
     logs = study / "runs/smoke/launch"
     assert (logs / "report.log").read_text().startswith("report: reports/smoke/index.html done\n")
