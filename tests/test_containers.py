@@ -18,7 +18,7 @@ DEFINITION = (ROOT / "apptainer.def").read_text()
 
 
 def copied() -> list[str]:
-    """Files and folders that Containerfile copies."""
+    """Files and folders that the Containerfile copies into the image."""
     return [name for line in re.findall(r"^COPY (.+)$", CONTAINERFILE, re.MULTILINE) for name in line.split()[:-1]]
 
 

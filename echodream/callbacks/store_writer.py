@@ -61,7 +61,7 @@ class StoreWriterCallback(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Start to write one of ``outputs`` for each of ``batch.names``. Stops after SIGTERM, as training does."""
+        """Start to write ``outputs``, one for each of ``batch.names``, in a thread. After SIGTERM, the run stops."""
         self._wait()
         self._batch = self._thread.submit(self._write, list(zip(batch.names, outputs, strict=True)))
         if trainer.received_sigterm:

@@ -10,7 +10,7 @@ from echodream.privacy.private_steps import secret_seed
 
 
 class PatientBatches(Dataset[dict[str, Any]]):
-    """Dataset of the training steps of an epoch: each patient of ``samples`` takes part with probability ``rate``.
+    """Dataset of the training steps of an epoch: each step has each patient of ``samples`` with probability ``rate``.
 
     An item has the list "patients", a batch of ``examples`` random samples of each patient who takes part; the list
     may be empty. An item is a function of the secret ``key``, the epoch, and its number. An epoch has as many samples

@@ -182,7 +182,11 @@ class VAE(Trainable):
     def finish_training(self, data: StoreData) -> None:
         """Fit scale and correlation of the decoder noise, which is random in training mode, to training recordings."""
         noise = decoder_noise(self.network)
-        if noise is not None and noise.active:
+        if noise is not None and not noise.active:
+            log.warning(
+                "train: frames are decoded without speckle, because the decoder noise (vae.noise) was not trained"
+            )
+        elif noise is not None:
             self.network.eval()
             recordings = Recordings(data.store, "TRAIN")
             fit_noise_scale(self.network, training_frames(recordings).to(self.device))

@@ -105,7 +105,7 @@ class Fingerprint:
 
 
 def _size_texts(sizes: Iterable[tuple[int, int]]) -> list[str]:
-    """Different sizes, (height, width), as width x height."""
+    """The sizes that occur, each as text, width x height, from (height, width)."""
     return sorted({f"{width}x{height}" for height, width in sizes})
 
 

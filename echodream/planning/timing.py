@@ -137,13 +137,13 @@ def _random_pixels(shape: tuple[int, int, int], channels: int) -> np.ndarray:
 
 
 class StepTimer(Callback):
-    """Times of the steps of training and validation, and of what happens between epochs. The last of the callbacks."""
+    """Measures the times of training and validation steps, and of the work between epochs. It has to be the last callback."""
 
     def __init__(self) -> None:
         self.train: list[float] = []
         """End of each training step, in seconds."""
         self.gaps: list[float] = []
-        """Seconds from the last step of each epoch to the first step of the next."""
+        """Seconds between the last step of each epoch and the first step of the next epoch."""
         self.validation: list[float] = []
         """Start of the validation or test, and end of each of its steps."""
         self.validation_end = 0.0

@@ -30,7 +30,7 @@ MAX_CLIPS = 600
 def viewer(
     *,
     study: str,
-    videos: Sequence[str] | str | None,
+    videos: str | None,
     samples: OutputPath,
     dst: OutputPath,
     models: Mapping[str, InputPath],
@@ -49,7 +49,9 @@ def viewer(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Write ``dst``/index.html with the decoded samples in the stores ``videos``, patterns of paths, or of a grid.
+    """Write ``dst``/index.html with the decoded samples of the store ``videos``, or of a grid.
+
+    ``videos`` can be a pattern with ``*`` for several stores.
 
     The grid has ``repeats`` samples for each combination of the values of the conditions of the ``models`` "lidm" and
     "lvdm", and for each guidance scale of ``scales``; numeric conditions have ``values`` values. Clips have ``frames``
@@ -94,15 +96,12 @@ def viewer(
     return Summary(f"viewer: {target} done", facts)
 
 
-def _folders(videos: Sequence[str] | str) -> list[Path]:
-    """Folders of the patterns ``videos``."""
-    found = []
-    for pattern in [videos] if isinstance(videos, str) else videos:
-        path = Path(pattern)
-        folders = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if "*" in pattern else [path]
-        if not folders:
-            raise UserError(f"videos={pattern} matches no folder: give stores that stage=decode wrote")
-        found += folders
+def _folders(pattern: str) -> list[Path]:
+    """Folders that match ``pattern``, a path in which ``*`` is possible."""
+    path = Path(pattern)
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if "*" in pattern else [path]
+    if not found:
+        raise UserError(f"videos={pattern} matches no folder: give stores that stage=decode wrote")
     return found
 
 

@@ -516,6 +516,15 @@ def test_the_noise_is_fitted_alike_in_training_mode_and_for_any_random_state(tmp
     assert fitted[0] == fitted[1] == fitted[2]
 
 
+def test_decoder_noise_that_was_not_trained_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    noise = activate_noise(add_decoder_noise(net := network(), 2))
+    module = VAE(net, {"l1": L1(1)}, sgd)
+    fit(module, batches(1))
+    assert not noise.active
+    module.finish_training(None)  # type: ignore[arg-type]
+    assert "decoded without speckle, because the decoder noise (vae.noise) was not trained" in caplog.text
+
+
 def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> None:
     """With decoder_only, the steps before `start` are those of a training without a discriminator."""
     judge = PatchAdversarial(C, width=4, layers=1, start=99, decoder_only=True)
