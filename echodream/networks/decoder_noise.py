@@ -59,7 +59,7 @@ class DecoderNoise(nn.Module):
         """Seed of the recording and number of the frame, of each frame of the batch, or one pair for all frames."""
 
     def add_speckle(self, layer: nn.Module, inputs: tuple[Tensor], frames: Tensor) -> Tensor | None:
-        """Forward hook of the decoder's last ``layer``: its ``inputs`` are the features, its output the decoded ``frames``."""
+        """Forward hook of the decoder's last ``layer``: add speckle to the decoded ``frames``, its output."""
         return frames + self(inputs[0]) if self.active else None
 
     def forward(self, features: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def _random_pixels(shape: tuple[int, int, int], channels: int) -> np.ndarray:
 
 
 class StepTimer(Callback):
-    """Measures the times of training and validation steps, and of the work between epochs. It has to be the last callback."""
+    """Measures times of steps and of the work between epochs. It has to be the last of the callbacks."""
 
     def __init__(self) -> None:
         self.train: list[float] = []
