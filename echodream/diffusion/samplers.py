@@ -1,7 +1,9 @@
 """Registry of samplers, and the sampling loop. To add a sampler, add an entry to ``SAMPLERS``.
 
-A scheduler for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``. The Gaussian oracle test
-(``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
+A scheduler for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``, and ``set_timesteps`` of one
+for ``flow`` has to accept ``sigmas`` (if not, it is set up as Heun's). A step of a deterministic scheduler has to be
+linear in x and in the predictions so far. The Gaussian oracle test (``tests/diffusion/test_gaussian_oracle.py``) runs
+every entry.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,34 @@
+"""The comments that ``--help`` prints list every choice of a registry, in its order."""
+
+import re
+
+import pytest
+
+from echodream.config.paths import CONF_DIR
+from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
+from echodream.diffusion.processes import PROCESSES
+from echodream.diffusion.processes.ddpm import PREDICTIONS, SPACINGS
+from echodream.diffusion.samplers import SAMPLERS
+from echodream.store.export_formats import FORMATS
+
+SAMPLER = [f"process={process}: {' | '.join(samplers)}" for process, samplers in SAMPLERS.items()]
+SPACING = [f"process={name}: {' | '.join(process.spacings)}" for name, process in PROCESSES.items()]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "lists"),
+    [
+        *((f"stage/{stage}", "sampler", SAMPLER) for stage in ("image", "video")),
+        *((f"stage/{stage}", "spacing", SPACING) for stage in ("image", "video")),
+        ("stage/export", "format", [f": {' | '.join(FORMATS)}"]),
+        ("process/ddpm", "schedule", [f": {' | '.join(NOISE_SCHEDULES)}"]),
+        ("process/ddpm", "prediction", [f": {' | '.join(PREDICTIONS)}"]),
+        ("process/ddpm", "spacing", [f": {' | '.join(SPACINGS)}"]),
+    ],
+)
+def test_the_comment_of_a_setting_lists_its_choices(file: str, key: str, lists: list[str]) -> None:
+    text = (CONF_DIR / f"{file}.yaml").read_text()
+    (comment,) = re.findall(rf"^{key}: .*?# (.*)", text, re.MULTILINE)
+    parts = [part.strip() for part in re.sub(r" \(.*?\)", "", comment).split(";")]  # parentheses explain a choice
+    absent = [each for each in lists if not any(part.endswith(each) for part in parts)]
+    assert absent == [], f"conf/{file}.yaml: write these choices into the comment of {key}"
