@@ -1,7 +1,8 @@
 """Random transforms of frames, such as a shift by 0 to 10 %, for the filter's copies and for training of reid.
 
-To add a parameter, add a field and its sampling to ``RandomTransform``, its effect to ``augmentation.Transform``, and
-its texts to ``PARAMETERS``. conf/transforms/ranges.yaml has the ranges of ``copy_transforms=ranges``.
+To add a parameter, add a field to ``RandomTransform`` (with its sampling, unless its value is uniform, and to
+``has_fixed_amounts``, if its effect is random), its effect to ``augmentation.Transform``, and its limits and texts to
+``PARAMETERS``. conf/transforms/ranges.yaml has the ranges of ``copy_transforms=ranges``.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from echodream import validation
-from echodream.datamodules import augmentation
 from echodream.datamodules.augmentation import Transform
 
 Amount = float | Sequence[float]
@@ -22,7 +22,7 @@ FLIPS = ((-1,), (-2,), (-1, -2))
 
 @dataclass(frozen=True)
 class Parameter:
-    """Limits of a range of a parameter, and texts about its values.
+    """Limits of a range of a parameter, of which ``high`` also limits an amount, and texts about its values.
 
     Texts show a value times ``factor`` with ``unit``, such as "4 %". ``relative_to`` follows a range, such as " of the
     side". ``effect`` describes the effect on a copy; the value in this text has ``effect_unit``, by default ``unit``.
@@ -52,7 +52,7 @@ PARAMETERS = {
 }
 """Parameters that have an amount or a range, in the order of ``RandomTransform.description``."""
 CROP = Parameter(0, 100, 100, " %", "cut and enlarged by {}")
-"""Texts of a fixed amount of ``zoom``."""
+"""Limits and texts of a fixed amount of ``zoom``."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,14 @@ class RandomTransform:
     count: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        amounts: dict[str, Any] = {}
         for name, parameter in PARAMETERS.items():
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, _checked_range(name, tuple(value), parameter))
+            elif name == "jpeg" and value != 0:
+                validation.whole_number(name, value, 1, 95, note=", or 0 for no compression")
             else:
-                amounts[name] = value
-        older = ("gain", "contrast", "speckle", "shift", "rotate", "zoom")
-        augmentation.Augment(**{name: amounts[name] for name in older if name in amounts})  # checks the amounts
-        for name in ("blur", "elastic", "blend", "interpolate"):
-            validation.number(name, amounts.get(name, 0), 0, PARAMETERS[name].high)
-        if amounts.get("jpeg", 0) != 0:
-            validation.whole_number("jpeg", amounts["jpeg"], 1, 95, note=", or 0 for no compression")
+                validation.number(name, value, 0, (CROP if name == "zoom" else parameter).high)
         if not isinstance(self.flip, bool):
             validation.one_of("flip", self.flip, ("vertical", "any"))
         validation.true_or_false("invert", self.invert)

@@ -417,9 +417,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     for strength in (0.0, 1.0, True):
         with pytest.raises(UserError, match="strength is"):
             SDEdit(strength)
-    for wrong in ({"gain": -0.1}, {"shift": 1.5}, {"rotate": float("nan")}):
-        with pytest.raises(UserError, match=r"augment\."):
-            PixelTransform(**wrong)  # type: ignore[arg-type]
+    for name, wrong in {"gain": -0.1, "shift": 1.5, "rotate": float("nan"), "zoom": "0.1"}.items():
+        with pytest.raises(UserError, match=f"^{name} is {wrong!r}"):
+            PixelTransform(**{name: wrong})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="leave_out is"):
         PosteriorSample("everything")  # type: ignore[arg-type]
 
