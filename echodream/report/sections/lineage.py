@@ -20,9 +20,9 @@ PIPELINE_ORDER = (
     *("data/videos", "models/vae", "data/latents", "models/lidm", "models/reid", "samples/images", "filter_image"),
     *("samples/private", "audit_image", "models/lvdm", "samples/video_latents", "filter_video"),
     *("samples/private_videos", "audit_video", "samples/videos", "samples/*", "models/*", "evaluation", "utility"),
-    *("anonymity", "linkability", "curve"),
+    *("anonymity", "linkability", "curve", "*"),
 )
-"""Stores, artifacts and records in the order of the pipeline; * stands for all others of a folder."""
+"""Stores, artifacts and records in the order of the pipeline; * stands for all others."""
 REPORTED_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
 
 
