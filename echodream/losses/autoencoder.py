@@ -5,7 +5,7 @@ mean and std of shape (B, D, h, w). Terms are means over pixels, where Rombach e
 term, write a class here, and add its name and weight to conf/loss/autoencoder.yaml.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class LossTerm(nn.Module):
     """Base class of loss terms. ``weight`` 0 disables a term."""
 
+    compares_pixels: ClassVar[bool] = False
+    """Whether pixels are compared one by one. Such a term is necessary; decoder noise is trained without the others."""
+
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = float(validation.number(f"loss: the weight of {type(self).__name__}", weight, 0, note=" (off)"))
@@ -28,12 +31,16 @@ class LossTerm(nn.Module):
 class L1(LossTerm):
     """Mean absolute error."""
 
+    compares_pixels = True
+
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         return (x - reconstruction).abs().mean()
 
 
 class L2(LossTerm):
     """Mean squared error."""
+
+    compares_pixels = True
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         return (x - reconstruction).square().mean()

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIXEL_TERMS = frozenset({"l1", "l2"})
-"""Loss terms of which one is necessary. Training of the decoder noise alone uses no others: noise increases them."""
-
 
 class VAE(Trainable):
     """Train an autoencoder of frames, (B, C, H, W) in [-1, 1], with a diagonal Gaussian posterior.
@@ -71,7 +68,7 @@ class VAE(Trainable):
         adversarial = [active.pop(name) for name in list(active) if isinstance(active[name], PatchAdversarial)]
         self.terms = nn.ModuleDict(active)
         self.adversarial: Any = adversarial[0] if adversarial else None
-        if not PIXEL_TERMS & set(self.terms):
+        if not any(term.compares_pixels for term in self.terms.values()):
             raise UserError("the loss has neither l1 nor l2: give one of them a weight, for example loss.l1.weight=1")
         if not clip >= 0:
             raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
@@ -135,12 +132,12 @@ class VAE(Trainable):
                 latents = self.adversarial.add_latent_noise(latents)
             reconstruction = self.network.decode(latents).sample
             noise_only = decoder_only and noise is not None
-            terms = {name: term for name, term in self.terms.items() if not noise_only or name in PIXEL_TERMS}
+            terms = {name: term for name, term in self.terms.items() if not noise_only or term.compares_pixels}
             losses = {name: term(x, reconstruction, posterior) for name, term in terms.items()}
             if adversarial is not None and adversarial.local_share:
                 smooth = adversarial.window_means(x), adversarial.window_means(reconstruction)
-                for name in PIXEL_TERMS & losses.keys():
-                    losses[name] = losses[name].lerp(self.terms[name](*smooth, posterior), adversarial.local_share)
+                for name in (name for name, term in terms.items() if term.compares_pixels):
+                    losses[name] = losses[name].lerp(terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)

@@ -173,6 +173,7 @@ def test_weight_zero_disables_a_loss_term() -> None:
     assert set(module.terms) == {"l2"}
     with pytest.raises(UserError, match="neither l1 nor l2"):
         VAE(network(), {"l1": L1(0), "kl": KL(1)}, sgd)
+    assert set(VAE(network(), {"of_another_name": L2(1)}, sgd).terms) == {"of_another_name"}
     with pytest.raises(UserError, match=r"model.clip is -1"):
         VAE(network(), {"l1": L1(1)}, sgd, clip=-1)
 
