@@ -1,6 +1,7 @@
 """Privacy measures of ``stage=audit``: whether samples are closer to training patients than new patients are.
 
-A new measure is a function that yields each ``Measure``, and an entry of ``LEAKAGE_MEASURES``.
+A new measure is a function that yields each ``Measure``, and an entry of ``LEAKAGE_MEASURES`` or ``LATENT_MEASURES``.
+Its mathematics belongs in ``privacy/attacks/``. The first words of its name choose its table in the report (``RISKS``).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,1 +1,1 @@
-"""The report of a study (``stage=report``): ``sections/`` computes the figures, build.py lists the sections."""
+"""The report of a study (``stage=report``): ``sections/`` computes the figures, and lists the sections."""

@@ -1,7 +1,7 @@
 """Registry of denoisers, which wrap networks of diffusers.
 
-To add a denoiser, write its class and a function that builds it in a file of this folder, like ``dit.py``, add the
-class to ``DENOISERS``, which loads it, and add a file to ``conf/denoiser/``, which names the function.
+To add a denoiser, write its class and a function that builds it in a new file of this folder, like ``dit.py``; add the
+class to ``DENOISERS``, which loads trained denoisers; and add a file to ``conf/denoiser/``, which names the function.
 """
 
 import json

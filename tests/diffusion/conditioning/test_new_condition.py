@@ -1,4 +1,7 @@
-"""A new condition is one Python file and one yaml: it trains, exports, loads, samples, and has a guidance scale."""
+"""A new type of condition is one Python file and one yaml: it trains, exports, loads, samples, has a guidance scale.
+
+A number or a text in a column needs the yaml only (conf/conditioning/new_condition.yaml.template).
+"""
 
 import sys
 from collections.abc import Iterator
