@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--joins", nargs="+", choices=joins, default=list(joins))
     parser.add_argument("--overlaps", type=int, nargs="+", default=[None], help="frames that windows share")
     parser.add_argument("--n", type=int, default=52, help="number of videos")
-    parser.add_argument("overrides", nargs="*", help="overrides of stage=video, as steps=20 guidance.class_id=2")
+    parser.add_argument("overrides", nargs="*", help="overrides of stage=video, such as steps=20 guidance.class_id=2")
     options = parser.parse_args()
     window = load_diffusion_model(f"models/{options.study}/lvdm", "lvdm").metadata.frames
     print(f"{options.n} videos, window {window}, {' '.join(options.overrides) or 'defaults'}")

@@ -194,7 +194,7 @@ def real_features(
     if is_video:
         length, stride = extractor.clips[0]
         return extraction.clips(recordings, extractor, length, stride).features
-    chosen = RecordingSet(recordings.store, recordings.rows, recordings.argument, key_frames=key_frames)
+    chosen = RecordingSet(recordings.store, recordings.rows, recordings.cli_arg, key_frames=key_frames)
     return extraction.frames(chosen, extractor).features
 
 
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale")
     parser.add_argument("--reference", default="dpmpp_2m:trailing:20", help="setting that the others are compared with")
     parser.add_argument("--exact", default="unipc:quadratic:128", help="setting for the PSNR, or none for no PSNR")
-    parser.add_argument("--settings", nargs="+", default=[], help="settings, as unipc:quadratic:12")
+    parser.add_argument("--settings", nargs="+", default=[], help="settings, such as unipc:quadratic:12")
     parser.add_argument("--samplers", nargs="+", default=[])
     parser.add_argument("--spacings", nargs="+", default=["trailing", "quadratic"])
     parser.add_argument("--steps", type=int, nargs="+", default=[20])

@@ -16,7 +16,7 @@ from echodream.runs.instantiate_stage import StageCall, stage_call
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
 from echodream.store.schema import read_dataset
-from echodream.training.settings_hash import finished_metrics, settings_hash
+from echodream.training.settings_hash import metrics_of_existing_artifact, settings_hash
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """Train or resume the model of ``cfg``, export its artifact unless it is complete, and return its test metrics."""
     check_and_resolve(cfg)
     settings = settings_hash(cfg)
-    if (metrics := finished_metrics(cfg, settings)) is not None:
+    if (metrics := metrics_of_existing_artifact(cfg, settings)) is not None:
         return metrics
     require_src(cfg)
     from echodream.training.cross_validation import cross_validate, is_cross_validation

@@ -1,4 +1,4 @@
-"""Progress bars on terminals, in notebooks, and in a file for a program that shows them, as launch/ does."""
+"""Progress bars on terminals, in notebooks, and in a file for a program that shows them, such as launch/run.py."""
 
 import contextlib
 import math

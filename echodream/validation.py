@@ -118,7 +118,7 @@ def name_text(key: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         words = {True: "yes, on or true", False: "no, off or false", None: "null or ~"}
         origin = f", which YAML reads for {words[value]}" if value is None or isinstance(value, bool) else ""
-        quotes = "write each name in quotes, as ['no', 'yes'] in a yaml file and \"['no','yes']\" on the command line"
+        quotes = "write names in quotes, such as ['no', 'yes'] in a yaml file, or \"['no','yes']\" on the command line"
         raise UserError(f"{key} has {value!r}{origin}: {quotes}")
     return str(value)
 

@@ -39,7 +39,7 @@ class ComparisonSpace:
 def comparison_spaces(
     original: Store, anonymized: Store, artifact: str | None, autoencoder: str
 ) -> list[ComparisonSpace]:
-    """The space of the identity network ``artifact``, unless it is None, and the space of latents or of pixels.
+    """The space of latents or of pixels, preceded by that of the identity network ``artifact`` unless it is None.
 
     Latents are whitened with the statistics of ``original``. Raises ``UserError`` for images of another encoder.
     """
@@ -93,7 +93,10 @@ class EmbeddingAugmentation:
         validation.number("views.degrees", self.degrees, 0, 45)
 
     def augment(self, space: ComparisonSpace) -> ComparisonSpace:
-        """``space`` with mean embeddings as unit vectors. Latents and pixels are compared by Pearson correlation."""
+        """``space`` whose embeddings are means over the augmented images, as unit vectors.
+
+        Without an identity network, the similarity is the Pearson correlation of latents or of pixels.
+        """
         similarity: Similarity = "cosine" if space.fingerprint is not None else "pearson"
 
         def embed(frames: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class CanaryConfig:
     def __post_init__(self) -> None:
         validation.number("canary.delta", self.delta, 0, below=1)
         if not validation.list_of_values("canary.guesses", self.guesses):
-            validation.refuse("canary.guesses", [], "give fractions above 0 and to 1, as [0.1, 0.5, 1.0]")
+            validation.refuse("canary.guesses", [], "give fractions above 0 and up to 1, such as [0.1, 0.5, 1.0]")
         for share in self.guesses:
             validation.number("canary.guesses", share, above=0, maximum=1)
 
@@ -51,7 +51,7 @@ def read_canaries(folder: str, real: Store) -> Canaries:
     """
     artifact = read_artifact(folder, "lidm", "lvdm")
     if not artifact.canaries:
-        raise UserError(f"generator={folder} was trained without canaries: train one with canaries=100, for example")
+        raise UserError(f"generator={folder} was trained without canaries: train a generator with canaries=100")
     check_training_store(folder, artifact.model, real, "generator")
     path = Path(folder) / TRAINING_FILE
     try:

@@ -15,7 +15,7 @@ from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, contro
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.attributes import attribute_disclosure
-from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances
+from echodream.privacy.attacks.closeness import Closeness, dcr_and_nndr
 from echodream.privacy.attacks.copying import copying_score
 from echodream.privacy.attacks.linkability import Linkability, linkability, linkability_of_distances
 from echodream.privacy.attacks.membership import (
@@ -83,7 +83,7 @@ def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
     """DCR and NNDR of samples; the expected values are those of half of the held-out patients."""
     distances, m = sets.sample_distances.to_patients, len(sets.train)
     sets.patient_distances()  # raises if a patient is in both groups
-    result = closeness_of_distances(distances[:, :m], distances[:, m:], sets.seed, sets.repeats)
+    result = dcr_and_nndr(distances[:, :m], distances[:, m:], sets.seed, sets.repeats)
     control = _control_result(sets, "closeness", _closeness_of_new_patients)
     expected = exact_value(0.5) if control is None else control.nearest_in_train
     yield Measure(
@@ -105,7 +105,7 @@ def _closeness_of_new_patients(sets: AuditSets) -> Closeness:
     order = np.random.default_rng([sets.seed, 1]).permutation(len(patients))
     half, m = len(order) // 2, len(sets.train)
     controls = distances.to_patients[order[:half]]
-    return closeness_of_distances(controls[:, :m], controls[:, m + patients[order[half:]]], sets.seed, sets.repeats)
+    return dcr_and_nndr(controls[:, :m], controls[:, m + patients[order[half:]]], sets.seed, sets.repeats)
 
 
 def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:

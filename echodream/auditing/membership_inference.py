@@ -186,12 +186,12 @@ def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int
 
 
 def _batches(
-    model: DiffusionModel, samples: ViewDataset, numbers: np.ndarray, size: int, progress: str
+    model: DiffusionModel, samples: ViewDataset, indices: np.ndarray, size: int, progress: str
 ) -> Iterator[tuple[np.ndarray, Any, Mapping[str, Tensor], Tensor]]:
-    """Numbers, batch, conditions, and latents as the network denoises them, of the ``numbers`` of ``samples``."""
+    """Batches of ``samples``: their indices, the batch, the conditions, and the latents in the units of the network."""
     device = next(model.parameters()).device
-    for start in progress_bar(range(0, len(numbers), size), f"membership, {progress}", leave=False):
-        part = numbers[start : start + size]
+    for start in progress_bar(range(0, len(indices), size), f"membership, {progress}", leave=False):
+        part = indices[start : start + size]
         loaded = default_collate([samples[int(number)] for number in part]).items()
         batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}
         if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):

@@ -150,5 +150,5 @@ def power_record(copies: PlantedCopies, plantings: int, fractions: Mapping[str, 
 
 
 def power_text(power: Mapping[str, float | None]) -> str:
-    """The smallest share of planted copies that a measure detects, for each kind, as "exact 1 %, rotated none"."""
+    """The smallest share of planted copies that a measure detects, for each kind, such as "exact 1 %, rotated none"."""
     return ", ".join(f"{kind} {'none' if share is None else f'{100 * share:g} %'}" for kind, share in power.items())

@@ -142,7 +142,7 @@ def _unknown_choice_message(error: MissingConfigException) -> str:
         return _one_line(error)
     if (message := missing_package_message(group)) is not None:
         return message
-    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a subfolder, as denoiser=image_unet/small
+    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a subfolder, such as denoiser=image_unet/small
         group, _, choice = str(error.missing_cfg_file).partition("/")
     options = sorted({*(error.options or ()), *group_choices(group)} - {"base"})
     return f"{group}={choice} is not known: choose one of {join_names(options, choice)}"
@@ -182,7 +182,7 @@ def _unknown_key_message(key: str, config: str, arguments: list[str], error: Bas
         names = list(parameter_hints(str(node["_target_"])))
         if last in names and last in cfg:
             return f"unknown key {key!r}: write {key.removeprefix(f'{parent}.')}="
-    if not parent and key != final and final in cfg:  # as process.spacing= for the key spacing= of a stage
+    if not parent and key != final and final in cfg:  # such as process.spacing= for the key spacing= of a stage
         return f"unknown key {key!r}: write {final}="
     if last in names:  # hydra cannot replace a mapping by a command-line override
         return f"{key} is a mapping: add its entries one by one, +{key}.<name>=<value>"

@@ -25,7 +25,7 @@ _OPTIONS = (
     *("--shell-completion", "-sc", "--experimental-rerun", "--hydra-help"),
 )
 _OPTIONS_HELP = """  --cfg job             print the complete configuration and stop
-  -m, --multirun        run once per value, as in seed=0,1,2
+  -m, --multirun        run once per value, such as seed=0,1,2
   --config-dir <dir>    a folder with your own studies: <dir>/data/my_study.yaml
   --help                this page; with a choice (stage=ingest --help), the settings of the choice"""
 

@@ -1,4 +1,4 @@
-"""Checks the yaml file of a study in the folder --config-dir of the user, before hydra reads it."""
+"""Checks the study's yaml file in the user's ``--config-dir`` folder before hydra reads it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -38,7 +38,7 @@ def check_own_study(arguments: Sequence[str]) -> None:
 
 
 def _refuse_misread_numbers(path: Path) -> None:
-    """Raise ``UserError`` if YAML reads the name or a source setting as another number, as 202401 for 2024_01."""
+    """Raise ``UserError`` if YAML reads the name or a source setting as a different number: 2024_01 as 202401."""
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     nodes = [pair for pair in root.value if pair[0].value in ("name", "source")]
     while nodes:

@@ -111,7 +111,7 @@ class Labels(Task):
         labels = self.labels
         names = [] if isinstance(labels, str) or not isinstance(labels, Sequence) else [*map(str, labels)]
         if labels is not None and (not names or len(set(names)) < len(names)):
-            raise UserError(f"task.labels is {labels!r}: use different names of columns, as [PA,Male], or null for all")
+            raise UserError(f"task.labels is {labels!r}: give different columns, such as [PA,Male], or null for all")
 
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
         key, labels = "task.labels", self.labels

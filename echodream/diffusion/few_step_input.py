@@ -18,18 +18,18 @@ class FewStepInput(nn.Module):
     It is added to the embedding of the diffusion time. Before training it is zero, and the network is its teacher.
     """
 
-    def __init__(self, few: FewSteps, process: Process, width: int) -> None:
+    def __init__(self, few_steps: FewSteps, process: Process, width: int) -> None:
         super().__init__()
-        self.few = few
-        boundaries = process.step_times(few)
+        self.few_steps = few_steps
+        boundaries = process.step_times(few_steps)
         longest = max(map(len, boundaries))
         padded = [[math.inf] * (longest - len(times)) + times for times in boundaries]
         self.boundaries: Tensor
         self.register_buffer("boundaries", torch.tensor(padded), persistent=False)
         self.limits: Tensor
-        self.register_buffer("limits", torch.tensor(list(few.guidance.values())).view(-1, 2), persistent=False)
+        self.register_buffer("limits", torch.tensor(list(few_steps.guidance.values())).view(-1, 2), persistent=False)
         self.process = process
-        inputs = 2 * _FREQUENCIES * (1 + len(few.guidance))
+        inputs = 2 * _FREQUENCIES * (1 + len(few_steps.guidance))
         last = nn.Linear(width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -46,10 +46,10 @@ class FewStepInput(nn.Module):
     def forward(self, t: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         position = values.get(STEPS)
         if position is None:
-            position = torch.full((len(t),), len(self.few.steps) - 1, device=t.device)
+            position = torch.full((len(t),), len(self.few_steps.steps) - 1, device=t.device)
         end = self.process.relative_time(self.ends(t, position)).float().clamp(0, 1)
         features = [end[:, None]]
-        if self.few.guidance:
+        if self.few_steps.guidance:
             scales = values.get(SCALES)
             scales = torch.ones(len(t), len(self.limits), device=t.device) if scales is None else scales
             low, high = self.limits.to(t.device).log().unbind(1)

@@ -31,11 +31,11 @@ class FewSteps:
         for steps in self.steps:
             validation.whole_number("distill.steps", steps, 1)
         if not self.steps or list(self.steps) != sorted(set(self.steps)):
-            raise UserError(f"distill.steps={list(self.steps)}: give increasing whole numbers, as [1,2,4]")
+            raise UserError(f"distill.steps={list(self.steps)}: give increasing whole numbers, such as [1,2,4]")
         for name, limits in self.guidance.items():
             if len(limits) != 2 or not all(map(validation.is_finite, limits)) or not 0 < limits[0] <= limits[1]:
                 raise UserError(
-                    f"distill.guidance.{name}={list(limits)}: give the lowest and the highest scale, as [1,3]"
+                    f"distill.guidance.{name}={list(limits)}: give the lowest and the highest scale, such as [1,3]"
                 )
 
     def settings(self) -> dict[str, Any]:

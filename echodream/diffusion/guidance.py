@@ -47,16 +47,16 @@ class Guidance:
         scales = {name: scale for name, scale in record["scales"].items() if name in conditions}
         return cls(scales, tuple(record["interval"]), record["rescale"])
 
-    def coefficients(self, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
-        """Coefficients of ``set_coefficients`` for the scales; if not ``inside``, of the conditional prediction."""
+    def coefficients(self, names: Sequence[str], in_interval: bool = True) -> dict[frozenset[str], float]:
+        """Result of ``set_coefficients`` for the scales, or, unless ``in_interval``, of the conditional prediction."""
         if unknown := [name for name in self.scales if name not in names]:
             known = ", ".join(names) or "none"
             raise UserError(f"guidance.{unknown[0]} is not a condition of this model; its conditions are {known}")
-        if not inside:
+        if not in_interval:
             return {frozenset(names): 1.0}
         return set_coefficients({name: float(scale) for name, scale in self.scales.items()}, names)
 
-    def check_distilled(self, few: FewSteps) -> None:
+    def check_distilled(self, few_steps: FewSteps) -> None:
         """Raise ``UserError`` for guidance that is not an input of a distilled model: all but scales in its limits."""
         for key, value, neutral in (
             ("interval", tuple(self.interval), (0.0, 1.0)),
@@ -66,16 +66,16 @@ class Guidance:
             if value != neutral:
                 raise UserError(f"guidance.{key} does not go with a distilled model: leave it out")
         for name, scale in self.scales.items():
-            low, high = few.guidance.get(name, (1.0, 1.0))
+            low, high = few_steps.guidance.get(name, (1.0, 1.0))
             if not low <= scale <= high:
-                trained = f"{low:g} to {high:g}" if name in few.guidance else "1 alone"
+                trained = f"{low:g} to {high:g}" if name in few_steps.guidance else "1 alone"
                 raise UserError(f"guidance.{name}={scale:g}: this model was distilled for scales of {trained}")
 
     def guided_denoiser(
         self, predict: Predict, names: Sequence[str], process: Process, weak: Predict | None = None
     ) -> Denoise:
         """Denoiser that returns the guided prediction, or, outside of the interval, the conditional prediction."""
-        guided_terms, conditional = self.coefficients(names), self.coefficients(names, inside=False)
+        guided_terms, conditional = self.coefficients(names), self.coefficients(names, in_interval=False)
         if self.auto != 1 and weak is None:
             raise UserError(f"guidance.auto={self.auto} needs a second, weaker model; name one, or set guidance.auto=1")
 

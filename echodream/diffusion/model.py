@@ -175,10 +175,10 @@ class DiffusionModel(nn.Module):
         A distilled model takes guidance scales as an input, so that each step is one evaluation. ``steps`` None: its
         largest number of steps. ``weak`` is the weaker model of autoguidance.
         """
-        names, few, inputs = self.conditioner.names, self.process.few_steps, {}
-        if few is not None:
-            guidance.check_distilled(few)
-            inputs, guidance = few.inputs(guidance.scales, steps, next(self.parameters()).device), Guidance()
+        names, few_steps, inputs = self.conditioner.names, self.process.few_steps, {}
+        if few_steps is not None:
+            guidance.check_distilled(few_steps)
+            inputs, guidance = few_steps.inputs(guidance.scales, steps, next(self.parameters()).device), Guidance()
         return guidance.guided_denoiser(self.predictor(values, inputs), names, self.process, weak)
 
     def fingerprint(self) -> str:
@@ -189,8 +189,8 @@ class DiffusionModel(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Settings of the process and the conditions, and the metadata, as JSON values."""
         process, conditioning = self.process.settings(), self.conditioner.settings()
-        few = self.process.few_steps
-        distilled = {} if few is None else {"few_steps": few.settings()}
+        few_steps = self.process.few_steps
+        distilled = {} if few_steps is None else {"few_steps": few_steps.settings()}
         return {"process": process, "conditioning": conditioning, "facts": asdict(self.metadata), **distilled}
 
     def save(self, folder: Path) -> None:

@@ -50,12 +50,12 @@ class Predictions:
         """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""
         recordings, column = self.recordings, self.column
         if column not in recordings.rows:
-            raise UserError(f"{recordings.argument} has no column {column}, which regressor= predicts: omit regressor=")
+            raise UserError(f"{recordings.cli_arg} has no column {column}, which regressor= predicts: omit regressor=")
         predicted = self.by_row()
         truth = pd.to_numeric(recordings.rows[column], errors="coerce").to_numpy(float)[predicted.index]
         known = np.isfinite(truth)
         if known.sum() < 2:
-            raise UserError(f"{recordings.argument} has fewer than two recordings with {column}: omit regressor=")
+            raise UserError(f"{recordings.cli_arg} has fewer than two recordings with {column}: omit regressor=")
         units = self.features.units.names[known]
         metrics = regression_metrics(predicted.to_numpy()[known], truth[known], bootstrap_weights(units, seed=seed))
         counts = int(known.sum()), len(np.unique(units))

@@ -48,7 +48,7 @@ def _measure_beats(recordings: RecordingSet, row: int) -> tuple[dict[str, float]
     frames = recordings.store.frames(recordings.rows["FileName"][row]).mean(axis=-1) / 127.5 - 1
     rhythm = cardiac_cycle.estimate_rhythm(frames, float(recordings.rows["FPS"][row]))
     differences = cardiac_cycle.frame_difference_curve(frames)
-    joins = _window_joins(recordings, row) if "Joins" in recordings.rows else []
+    joins = _window_starts(recordings, row) if "Joins" in recordings.rows else []
     metrics = {
         "heart rate": rhythm.heart_rate,
         "periodicity": rhythm.periodicity,
@@ -60,7 +60,7 @@ def _measure_beats(recordings: RecordingSet, row: int) -> tuple[dict[str, float]
     return metrics, differences
 
 
-def _window_joins(recordings: RecordingSet, row: int) -> list[int]:
+def _window_starts(recordings: RecordingSet, row: int) -> list[int]:
     """First frames of generated windows, from the column Joins; pandas may have read single numbers as floats."""
     cell = str(recordings.rows["Joins"][row])
     try:

@@ -19,10 +19,10 @@ def check_classes(recordings: RecordingSet, classifier: ClassifierExtractor) -> 
     """Raise ``UserError`` unless each recording has a class that ``classifier`` knows."""
     ids = classifier.metadata["class_ids"]
     if "class_id" not in recordings.rows or recordings.rows["class_id"].isna().any():
-        raise UserError(f"{recordings.argument} has recordings without class_id: label them, or give artifact=null")
+        raise UserError(f"{recordings.cli_arg} has recordings without class_id: label them, or give artifact=null")
     if unknown := sorted(set(recordings.rows["class_id"].astype(int)) - set(ids)):
         raise UserError(
-            f"{recordings.argument} has class_id {unknown[0]}, and the classifier knows {ids}: give another artifact=, "
+            f"{recordings.cli_arg} has class_id {unknown[0]}, and the classifier knows {ids}: give another artifact=, "
             "or artifact=null and extractors=[encoder:...]"
         )
 

@@ -53,7 +53,7 @@ class Comparison:
                 check_classes(each, self.classifier)
             for extractor in (*self.extractors, regressor, self.classifier):
                 if isinstance(extractor, ClassifierExtractor):
-                    check_frame_size(each.store, each.rows, extractor.size, each.argument, "the classifier")
+                    check_frame_size(each.store, each.rows, extractor.size, each.cli_arg, "the classifier")
 
     def metrics(self, section: str, synthetic: RecordingSet) -> dict[str, MetricRecord]:
         """Fidelity metrics and class agreement of ``synthetic``, by name; ``section`` is "images" or "videos"."""

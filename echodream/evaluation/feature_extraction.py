@@ -34,7 +34,7 @@ class RecordingSet:
 
     store: Store
     rows: pd.DataFrame
-    argument: str
+    cli_arg: str
     """Command-line argument of the store, such as "videos=<path>", for error messages."""
     study: Store | None = None
     """Store of the study, if ``store`` has further patients who are not in the study; else None."""
@@ -47,7 +47,7 @@ class RecordingSet:
         """Indices of the compared frames of recording ``row``: its key frames if required and marked, else all."""
         count = int(self.rows["NumberOfFrames"][row])
         if self.key_frames and {"ED", "ES"} <= set(self.rows):
-            name = f"{self.argument}: {self.rows['FileName'][row]}"
+            name = f"{self.cli_arg}: {self.rows['FileName'][row]}"
             cells = {kind: "" if pd.isna(cell := self.rows[kind][row]) else str(cell) for kind in ("ED", "ES")}
             marks = {
                 mark for kind, cell in cells.items() for mark in parse_key_frames(cell, count, f"{name} has {kind}")
@@ -120,7 +120,7 @@ def check_frame_size(
 def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extractor]) -> None:
     """Raise ``UserError`` if a set has several frame sizes, or, if spectra are compared, sets have different sizes."""
     sizes = {
-        each.argument: sorted(set(zip(each.rows["FrameHeight"], each.rows["FrameWidth"], strict=True))) for each in sets
+        each.cli_arg: sorted(set(zip(each.rows["FrameHeight"], each.rows["FrameWidth"], strict=True))) for each in sets
     }
     texts = {name: ", ".join(f"{w}x{h}" for h, w in found) for name, found in sizes.items()}
     for name, found in sizes.items():
@@ -285,7 +285,7 @@ class FeatureExtraction:
         """
         extractor.network.to(self.device)
         feature_batches, score_batches = [], []
-        title = f"{extractor.name}, {recordings.argument}"
+        title = f"{extractor.name}, {recordings.cli_arg}"
         for _ in progress_bar(range(0, len(chosen), self.batch), title, unit="batch", leave=False):
             features = extractor.features(torch.stack([*itertools.islice(samples, self.batch)]).to(self.device))
             scores = extractor.scores(features)
@@ -296,6 +296,6 @@ class FeatureExtraction:
         features = torch.cat(feature_batches)[order]
         if not torch.isfinite(features).all():
             raise UserError(
-                f"{extractor.name} computes NaN or infinite features of {recordings.argument}: give other weights"
+                f"{extractor.name} computes NaN or infinite features of {recordings.cli_arg}: give other weights"
             )
         return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), short)

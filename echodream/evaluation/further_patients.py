@@ -10,7 +10,7 @@ def open_test_store(real: Store, further: str | None) -> Store:
     """The store whose split TEST is the reference: ``real``, or the patients of ``further`` who are not in ``real``.
 
     Patients are identified by their PatientID. If the path ``further`` does not exist, it is ignored. Raises
-    ``UserError`` if ``further`` has no further patient.
+    ``UserError`` if all patients of ``further`` are also in ``real``.
     """
     if further is None or not Path(further).is_dir():
         return real

@@ -91,7 +91,7 @@ def measure_training(train: RecordingSet, coverage: float, seconds: float) -> Tr
             not_computed[name] = f"{without} of {len(values)} training recordings have no {name} in {seconds:.3g} s"
     if not ranges:
         reasons = "; ".join(not_computed.values())
-        raise UserError(f"no quantity has a range in {train.argument} ({reasons}): give plausibility=null")
+        raise UserError(f"no quantity has a range in {train.cli_arg} ({reasons}): give plausibility=null")
     return TrainingRanges(ranges, sector, seconds, len(table), not_computed)
 
 

@@ -65,7 +65,7 @@ def measure_recordings(
 ) -> tuple[np.ndarray, list[_T]]:
     """At most ``extraction.max_samples`` random rows in ascending order, and the result of ``measure`` for each."""
     rows = np.sort(extraction.sample_order(len(recordings.rows)))
-    progress = progress_bar(rows.tolist(), f"{title}, {recordings.argument}", leave=False)
+    progress = progress_bar(rows.tolist(), f"{title}, {recordings.cli_arg}", leave=False)
     return rows, [measure(recordings, row) for row in progress]
 
 

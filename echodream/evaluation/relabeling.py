@@ -50,12 +50,12 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
     outputs = [_predict_store(each, store, batch) for each in classifiers]
     names = outputs[0].index.tolist()
     columns: dict[str, dict[str, Any]] = {name: {} for name in names}
-    if class_sets := _average_by_classes(classifiers, outputs):
-        titles = _column_titles(class_sets)
-        for row, (index, k, confidence) in enumerate(zip(*most_confident(class_sets), strict=True)):
-            chosen, cells = class_sets[index], columns[names[row]]
+    if predictions := _average_by_classes(classifiers, outputs):
+        titles = _column_titles(predictions)
+        for row, (index, k, confidence) in enumerate(zip(*most_confident(predictions), strict=True)):
+            chosen, cells = predictions[index], columns[names[row]]
             cells |= {"class_id": chosen.ids[k], "class_name": chosen.names[k], CONFIDENCE: round(float(confidence), 6)}
-            probabilities = np.concatenate([each.probabilities[row] for each in class_sets])
+            probabilities = np.concatenate([each.probabilities[row] for each in predictions])
             cells |= {title: round(float(value), 6) for title, value in zip(titles, probabilities, strict=True)}
     for each, output in zip(classifiers, outputs, strict=True):
         if each.metadata["task"] == "regression":
@@ -64,11 +64,11 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
     return columns
 
 
-def most_confident(class_sets: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def most_confident(predictions: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Index of the set and class, and probability, (N,) each, of the most probable class; the first set wins a tie."""
-    highest = np.stack([each.probabilities.max(axis=1) for each in class_sets])
+    highest = np.stack([each.probabilities.max(axis=1) for each in predictions])
     index = highest.argmax(axis=0)
-    classes = np.stack([each.probabilities.argmax(axis=1) for each in class_sets])
+    classes = np.stack([each.probabilities.argmax(axis=1) for each in predictions])
     rows = np.arange(highest.shape[1])
     return index, classes[index, rows], highest[index, rows]
 
@@ -97,13 +97,13 @@ def _average_by_classes(
     return [ClassProbabilities([*ids], names[ids], np.mean(each, axis=0)) for ids, each in probabilities.items()]
 
 
-def _column_titles(class_sets: Sequence[ClassProbabilities]) -> list[str]:
-    """A column name for each probability, as P_Non_ASD, or P2_ASD if a second set of classes has ASD too.
+def _column_titles(predictions: Sequence[ClassProbabilities]) -> list[str]:
+    """A column name for each probability, such as P_Non_ASD, or P2_ASD if a second set of classes has ASD too.
 
-    Names that are equal after replacing characters by _ get their class number, as P1_Gr__e_4.
+    Names that are equal after replacing characters by _ get their class number, such as P1_Gr__e_4.
     """
     titles: list[str] = []
-    for number, each in enumerate(class_sets, start=1):
+    for number, each in enumerate(predictions, start=1):
         for name, class_id in zip(each.names, each.ids, strict=True):
             letters = re.sub(r"\W", "_", name, flags=re.ASCII)[:50]
             options = (f"P_{letters}", f"P{number}_{letters}", f"P{number}_{letters}_{class_id}")

@@ -41,7 +41,7 @@ def metric_record(
 
 
 def small_sample_warnings(**units: int) -> list[str]:
-    """A warning for each number of units, as ``TEST_patients=13``, that is below ``FEW_UNITS``."""
+    """A warning for each number of units, such as ``TEST_patients=13``, that is below ``FEW_UNITS``."""
     few = ((name.replace("_", " "), count) for name, count in units.items() if count < FEW_UNITS)
     return [f"only {count} {name}" if count else f"no {name}" for name, count in few]
 

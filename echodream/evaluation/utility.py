@@ -153,10 +153,10 @@ def _limitations(entry: Mapping[str, Any], predictions: Mapping[str, Predictions
     return " ".join(notes)
 
 
-def summary_lines(entries: Mapping[str, Any]) -> dict[str, str]:
+def summary_lines(task_results: Mapping[str, Any]) -> dict[str, str]:
     """A line for each task, role and metric of ``TABLE_METRICS``."""
     lines = {}
-    for task, entry in entries.items():
+    for task, entry in task_results.items():
         lines[task] = f"{entry['test']['recordings']} recordings of {entry['test']['patients']} TEST patients"
         roles = [role for role in ROLES if role in entry]
         for name in (name for name in TABLE_METRICS if name in entry[roles[0]]):

@@ -1,4 +1,4 @@
-"""The ledger of decisions of the privacy filter: the number of decisions on the same patients, in any folder.
+"""Ledger of the privacy filter: it counts all decisions on the same patients, in whatever folder their outputs are.
 
 The ledger has one file per decision, in a folder next to the study, so that the ledger outlives the output of the
 filter. The name of a file consists of two digests: of the evidence (study and networks) and of the decision (rule,

@@ -65,7 +65,7 @@ class ScoringConfig:
         object.__setattr__(self, "calibration", splits)
         object.__setattr__(self, "views", list(self.views))
 
-    def checked_frames(self, frames: int) -> np.ndarray:
+    def compared_frame_indices(self, frames: int) -> np.ndarray:
         """Indices of the compared frames of a sample of ``frames`` frames."""
         return np.arange(0, frames, self.check_every)
 
@@ -145,7 +145,7 @@ def score_samples(
     views += [] if config.view_grid is None else [partial(config.view_grid.views, copy_generator)]
     names = sorted(store.table["FileName"].tolist())
     total = frames_per_sample(store)
-    frames = len(config.checked_frames(total))
+    frames = len(config.compared_frame_indices(total))
     queries = Queries([*embedders.values()], views)
     queries.add(read_samples(store, names, config))
     held_out = [Recordings(real, split) for split in config.calibration]
@@ -242,7 +242,7 @@ def read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> I
 
     Encoded frames are sampled from their posterior, as those of calibration patients; a generated sample has no std.
     """
-    frames = config.checked_frames(frames_per_sample(store))
+    frames = config.compared_frame_indices(frames_per_sample(store))
     for name in progress_bar(names, "samples", unit="sample"):
         mean, std = (part[frames].float() for part in store.latents(name, 0, int(frames[-1]) + 1))
         latents = gaussian_sample(mean, std, named_rng(config.seed, f"sample/{name}"))

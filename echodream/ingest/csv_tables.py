@@ -197,7 +197,7 @@ def parse_number_cell(text: str, location: str) -> float | None:
 def parse_cell(text: str) -> CellValue | None:
     """Parse a cell as a number or as text without control characters; None for an empty or missing value.
 
-    The texts ``0012``, ``1_000``, ``inf`` and long identifiers are not numbers, as in FileList.csv.
+    The texts ``0012``, ``1_000``, ``inf`` and long identifiers are not numbers, in the same way as in FileList.csv.
     """
     text = clean_text(text)
     if text.lower() in _MISSING_VALUES:

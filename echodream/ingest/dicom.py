@@ -109,8 +109,8 @@ class Dicom:
         name = pseudonyms.hash_recording(identifier)
         patient_tags = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
         patient = pseudonyms.hash_patient(patient_tags[0] if patient_tags else f"recording {name}")
-        person = {tag: values[tag] for tag in _PERSON_TAGS if values[tag]}
-        evidence = PatientEvidence(values["PatientID"], study=values["StudyInstanceUID"], person=person)
+        constants = {tag: values[tag] for tag in _PERSON_TAGS if values[tag]}
+        evidence = PatientEvidence(values["PatientID"], study=values["StudyInstanceUID"], patient_constants=constants)
         problem, counted = _rejection_reason(values, media_class)
         if problem or regions < 2:
             return [Recording(name, patient, entry.path, problem=problem, counted=counted, evidence=evidence)]

@@ -90,7 +90,7 @@ class FolderSource(ABC):
 
     @abstractmethod
     def group_files(self, entries: Sequence[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Separate recordings (path below ``root`` -> file) from all other files."""
+        """Split ``entries`` into recordings (path below ``root`` -> file) and all other files."""
 
     @abstractmethod
     def read(self, recording: Recording, limits: Limits) -> Video:

@@ -111,10 +111,10 @@ def _normalize_identifier(identifier: str) -> str:
 
 
 def _conflicting_key(evidence: Sequence[PatientEvidence]) -> str | None:
-    """Find the first key of ``PatientEvidence.person`` with two values among the recordings of a patient."""
-    person: dict[str, str] = {}
-    for key, value in (pair for item in evidence for pair in item.person.items()):
-        if person.setdefault(key, value) != value:
+    """Find the first key of ``PatientEvidence.patient_constants`` with two values among the recordings of a patient."""
+    constants: dict[str, str] = {}
+    for key, value in (pair for item in evidence for pair in item.patient_constants.items()):
+        if constants.setdefault(key, value) != value:
             return key
     return None
 

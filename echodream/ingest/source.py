@@ -59,8 +59,8 @@ class PatientEvidence:
     """Origin of ``identifier``: "id" (a table or tag), "file" or "folder" (a path), "level" (the name of a folder)."""
     study: str = ""
     """Identifier of the examination, such as the StudyInstanceUID; "" if unknown."""
-    person: Mapping[str, str] = field(default_factory=dict)
-    """Non-empty values that are constant for a person, such as the date of birth."""
+    patient_constants: Mapping[str, str] = field(default_factory=dict)
+    """Non-empty values that are the same in all recordings of a patient, such as the date of birth."""
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # unpickling gives None, so identifying data does not leave the process

@@ -189,7 +189,7 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
         raise UserError(f"{root} has {len(trained)} class_id in split TRAIN: a classifier needs two or more")
     held_out = set(data.store.table.loc[data.store.table["Split"] != "TRAIN", "class_id"].tolist())
     if unseen := sorted((held_out | (set(data.output_names) if task.classes is not None else set())) - trained):
-        raise UserError(f"{root} has class_id {unseen[0]}, but no recording of it in the training data")
+        raise UserError(f"class_id {unseen[0]} of {root} has no recording in the training data: add some to TRAIN")
     known = {number: name for number, name in data.output_names.items() if number in trained}
     counts = np.array([sample_weight[train["class_id"] == number].sum() for number in known])
     weight = counts.sum() / len(counts) / counts if balanced else np.ones(len(counts))
@@ -202,7 +202,7 @@ def _multilabel_task(data: RealAndSyntheticData, names: list[str], balanced: boo
     positive, negative = np.nansum(labels, axis=0), np.nansum(1 - labels, axis=0)
     if constant := [name for name, *sums in zip(names, positive, negative, strict=True) if not all(sums)]:
         usable = ",".join(name for name in names if name not in constant)
-        remedy = f"remove it, as task.labels=[{usable}]" if usable else "choose other task.labels"
+        remedy = f"remove it by task.labels=[{usable}]" if usable else "choose other task.labels"
         raise UserError(f"{data.store.root}: label {constant[0]} has one value in all training data: {remedy}")
     return MultilabelTask(names, (negative / positive).tolist() if balanced else [1.0] * len(names))
 

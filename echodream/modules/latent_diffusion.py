@@ -41,9 +41,9 @@ class PrivateSteps(Protocol):
     """Training steps that are differentially private (``modules.private_training``)."""
 
     def plan(self, steps: int) -> None:
-        """Choose the noise for a training of ``steps``."""
+        """Choose the noise multiplier of DP-SGD for a training run of ``steps`` steps."""
 
-    def take_step(self, module: "LatentDiffusion", batch: Mapping[str, Any]) -> None:
+    def private_optimizer_step(self, module: "LatentDiffusion", batch: Mapping[str, Any]) -> None:
         """One step of the optimizer of ``module``."""
 
 
@@ -166,7 +166,7 @@ class LatentDiffusion(Trainable):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Weighted squared error of the prediction from corrupted latents, scalar; None after a private step."""
         if self.private is not None:
-            self.private.take_step(self, batch)
+            self.private.private_optimizer_step(self, batch)
             return None
         return self.log_training_loss(self.training_loss(batch), batch["name"], len(batch["x"]))
 

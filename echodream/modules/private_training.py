@@ -15,7 +15,7 @@ class PrivateTraining:
     """Training steps of a ``LatentDiffusion``, in place of its own.
 
     ``rate`` is the probability that a patient takes part in a step. All random numbers come from the secret ``key``,
-    because who knows the noise can subtract it, and who knows the samples has a gradient without randomness.
+    because an attacker who knows the noise can subtract it, and sampling that is known gives no privacy.
     """
 
     def __init__(self, settings: PrivacySettings, rate: float, key: bytes) -> None:
@@ -23,10 +23,10 @@ class PrivateTraining:
         self.budget: PrivacyBudget | None = None
 
     def plan(self, steps: int) -> None:
-        """Choose the noise for a training of ``steps``. Raises ``UserError``."""
+        """Choose the noise multiplier of DP-SGD for a training run of ``steps`` steps. Raises ``UserError``."""
         self.budget = plan_budget(self.settings, self.rate, steps)
 
-    def take_step(self, module: LatentDiffusion, batch: Mapping[str, Any]) -> None:
+    def private_optimizer_step(self, module: LatentDiffusion, batch: Mapping[str, Any]) -> None:
         """One step of the optimizer of ``module`` with a ``batch`` of ``PatientBatches``."""
         assert self.budget is not None
         optimizer: Any = module.optimizers()

@@ -28,7 +28,7 @@ from echodream.networks.decoder_noise import decoder_noise, noise_seeds
 from echodream.store import Statistics
 from echodream.weights import fingerprint
 
-PIXEL_CHANGES = tuple(field.name for field in fields(Augment) if field.name != "flip")
+PIXEL_TRANSFORMS = tuple(field.name for field in fields(Augment) if field.name != "flip")
 """Settings of ``Augment`` that a copy disables at random, each with probability 0.5."""
 
 
@@ -157,7 +157,7 @@ class CopyAugmentation:
         frames, changed, weights = pixels.cpu()[:, :, None], [], []
         for frame, other in zip(frames, others, strict=True):
             if isinstance(self.augment, Augment):
-                changed.append(self._random_changes(self.augment, rng)(frame, rng)[:, 0])
+                changed.append(self._select_random_transforms(self.augment, rng)(frame, rng)[:, 0])
                 weights.append(0.0)
             else:
                 transform = self.augment.sample(rng)
@@ -166,9 +166,9 @@ class CopyAugmentation:
         return torch.stack(changed).to(pixels.device), torch.tensor(weights).view(-1, 1, 1, 1).to(pixels.device)
 
     @staticmethod
-    def _random_changes(augment: Augment, rng: np.random.Generator) -> Augment:
+    def _select_random_transforms(augment: Augment, rng: np.random.Generator) -> Augment:
         """``augment`` with a random selection of its changes; a flip keeps its own probability."""
-        return replace(augment, **{name: 0.0 for name in PIXEL_CHANGES if rng.random() < 0.5})
+        return replace(augment, **{name: 0.0 for name in PIXEL_TRANSFORMS if rng.random() < 0.5})
 
     def _encode(self, pixels: Tensor) -> Tensor:
         pixels = pixels.expand(-1, self.network.config.in_channels, -1, -1)

@@ -260,7 +260,7 @@ def fit_noise_scale(network: "AutoencoderKL", frames: Tensor) -> None:
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
     seeds = list(range(len(frames)))
 
-    def distance() -> float:
+    def log_spectral_distance() -> float:
         parts, numbers = [], iter(seeds)
         for part in split_into_chunks(latents, 64):
             with noise_seeds(network, list(itertools.islice(numbers, len(part)))):
@@ -271,7 +271,7 @@ def fit_noise_scale(network: "AutoencoderKL", frames: Tensor) -> None:
     distances = {}
     for factor in NOISE_FACTORS:
         noise.scale.fill_(factor)
-        distances[factor] = distance()
+        distances[factor] = log_spectral_distance()
     noise.scale.fill_(min(distances, key=distances.__getitem__))
 
 

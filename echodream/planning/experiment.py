@@ -69,9 +69,9 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 def commands(
     folder: Path, arguments: Sequence[str], own: Sequence[str], raw: str | None, models: Sequence[str], gpus: int | None
 ) -> list[str]:
-    """The commands of the study, from ingest, with the experiment in ``folder``.
+    """All commands for the study, starting with ingest; they use the experiment file in ``folder``.
 
-    ``own``: further folders of configurations. With several ``gpus``, trainings are data parallel.
+    ``own``: further folders of configurations. With several ``gpus``, training is data parallel.
     """
     data = [text for text in arguments if text.lstrip("+~").startswith(("data=", "data."))]
     if own:

@@ -17,8 +17,8 @@ NEIGHBORS = 50
 def relative_distances(nearest: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distances ``nearest``, (n,), divided by the mean of the smallest ``NEIGHBORS`` distances to ``others``, (n, m).
 
-    A blurred image is near to everybody, so its distance alone does not show that it is a copy (Carlini et al. 2023,
-    arXiv 2301.13188, section 5.1). An infinite distance in ``others`` is left out.
+    A blurred image is close to the images of every patient, so a small distance alone does not show that it is a copy
+    (Carlini et al. 2023, arXiv 2301.13188, section 5.1). An infinite distance in ``others`` is left out.
     """
     if (count := min(NEIGHBORS, int(np.isfinite(others).sum(axis=1).min()) if others.size else 0)) < 1:
         raise UserError("memoriser=true needs two TRAIN patients outside of the fine-tuning: lower its patients")

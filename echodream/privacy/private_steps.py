@@ -51,7 +51,7 @@ class PrivacySettings:
         """Probability q that a patient takes part in a step, with ``patients`` in training. Raises ``UserError``."""
         if self.delta >= 1 / patients:
             problem = f"trainer.privacy.delta is {self.delta:g}, and a delta of 1 / {patients} patients protects nobody"
-            raise UserError(f"{problem}: give a smaller number, as {0.1 / patients:.1g}")
+            raise UserError(f"{problem}: give a smaller number, such as {0.1 / patients:.1g}")
         validation.whole_number("trainer.privacy.patients", self.patients, 1, patients, note=", the patients in TRAIN")
         return self.patients / patients
 

@@ -192,9 +192,9 @@ def _describe_finding(measure: Mapping[str, Any]) -> str:
 
 
 def check_reference_patients(approval: Approval, latents: str | None) -> None:
-    """Raise ``UserError`` unless ``latents`` is the store of filter and audits, and the real store has its names.
+    """Raise ``UserError`` unless ``latents`` is the store of filter and audits, and the real store has all its names.
 
-    Published texts are searched for the names of the real store.
+    Texts to publish are searched for the FileNames and PatientIDs of the real store, so its names must be complete.
     """
     sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None

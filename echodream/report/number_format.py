@@ -32,7 +32,7 @@ def format_value(interval: Interval) -> str:
 
 
 def format_ends(interval: Interval) -> str:
-    """The ends of ``interval``, as ``0.84 to 0.98``; empty if the width is 0."""
+    """The ends of ``interval``, such as ``0.84 to 0.98``; empty if the width is 0."""
     decimals = _decimal_places(interval)
     return "" if decimals is None else f"{_rounded(interval.low, decimals)} to {_rounded(interval.high, decimals)}"
 

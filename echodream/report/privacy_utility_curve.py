@@ -40,15 +40,15 @@ def _interval_record(result: SweepResult) -> dict[str, float]:
     return {"value": result.value, "low": low, "high": high}
 
 
-def x_positions(values: Iterable[str], shown: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Positions of the values ``shown`` on the x axis, (n,), and the tick labels.
+def x_positions(values: Iterable[str], plotted_values: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """Positions of ``plotted_values`` on the x axis, (n,), and the tick labels.
 
     Numbers are their own positions, without tick labels. Otherwise positions are 0, 1, ... in the order of ``values``.
     """
     names = list(values)
     if all(sort_key(name)[0] == 0 for name in names):
-        return np.array([float(name) for name in shown]), []
-    return np.array([float(names.index(name)) for name in shown]), names
+        return np.array([float(name) for name in plotted_values]), []
+    return np.array([float(names.index(name)) for name in plotted_values]), names
 
 
 def axis_range(x: np.ndarray) -> tuple[float, float]:

@@ -37,7 +37,7 @@ SweepResults = dict[str, dict[str, SweepResult]]
 def read_sweep(patterns: Sequence[str]) -> SweepResults:
     """The results of all swept values in the folders of ``patterns``. Raises ``UserError``."""
     if not patterns:
-        raise UserError("points= is needed: give folders with * in place of the swept value, as points=[reports/x/g*]")
+        raise UserError("points= is needed: give folders with * for the swept value, such as points=[reports/x/g*]")
     results: SweepResults = {}
     folders: dict[tuple[str, str], Path] = {}
     for pattern in patterns:
@@ -62,7 +62,7 @@ def swept_folders(pattern: str) -> Iterator[tuple[str, Path]]:
     parts = Path(pattern).parts
     stars = [number for number, part in enumerate(parts) if "*" in part]
     if pattern.count("*") != 1:
-        raise UserError(f"points has {pattern!r}: write one * in place of the swept value, as reports/x/g*")
+        raise UserError(f"points has {pattern!r}: write one * in place of the swept value, such as reports/x/g*")
     parent, subfolders = Path(*parts[: stars[0]]), parts[stars[0] + 1 :]
     prefix, _, suffix = parts[stars[0]].partition("*")
     for entry in sorted(parent.iterdir()) if parent.is_dir() else []:

@@ -102,8 +102,8 @@ def sampling_config(
     ``steps``, ``sampler`` and ``spacing`` None: ``DEFAULT_STEPS``, ``DEFAULT_SAMPLER`` and ``DEFAULT_SPACING``; of a
     distilled model, its own, with its largest number of steps.
     """
-    if (few := model.process.few_steps) is not None:
-        steps = few.steps[-1] if steps is None else steps
+    if (few_steps := model.process.few_steps) is not None:
+        steps = few_steps.steps[-1] if steps is None else steps
     else:
         steps = DEFAULT_STEPS[model.is_video] if steps is None else steps
         sampler, spacing = sampler or DEFAULT_SAMPLER, spacing or DEFAULT_SPACING
@@ -117,9 +117,11 @@ def sampling_config(
         )
     seed = validation.whole_number("seed", seed, 0)
     scales = build_guidance(guidance, model)
-    if few is not None:
-        scales.check_distilled(few)
-    return SamplingConfig(seed, steps, sampler, scales, few.spacing if few else process.spacing, process.clip)
+    if few_steps is not None:
+        scales.check_distilled(few_steps)
+    return SamplingConfig(
+        seed, steps, sampler, scales, few_steps.spacing if few_steps else process.spacing, process.clip
+    )
 
 
 def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def evaluate(
     write_record(Path(dst) / FILE, settings.as_json())
     record = {"protocol": settings.as_json(), **metrics, "command": command, "code_version": code_version}
     write_record(Path(dst) / REPORT, record)
-    lines = {"reference": f"{test.rows['PatientID'].nunique()} patients of {test.argument}"}
+    lines = {"reference": f"{test.rows['PatientID'].nunique()} patients of {test.cli_arg}"}
     optional = {"further": further, "autoencoder": autoencoder}
     if absent := [f"{key}={path}" for key, path in optional.items() if path is not None and not Path(path).is_dir()]:
         lines["missing"] = ", ".join(absent)

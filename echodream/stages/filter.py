@@ -30,7 +30,7 @@ from echodream.filtering.embedding import (
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
 from echodream.filtering.memorization import (
     MemorisedSamples,
-    MemoriserConfig,
+    MemorizationTestConfig,
     measure_memorization,
     sample_memorised,
 )
@@ -104,7 +104,7 @@ def filter_(
     copy of the generator is trained in ``work`` on a few patients, and its samples are scored, too; the decision does
     not depend on them.
     """
-    tuning = MemoriserConfig(**memoriser_settings) if validation.true_or_false("memoriser", memoriser) else None
+    tuning = MemorizationTestConfig(**memoriser_settings) if validation.true_or_false("memoriser", memoriser) else None
     grid = None if view_grid is None else _view_grid(view_grid)
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed, grid)
     if copies is not None and not isinstance(rule, Calibrated):
@@ -277,7 +277,7 @@ def _check_generator(
 
 
 def _memorised_samples(
-    tuning: MemoriserConfig,
+    tuning: MemorizationTestConfig,
     copy_generator: CopyGenerator,
     store: Store,
     config: ScoringConfig,
@@ -294,7 +294,7 @@ def _memorised_samples(
     recordings, folders = fine_tune(
         cfg, generator, copy_generator.recordings, tuning, config.seed, Path(work), device, command, code_version
     )
-    frames = len(config.checked_frames(frames_per_sample(store)))
+    frames = len(config.compared_frame_indices(frames_per_sample(store)))
     sampling = sampling_settings(store)
     return sample_memorised(folders, GENERATORS[config.on], recordings, tuning, copy_generator, sampling, frames)
 

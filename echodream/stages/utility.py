@@ -50,17 +50,17 @@ def utility(
         role: [Predictions(each, *predict_split(each, test_store, "TEST", batch)) for each in loaded]
         for role, loaded in classifiers.items()
     }
-    entries = {}
+    task_results = {}
     for task in select_tasks(tasks, [each for of_role in predictions.values() for each in of_role]):
         supporting = {role: [each for each in of_role if each.supports(task)] for role, of_role in predictions.items()}
         first = {role: each[0] for role, each in supporting.items() if each}
         if len(first) > 1:
-            entries[task.name] = compare_roles(task, first, repeats, seed)
-    if not entries:
+            task_results[task.name] = compare_roles(task, first, repeats, seed)
+    if not task_results:
         raise UserError("the artifacts have no task in common: train them with the same task= and task.classes=")
     test = next(iter(predictions.values()))[0].table
     record = {
-        "tasks": entries,
+        "tasks": task_results,
         "sizes": {
             "test": {"recordings": len(test), "patients": test["PatientID"].nunique()},
             "trained": {role: loaded[0].metadata.get("trained") for role, loaded in classifiers.items()},
@@ -77,7 +77,7 @@ def utility(
         "code_version": code_version,
     }
     write_record(Path(dst) / REPORT, record)
-    lines = summary_lines(entries)
+    lines = summary_lines(task_results)
     absent = [role for role in ROLES if role not in classifiers and artifacts.get(role) is not None]
     if further is not None and test_store is store:
         absent.append(f"further={further}")

@@ -154,7 +154,7 @@ class _Grid:
         has_conditions = any(self._conditions(model) for model in self.models.values())
         scales = [validation.number("scales", scale) for scale in scales] if has_conditions else [1]
         if not scales:
-            raise UserError("scales=[] is not possible: give one or more scales of guidance, as [1, 2]")
+            raise UserError("scales=[] is not possible: give one or more scales of guidance, such as [1, 2]")
         combinations = list(itertools.product(*self.columns.values()))
         if (count := len(combinations) * self.repeats * len(scales)) > MAX_CLIPS:
             raise UserError(f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats= or scales=")

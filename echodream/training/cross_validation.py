@@ -50,7 +50,7 @@ def list_runs(cfg: DictConfig) -> list[TrainingRun]:
     if folds is not None:
         validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
     if seeds is not None and (isinstance(seeds, str | int) or not len(seeds) or len(set(seeds)) < len(seeds)):
-        raise UserError(f"seeds is {seeds!r}: give a list of different whole numbers, as [0,1,2]")
+        raise UserError(f"seeds is {seeds!r}: give a list of different whole numbers, such as [0,1,2]")
     for seed in seeds or ():
         validation.whole_number("an entry of seeds", seed, 0)
     runs: list[TrainingRun] = []

@@ -16,7 +16,7 @@ from echodream.artifact import TRAINING_FILE, read_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.filtering.memorization import MemoriserConfig, select_patients
+from echodream.filtering.memorization import MemorizationTestConfig, select_patients
 from echodream.store import StoreWriter
 from echodream.training.fit import train_model
 
@@ -50,7 +50,7 @@ def fine_tune(
     cfg: DictConfig,
     generator: str,
     recordings: Recordings,
-    config: MemoriserConfig,
+    config: MemorizationTestConfig,
     seed: int,
     work: Path,
     device: str,

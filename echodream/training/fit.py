@@ -31,8 +31,8 @@ from echodream.runs.trainer import interruptible, is_sharded, make_trainer
 from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.training.private import privacy_settings, private_record, train_privately
-from echodream.training.settings_hash import finished_metrics, training_stores
+from echodream.training.private import enable_private_training, privacy_settings, private_record
+from echodream.training.settings_hash import metrics_of_existing_artifact, training_stores
 from echodream.training.wandb_lineage import log_artifact, make_loggers
 
 log = logging.getLogger(__name__)
@@ -66,10 +66,10 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     if data.canaries is not None:
         artifact = replace(artifact, canaries=data.canaries.digest)
     with _training_lock(folder):
-        if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
+        if is_first_process() and (finished := metrics_of_existing_artifact(cfg, settings)) is not None:
             return finished
         if privacy is not None:
-            train_privately(module, data, privacy, cfg, folder)
+            enable_private_training(module, data, privacy, cfg, folder)
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         trainer = make_trainer(

@@ -44,12 +44,14 @@ def privacy_settings(cfg: DictConfig) -> PrivacySettings | None:
     return result
 
 
-def train_privately(module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path) -> None:
+def enable_private_training(
+    module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path
+) -> None:
     """Make the training of ``module`` private. Raises ``UserError`` if something that is not private would enter it."""
     if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
         raise UserError("trainer.privacy.epsilon does not go with distill=: distil without the patients' data")
     if module.auxiliary is not None:
-        raise UserError("trainer.privacy.epsilon does not go with loss.auxiliary, whose classifier is not private")
+        raise UserError("trainer.privacy.epsilon: the classifier of loss.auxiliary is not private: set its weight=0")
     if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another one")
     _check_public(cfg, data)

@@ -59,7 +59,7 @@ def settings_hash(cfg: DictConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
+def metrics_of_existing_artifact(cfg: DictConfig, settings: str) -> dict[str, float] | None:
     """Metrics of the artifact ``cfg.dst``; None if absent. Raises ``UserError`` for another ``settings`` hash."""
     dst = Path(cfg.dst)
     if not dst.exists():

@@ -104,7 +104,9 @@ def test_names_that_yaml_makes_numbers_of_are_texts(tmp_path: Path) -> None:
 def test_words_that_yaml_makes_something_else_of_are_refused_with_the_quotes_to_write(
     fields: dict[str, object],
 ) -> None:
-    with pytest.raises(UserError, match=r"which YAML reads for .*: write each name in quotes, as \['no', 'yes'\] in a"):
+    with pytest.raises(
+        UserError, match=r"which YAML reads for .*: write names in quotes, such as \['no', 'yes'\] in a"
+    ):
         Videos(**fields)  # type: ignore[arg-type]
 
 

@@ -59,7 +59,7 @@ def test_columns_that_are_no_labels_are_refused(task: Labels, says: str) -> None
 
 @pytest.mark.parametrize("wrong", ["PA", [], ["PA", "PA"], 3])
 def test_labels_are_a_list_of_names(wrong: Any) -> None:
-    with pytest.raises(UserError, match=r"task.labels is .* use different names of columns"):
+    with pytest.raises(UserError, match=r"task.labels is .*: give different columns, such as"):
         Labels(wrong)
 
 

@@ -64,7 +64,7 @@ def test_the_coefficients_by_hand() -> None:
     assert Guidance({"class_id": 5}).coefficients(names) == {frame: -4.0, both: 5.0}  # D(null) cancels at scale 1
     assert Guidance({"reference": 3, "class_id": 3}).coefficients(names) == {null: -2.0, both: 3.0}  # equal neighbours
     assert Guidance({"class_id": 0}).coefficients(names) == {frame: 1.0}
-    assert Guidance({"reference": 2, "class_id": 5}).coefficients(names, inside=False) == {both: 1.0}
+    assert Guidance({"reference": 2, "class_id": 5}).coefficients(names, in_interval=False) == {both: 1.0}
     assert Guidance().coefficients(names) == {both: 1.0}
     assert Guidance().coefficients(()) == {null: 1.0}
     assert list(Guidance({"reference": 2, "class_id": 5}).coefficients(names)) == [null, frame, both]

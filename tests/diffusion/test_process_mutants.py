@@ -124,7 +124,9 @@ def thrown_away(parts: Tensor, starts: Sequence[int], frames: int) -> Tensor:
     return joined
 
 
-def without_the_frame(guidance: Guidance, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
+def without_the_frame(
+    guidance: Guidance, names: Sequence[str], in_interval: bool = True
+) -> dict[frozenset[str], float]:
     """D() + s_class (D(reference, class) - D())."""
     scale = guidance.scales.get("class_id", 1.0)
     return {frozenset(): 1 - scale, frozenset(names): scale}
@@ -133,9 +135,9 @@ def without_the_frame(guidance: Guidance, names: Sequence[str], inside: bool = T
 def otherwise_at_one(make: Callable[..., dict[frozenset[str], float]]) -> Callable[..., dict[frozenset[str], float]]:
     """With the frame's scale at 1 it is left out."""
 
-    def terms(guidance: Guidance, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
-        found = make(guidance, names, inside)
-        if not inside or guidance.scales.get("reference", 1.0) != 1:
+    def terms(guidance: Guidance, names: Sequence[str], in_interval: bool = True) -> dict[frozenset[str], float]:
+        found = make(guidance, names, in_interval)
+        if not in_interval or guidance.scales.get("reference", 1.0) != 1:
             return found
         return {one - {"reference"}: scale for one, scale in found.items()}
 

@@ -86,8 +86,11 @@ def test_ids_that_a_spreadsheet_changed() -> None:
 
 def test_one_id_with_two_dates_of_birth() -> None:
     one, other = ({"PatientBirthDate": date} for date in ("19500101", "19600101"))
-    assert problem([*listed(["7"], person=one), *listed(["7"], person=other)]) == "people"
-    assert problem([*listed(["7"], person=one), *listed(["7"]), *listed(["8"], person=other)]) is None
+    assert problem([*listed(["7"], patient_constants=one), *listed(["7"], patient_constants=other)]) == "people"
+    assert (
+        problem([*listed(["7"], patient_constants=one), *listed(["7"]), *listed(["8"], patient_constants=other)])
+        is None
+    )
 
 
 def test_studies_without_an_id() -> None:

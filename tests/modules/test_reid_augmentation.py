@@ -116,7 +116,7 @@ def test_the_frame_bank_has_random_training_frames_and_depends_on_the_seed(tmp_p
 def test_each_pixel_change_except_the_flip_is_applied_with_probability_half(tmp_path: Path) -> None:
     wanted, rng = Augment(gain=0.4, shift=0.1, flip=0.7), np.random.default_rng(0)
     made, _ = copies(tmp_path / "vae", wanted)
-    drawn = [made._random_changes(wanted, rng) for _ in range(400)]
+    drawn = [made._select_random_transforms(wanted, rng) for _ in range(400)]
     assert {augment.flip for augment in drawn} == {0.7}
     for name, amount in (("gain", 0.4), ("shift", 0.1), ("speckle", 0.0)):
         values = [getattr(augment, name) for augment in drawn]

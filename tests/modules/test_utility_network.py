@@ -71,7 +71,7 @@ def test_balanced_weights_positives_by_negatives_over_positives() -> None:
 
 
 def test_a_constant_label_is_refused() -> None:
-    with pytest.raises(UserError, match=r"videos: label b has one value in all .*: remove it, as task.labels=\[a,c\]"):
+    with pytest.raises(UserError, match=r"videos: label b has one value in all .*: remove it by task.labels=\[a,c\]"):
         build_task(data(a=[1, 0], b=[1, NAN], c=[0.5, 0.5]), balanced=False)
     with pytest.raises(UserError, match=r"choose other task\.labels"):
         build_task(data(a=[0, 0]), balanced=True)

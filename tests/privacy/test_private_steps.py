@@ -190,7 +190,7 @@ def test_the_sampling_rate_needs_enough_patients_and_a_small_delta() -> None:
     with pytest.raises(UserError, match=r"patients is 16: give a whole number from 1 to 15, the patients in TRAIN"):
         settings(patients=16).rate(15)
     with pytest.raises(
-        UserError, match=r"a delta of 1 / 100 patients protects nobody: give a smaller number, as 0.001"
+        UserError, match=r"a delta of 1 / 100 patients protects nobody: give a smaller number, such as 0.001"
     ):
         settings(delta=0.01).rate(100)
 

@@ -128,7 +128,7 @@ def test_chosen_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ([], r"points= is needed: give folders with \* in place of the swept value"),
+        ([], r"points= is needed: give folders with \* for the swept value"),
         (["points=[{0}/study]"], r"points has '.*study': write one \* in place of the swept value"),
         (["points=[{0}/h*/study]"], r"of fewer than two values \(none\): check the pattern"),
         (["points=[{0}/g*3/study]"], r"of fewer than two values \(none\)"),

@@ -16,7 +16,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.diffusion.conditioning.category import Category
 from echodream.diffusion.conditioning.class_id import ClassId
 from echodream.diffusion.conditioning.conditioner import Conditioner
-from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
+from echodream.diffusion.conditioning.published_checkpoints import PublishedReference, PublishedToken
 from echodream.diffusion.conditioning.reference import Reference
 from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.diffusion.model import DiffusionModel, ModelMetadata

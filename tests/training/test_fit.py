@@ -351,7 +351,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
         metrics = engine.train(train_cfg(*cfg))
     assert refused == [True]
     with monkeypatch.context() as patch:  # the second one looked before the first had finished
-        patch.setattr(engine, "finished_metrics", lambda *_: None)
+        patch.setattr(engine, "metrics_of_existing_artifact", lambda *_: None)
         patch.setattr(training, "make_trainer", None)
         assert engine.train(train_cfg(*cfg)) == metrics
         with pytest.raises(UserError, match=r"vae was meanwhile written by another run: .* another dst="):

@@ -155,7 +155,7 @@ def test_a_step_equals_a_loop_over_patients_by_hand(
     generator = torch.Generator().manual_seed(secret_seed(KEY, "noise", 4))
     noise = [torch.randn(parameter.shape, generator=generator).numpy() for parameter in parameters]
     before = [parameter.detach().double().numpy().copy() for parameter in parameters]
-    steps.take_step(module, batch)
+    steps.private_optimizer_step(module, batch)
     for parameter, old, part, random in zip(parameters, before, total, noise, strict=True):
         expected = old - (part + 0.7 * 0.05 * random) / 3
         assert parameter.detach().numpy() == pytest.approx(expected, abs=1e-5)

@@ -115,10 +115,10 @@ class Process(ABC):
         """Decreasing times of ``steps`` steps of the sampler ``first_order``."""
         return self._build_solver(self.first_order, steps, 1.0).times
 
-    def step_times(self, few: FewSteps) -> list[list[float]]:
-        """Decreasing times from noise to data of the ends of sampling steps, for each number of steps of ``few``."""
-        spaced = self.for_sampling(few.spacing)
-        return [[*map(float, spaced.first_order_times(steps)), self.data_time] for steps in few.steps]
+    def step_times(self, few_steps: FewSteps) -> list[list[float]]:
+        """Times at the ends of sampling steps, decreasing from noise to data, for each number of steps."""
+        spaced = self.for_sampling(few_steps.spacing)
+        return [[*map(float, spaced.first_order_times(steps)), self.data_time] for steps in few_steps.steps]
 
     def run_steps(self, times: Sequence[float], x: Tensor, estimate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Take first-order steps (``deterministic_step``) from noisy data ``x`` between successive ``times``.
@@ -161,18 +161,18 @@ class Process(ABC):
 
         A distilled model has the sampler ``first_order``, and, from noise, the numbers of steps of its training.
         """
-        few = self.few_steps
-        sampler = (self.samplers[0] if few is None else self.first_order) if sampler is None else sampler
+        few_steps = self.few_steps
+        sampler = (self.samplers[0] if few_steps is None else self.first_order) if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
             raise UserError(f"sampler={sampler} does not go with process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
         validation.fraction("strength", strength)
-        if few is not None:
+        if few_steps is not None:
             if sampler != self.first_order:
                 raise UserError(f"sampler={sampler}: this model was distilled for sampler={self.first_order}")
             if strength == 1:
-                few.check_steps(steps)
+                few_steps.check_steps(steps)
         return sampler
 
     @torch.no_grad()

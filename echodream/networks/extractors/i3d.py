@@ -45,7 +45,7 @@ class I3d(Extractor):
         for length in lengths:
             validation.whole_number("lengths", length, MIN_FRAMES, note=", the frames of a clip for i3d")
         if not lengths or len(set(lengths)) < len(lengths):
-            raise UserError(f"lengths is {list(lengths)}: give different numbers of frames, as [16,128]")
+            raise UserError(f"lengths is {list(lengths)}: give different numbers of frames, such as [16,128]")
         self.network = InceptionI3d().eval()
         load_weights_file(self.network, path, INSTRUCTIONS)
         self.weights, self.clips = file_sha256(Path(path)), tuple((length, 1) for length in lengths)

@@ -30,7 +30,7 @@ BUILT_IN: dict[str, Callable[[], Extractor]] = {
 def load_extractors(specifications: Sequence[str], lengths: Sequence[int]) -> list[Extractor]:
     """Extractors for ``specifications``, names in ``BUILT_IN`` or "kind:path". Raises ``UserError`` if invalid."""
     if isinstance(lengths, str | int | float):
-        raise UserError(f"lengths is {lengths!r}: give a list of numbers of frames, as [16,128]")
+        raise UserError(f"lengths is {lengths!r}: give a list of numbers of frames, such as [16,128]")
     extractors: dict[str, Extractor] = {}
     for text in [specifications] if isinstance(specifications, str) else specifications:
         kind, _, path = str(text).partition(":")
@@ -38,11 +38,11 @@ def load_extractors(specifications: Sequence[str], lengths: Sequence[int]) -> li
             choices = f"{', '.join(BUILT_IN)}, or kind:path with one of {', '.join(EXTRACTORS)} before the colon"
             raise UserError(f"extractors has {text!r}: give {choices}")
         if path == "None":  # from encoder:${artifact} with artifact=null
-            raise UserError("artifact=null leaves no network: give extractors=, as [inception:/path/to/the/file]")
+            raise UserError("artifact=null leaves no network: give extractors=, such as [inception:/path/to/the/file]")
         extractor = BUILT_IN[kind]() if text in BUILT_IN else EXTRACTORS[kind](path, lengths)
         if extractor.name in extractors:
             raise UserError(f"extractors names {extractor.name} twice: their metrics would have the same names")
         extractors[extractor.name] = extractor
     if not extractors:
-        raise UserError("extractors is empty: give at least one, as encoder:models/<study>/classifier")
+        raise UserError("extractors is empty: give at least one, such as encoder:models/<study>/classifier")
     return list(extractors.values())

@@ -39,9 +39,7 @@ class Closeness:
     draws: int
 
 
-def closeness_of_distances(
-    to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, repeats: int = 1000
-) -> Closeness:
+def dcr_and_nndr(to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, repeats: int = 1000) -> Closeness:
     """DCR, NNDR and the share nearest in training, from distances of n samples to patients, (n, m) and (n, l).
 
     Raises ``UserError`` if a group has fewer than two patients.

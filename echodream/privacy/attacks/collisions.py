@@ -26,11 +26,11 @@ class Collisions:
 
 
 def collisions(samples: Tensor, threshold: float, similarity: Similarity = "cosine", block: int = 1024) -> Collisions:
-    """Collisions of ``samples``, (n, D), embeddings of one sample per seed. Reference: collisions of patients."""
+    """Collisions of ``samples``, (n, D), embeddings of one sample per seed. Compare with the collisions of patients."""
     rows = normalize(samples, similarity, "samples").double()
     count = len(rows)
     if count < 3:
-        raise UserError(f"collisions needs three or more samples, and there are {count}.")
+        raise UserError(f"the collision rate needs three or more samples, but there are {count}: generate more samples")
     colliding = torch.zeros(count, dtype=torch.float64, device=rows.device)
     for start in range(0, count, block):
         part = rows[start : start + block]

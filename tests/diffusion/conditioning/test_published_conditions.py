@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 from torch import nn
 
 from echodream.diffusion.conditioning.conditioner import Conditioner
-from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
+from echodream.diffusion.conditioning.published_checkpoints import PublishedReference, PublishedToken
 from echodream.errors import UserError
 from echodream.networks.denoisers.unet import ImageUNet, VideoUNet
 from tests.support.conditions import REST, C, F, batch, conditioner, keep, tokens

@@ -13,7 +13,7 @@ from torch import nn
 from echodream.diffusion.conditioning.category import Category
 from echodream.diffusion.conditioning.class_id import ClassId
 from echodream.diffusion.conditioning.conditioner import Conditioner
-from echodream.diffusion.conditioning.published import PublishedToken
+from echodream.diffusion.conditioning.published_checkpoints import PublishedToken
 from echodream.diffusion.conditioning.reference import Reference
 from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.errors import UserError

@@ -10,7 +10,7 @@ from torch import Tensor
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import unit_indices
 from echodream.privacy import nearest_neighbors as neighbors
-from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances
+from echodream.privacy.attacks.closeness import Closeness, dcr_and_nndr
 from echodream.privacy.attacks.copying import Copying, cell_centers, copying_score, mann_whitney_z
 from echodream.privacy.attacks.embedding_prdc import prdc_intervals
 
@@ -79,7 +79,7 @@ def closeness(
         neighbors.distance_to_each_patient(x.double(), rows.double(), unit_indices(names, len(rows))).numpy()
         for rows, names in ((y, y_patients), (z, z_patients))
     ]
-    return closeness_of_distances(tables[0], tables[1], repeats=repeats)
+    return dcr_and_nndr(tables[0], tables[1], repeats=repeats)
 
 
 def data_copying(x: Tensor, train: Tensor, held: Tensor, cells: int = 1, least: int = 10) -> Copying:

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
-from echodream.privacy.attacks.closeness import closeness_of_distances
+from echodream.privacy.attacks.closeness import dcr_and_nndr
 from echodream.privacy.attacks.tails import gap_p_values, log_gaps, nearer_than_new_patients, singling_out
 
 TRAIN, HELD, SAMPLES = 60, 30, 96
@@ -159,16 +159,16 @@ def test_dcr_is_the_mean_over_all_subsets_of_training_patients() -> None:
     for subset in itertools.combinations(range(6), 2):
         first = to_train[:, subset].min(axis=1)
         shares.append(((first < near) + 0.5 * (first == near)).mean())
-    found = closeness_of_distances(to_train, to_holdout, repeats=20)
+    found = dcr_and_nndr(to_train, to_holdout, repeats=20)
     assert found.nearest_in_train.value == pytest.approx(np.mean(shares))
     assert found.spread == pytest.approx(np.std(shares), rel=0.35)
     assert (found.patients, found.draws) == (2, 50)
-    turned = closeness_of_distances(to_holdout, to_train, repeats=20)
+    turned = dcr_and_nndr(to_holdout, to_train, repeats=20)
     assert turned.nearest_in_train.value == pytest.approx(1 - np.mean(shares))
 
 
 def test_dcr_does_not_depend_on_the_seed_of_the_subsets() -> None:
     samples, _ = tables(7, copies=10)
-    found = [closeness_of_distances(samples[:, :TRAIN], samples[:, TRAIN:], seed, 99) for seed in (0, 1)]
+    found = [dcr_and_nndr(samples[:, :TRAIN], samples[:, TRAIN:], seed, 99) for seed in (0, 1)]
     assert found[0].nearest_in_train.value == found[1].nearest_in_train.value
     assert found[0].p_value == pytest.approx(found[1].p_value, abs=0.1)
