@@ -1,4 +1,4 @@
-"""Functions for notebooks and scripts (docs/python.md), with the code of the stages. Functions import slow packages."""
+"""Functions for notebooks and scripts (docs/python.md), with the code of the stages; slow imports happen on call."""
 
 from collections.abc import Sequence
 from itertools import islice

@@ -162,8 +162,8 @@ def evaluate(
     """The fidelity metrics of stage=evaluate of features, (N, D): a row for each metric, with interval and floor.
 
     ``synthetic`` is compared with ``real``; ``floor``, other real recordings such as those of training, gives the value
-    that real recordings reach. Of larger sets, as many random rows are used as the smallest set has. ``units``: sample
-    or patient of each row, for intervals; by default each row is a unit.
+    that real recordings reach. Larger sets are reduced to the size of the smallest set by random selection. ``units``:
+    sample or patient of each row, for intervals; by default each row is a unit.
     """
     validation.whole_number("neighbours", neighbours)
     groups = {"synthetic": (synthetic, units), "real": (real, real_units), "floor": (floor, floor_units)}

@@ -29,7 +29,7 @@ class RecordingBatch:
 
 
 class RecordingBatches(Dataset[RecordingBatch]):
-    """Dataset of batches of recordings, with about ``batch`` frames each and without batches that are ``done``."""
+    """Dataset of batches of recordings, about ``batch`` frames each, except batches with all names in ``done``."""
 
     def __init__(self, recordings: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
         sizes = list(zip(recordings.table["FrameHeight"], recordings.table["FrameWidth"], strict=True))
@@ -45,7 +45,7 @@ class RecordingBatches(Dataset[RecordingBatch]):
 
 
 class Anonymizer(pl.LightningModule):
-    """Anonymizes ``frames`` evenly spaced frames of each recording with ``method`` and the networks of ``copies``."""
+    """Anonymizes ``frames`` evenly spaced frames of each recording by ``method``; ``copies`` holds the networks."""
 
     def __init__(self, copies: CopyGenerator, method: Method, frames: int) -> None:
         super().__init__()

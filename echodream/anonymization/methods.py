@@ -34,7 +34,7 @@ class Method:
         """Raise ``UserError`` if ``model`` cannot anonymize the ``recordings``."""
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Anonymize each of the ``selections`` with the networks of ``copies``: unscaled latents, (f, C, H, W) each."""
+        """Anonymize each of the ``selections`` to unscaled latents, (f, C, H, W); ``copies`` holds the networks."""
         raise NotImplementedError
 
 
@@ -120,7 +120,7 @@ def create_method(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Metho
 
 
 def joint_frames(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
-    """``count`` frames of a recording that are sampled jointly, and the position of ``frame`` among these frames.
+    """Indices of the ``count`` frames that the generator samples jointly, and the position of ``frame`` among them.
 
     If ``count`` is 3 and beats are marked, they are the key frames of the nearest beat; otherwise evenly spaced frames.
     """

@@ -16,7 +16,7 @@ _ATTEMPTS = 50
 
 
 def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
-    """Image indices by patient, of patients with images of two recordings (with ``within``: with two images)."""
+    """Image indices of each patient who has images from two recordings (with ``within``: who has two images)."""
     indices = indices_by_value(images.patients)
     rows = np.arange(len(images)) if within else images.row
     return {patient: each for patient, each in indices.items() if len(np.unique(rows[each])) > 1}

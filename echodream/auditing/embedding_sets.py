@@ -58,7 +58,7 @@ class EmbeddingSet:
     """Store rows and frame indices of ``sample_frames``."""
 
     def first_frames(self) -> Tensor:
-        """The first of the ``sample_frames`` of each sample or patient: (n, D)."""
+        """Embedding of the first of the ``sample_frames`` of each sample or patient: (n, D)."""
         return self.sample_frames[:, 0]
 
     def concatenate(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
@@ -89,9 +89,10 @@ def embedding_set(
     sequences: list[Tensor] | None = None,
     plan: FramePlan | None = None,
 ) -> EmbeddingSet:
-    """The embedding set of samples, or of patients with equally many frames: ``embedded``, normalized, (n, f, D).
+    """The embedding set of samples or of patients from ``embedded``: normalized embeddings of f frames each, (n, f, D).
 
-    The two views are the first and the middle frame. ``sequences``: by default ``embedded``; ``plan``: the frames.
+    The two views are the first and the middle frame. ``sequences``: embeddings of frame sequences, by default
+    ``embedded``. ``plan``: store rows and indices of the f frames.
     """
     middle = embedded.shape[1] // 2
     has_two_views = torch.full((len(embedded),), is_sample or middle > 0)
@@ -180,7 +181,7 @@ class EmbeddingSetBuilder:
         return self._embed_plan(recordings, sequences, f"{progress}, sequences")
 
     def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """``row`` with ``count`` frame indices: key frames of a beat, a random frame, or evenly spaced frames."""
+        """``row``, and ``count`` frame indices in it: key frames of a beat, a random frame, or evenly spaced frames."""
         frames = int(recordings.frames[row])
         if self.count == self.longest == 3 and (triples := marked_triples(recordings, row)):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
@@ -197,7 +198,7 @@ class EmbeddingSetBuilder:
         return row, np.array([index])
 
     def _embed_all_frames(self, recordings: Recordings, patients: int, progress: str) -> Tensor:
-        """P evenly spaced frames of each patient's concatenated recordings: (n, P, D)."""
+        """Embeddings of P evenly spaced frames of each patient's concatenated recordings: (n, P, D)."""
         count = min(self.config.per_patient, int(np.bincount(recordings.patient_numbers, recordings.frames).max()))
         plan: FramePlan = []
         for patient in range(patients):
@@ -211,7 +212,7 @@ class EmbeddingSetBuilder:
         return embedded.unflatten(0, (patients, count))
 
     def _embed_plan(self, recordings: Recordings, plan: FramePlan, progress: str) -> list[Tensor]:
-        """Normalized embeddings of each entry of ``plan``, (f, D) each."""
+        """Normalized embeddings of the frames of each entry of ``plan`` (store row, frame indices): (f, D) each."""
         bar = progress_bar(plan, progress, unit="rec", leave=False)
         embedded: list[Tensor] = []
         for batch in group_parts((recordings.posterior(row, indices)[0] for row, indices in bar), FRAMES_PER_BATCH):
@@ -238,7 +239,7 @@ class SampleDistances:
     """Distances of the first views, and of the second views, of sample and patient: (n, 2, P). None for patients."""
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "SampleDistances":
-        """The distances of the samples ``rows``: indices, or a boolean mask."""
+        """Distances of the samples ``rows``, given as indices or as a boolean mask."""
         selected: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
         return SampleDistances(**selected)
 

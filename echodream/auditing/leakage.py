@@ -59,7 +59,7 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
 
 
 def _linkability_of_new_patients(sets: AuditSets) -> Linkability:
-    """Linkability with half of the held-out patients in place of samples, and the other half as held-out patients."""
+    """Linkability attack in which half of the held-out patients replace the samples; the other half is the control."""
     halves = np.split(np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out)), [len(sets.held_out) // 2])
     control_samples, held_out = (sets.held_out.subset(half) for half in halves)
     pairs = (part.two_views[part.has_two_views] for part in (sets.train, held_out, control_samples))
@@ -68,7 +68,7 @@ def _linkability_of_new_patients(sets: AuditSets) -> Linkability:
 
 
 def _control_result(sets: AuditSets, name: str, measure: Callable[[AuditSets], T]) -> T | None:
-    """The cached result ``name`` of ``measure``, with new patients in place of samples; None for too few patients."""
+    """Cached result of ``measure``, which compares new patients in place of samples; None for too few patients."""
 
     def compute() -> T | None:
         try:
@@ -100,7 +100,7 @@ def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
 
 
 def _closeness_of_new_patients(sets: AuditSets) -> Closeness:
-    """Closeness of half of the held-out patients to the training patients and to the other half."""
+    """DCR and NNDR of half of the held-out patients, to the training patients and to the other half."""
     patients, distances = sets.held_out_distances()
     order = np.random.default_rng([sets.seed, 1]).permutation(len(patients))
     half, m = len(order) // 2, len(sets.train)

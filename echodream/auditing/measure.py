@@ -33,10 +33,10 @@ class Measure:
 
 
 def exact_value(value: float) -> Interval:
-    """The interval of width 0 of a known number."""
+    """Interval of width 0 around a value that is known exactly."""
     return Interval(value, value, value)
 
 
 def control_details(result: ControlledAuc) -> dict[str, Any]:
-    """The control of an attack on membership, for the details of a measure."""
+    """AUC of a membership attack and of its control, for the ``details`` of a measure."""
     return {**asdict(result), "groups differ": result.groups_differ}

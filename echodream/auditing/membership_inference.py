@@ -63,7 +63,7 @@ class MembershipConfig:
 
 @dataclass(frozen=True)
 class DenoisingErrors:
-    """Denoising errors of n records: equally many records of each training patient and of each other patient."""
+    """Denoising errors of n records: the same number of records of each training patient and each held-out patient."""
 
     values: np.ndarray
     """Mean squared error of each record at each noise level, averaged over noise samples: (n, L)."""
@@ -77,9 +77,10 @@ class DenoisingErrors:
     """Noise levels, (L,), as fractions of the diffusion time."""
 
     def scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Scores of P patients, (P,) each, and whether each was in training.
+        """Three scores of P patients, (P,) each, and whether each patient was in training, bool (P,).
 
-        Scores are by the errors that the control does not explain, level by level; by the errors; and by the control.
+        The scores are computed from the errors that the control does not explain, from all errors, and from the
+        control.
         """
         unit = unit_indices(self.patients, len(self.patients))
         counts, levels = np.bincount(unit), range(len(self.levels))
@@ -247,8 +248,8 @@ def _denoising_error(
 def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> Iterator[Measure]:
     """AUC, and TPR at 1 % FPR, over patients, from all noise levels; ``details`` has the AUC of each level.
 
-    The attack stands out if it succeeds on the errors that the control does not explain and, if the training patients
-    are less difficult than others by themselves, also on the errors, compared with the control.
+    The attack stands out if it succeeds on the errors that the control does not explain. If the training patients are
+    less difficult even for the control, the attack on all errors must also have a higher AUC than the control.
     """
     scores, raw, control, member = errors.scores()
     result, uncalibrated = (

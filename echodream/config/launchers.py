@@ -54,7 +54,7 @@ def check_objective(name: str | None) -> None:
 
 
 def objective_value(name: str | None, metrics: Mapping[str, Any]) -> float | None:
-    """Value of the objective ``name``; None without both. Raises ``UserError`` for an unknown metric ``name``."""
+    """Value of the objective ``name``; None without name or metrics. Raises ``UserError`` for an unknown name."""
     check_objective(name)
     if name is None or not metrics:
         return None

@@ -142,7 +142,7 @@ def indices_by_value(values: np.ndarray) -> dict[Any, np.ndarray]:
 
 
 def remaining_number(position: int, excluded: np.ndarray) -> int:
-    """The number at ``position`` in 0, 1, 2, ... without the numbers ``excluded``, which are in ascending order."""
+    """Element ``position`` of 0, 1, 2, ... without the numbers ``excluded``, which are sorted in ascending order."""
     return position + int(np.searchsorted(excluded - np.arange(len(excluded)), position, side="right"))
 
 

@@ -38,7 +38,7 @@ class FewStepInput(nn.Module):
     def ends(self, t: Tensor, position: Tensor) -> Tensor:
         """Time at the end of the sampling step that contains ``t``, (B,), or begins there: (B,), in the type of ``t``.
 
-        ``position`` is the position, (B,), of the number of steps.
+        ``position``, (B,), is the index in ``FewSteps.steps`` of each row's number of steps.
         """
         earlier = self.boundaries.to(t.device)[position]
         return earlier.masked_fill(earlier >= t[:, None].float(), -math.inf).amax(dim=1).to(t.dtype)

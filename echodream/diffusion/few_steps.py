@@ -18,7 +18,7 @@ SCALES = "guidance_scales"
 
 @dataclass(frozen=True)
 class FewSteps:
-    """How a distilled model samples."""
+    """Sampling settings of a distilled model."""
 
     steps: tuple[int, ...]
     """Numbers of sampling steps that the model was trained for, increasing."""
@@ -51,7 +51,7 @@ class FewSteps:
 
     @property
     def needs_input(self) -> bool:
-        """Whether the network needs the number of steps, or guidance scales, as an input."""
+        """Whether the number of steps, or guidance scales, are inputs of the network."""
         return len(self.steps) > 1 or bool(self.guidance)
 
     def check_steps(self, steps: int) -> None:

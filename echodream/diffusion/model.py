@@ -203,7 +203,7 @@ class DiffusionModel(nn.Module):
 
 
 def repeat_values(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
-    """Repeat the batch of condition ``values`` ``times`` times along the first dimension."""
+    """Repeat condition ``values``, (B, ...), ``times`` times along the batch dimension."""
     return {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in values.items()}
 
 

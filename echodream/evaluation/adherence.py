@@ -82,9 +82,9 @@ def adherence(
 
 
 def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
-    """Metric and curves of identity along videos from the ``audit`` of the latents of ``synthetic``; {} if absent.
+    """Identity drift along videos: metric and curves, from the audit of the latents of ``synthetic``; {} without audit.
 
-    The audit of another program's samples is of ``synthetic`` itself.
+    For another program's samples, the audited store is ``synthetic`` itself.
     """
     record, store = read_record(Path(audit)) if audit is not None else None, synthetic.store
     if record is None or record.get("source") not in (store.dataset.settings.get("source"), store.checksum):

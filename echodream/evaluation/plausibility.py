@@ -70,8 +70,8 @@ def shortest_duration(rows: pd.DataFrame) -> float:
 def measure_training(train: RecordingSet, coverage: float, seconds: float) -> TrainingRanges:
     """The ranges with the share ``coverage`` of the patients of ``train``; ``seconds`` of a recording are measured.
 
-    One random recording of each patient is used: several of one are not exchangeable with that of a new patient.
-    Raises ``UserError`` if no quantity can be computed.
+    One random recording of each patient is used: several recordings of one patient are not exchangeable with a new
+    patient's. Raises ``UserError`` if no quantity can be computed.
     """
 
     def measure(each: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:

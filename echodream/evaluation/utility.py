@@ -53,7 +53,7 @@ class Predictions:
         return task.positive in metadata["class_names"] and set(metadata["class_ids"]) >= present
 
     def truth(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """Mask of the rows of ``task``, bool (N,), and truth, (N,): the value, or whether the class is ``positive``."""
+        """Mask of the task's rows, bool (N,), and ground truth, (N,): value, or whether the class is ``positive``."""
         if task.positive is None:
             values = self.table[task.name].to_numpy(np.float64)
             return np.isfinite(values), values

@@ -129,7 +129,7 @@ class CopyGenerator:
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
     def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
-        """As many random frames of a random recording of another patient. Raises ``UserError`` without one."""
+        """Select the same number of random frames of a random other patient. Raises ``UserError`` if there is none."""
         recordings = self.recordings
         own = recordings.rows_by_patient[recordings.patient_numbers[selection.row]]
         if len(own) == len(recordings):

@@ -48,8 +48,8 @@ def has_known_generator(store: Store) -> bool:
 def check_training_store(folder: str, name: str, real: Store, key: str, decoded: bool = False) -> None:
     """Raise ``UserError`` unless the model ``name`` in ``folder``, set by ``key``, was trained on the store ``real``.
 
-    The splits of another store do not tell which patients the model was trained on. ``decoded``: the model was trained
-    on videos that ``real`` was encoded from, or that were decoded from ``real``.
+    A model that was trained on another store may have seen patients of any split of ``real``. ``decoded``: the model
+    was trained on videos that ``real`` was encoded from, or that were decoded from ``real``.
     """
     artifact = read_artifact(folder, name)
     sources = {artifact.source}
@@ -66,7 +66,7 @@ def check_training_store(folder: str, name: str, real: Store, key: str, decoded:
 
 
 def check_initial_model(folder: str, name: str, key: str) -> None:
-    """Raise ``UserError`` if the generator ``name`` in ``folder``, set by ``key``, began with one of other patients.
+    """Raise ``UserError`` if the training of the generator in ``folder`` began with a model of other patients.
 
     A private training is not refused: its initial model has to be public.
     """

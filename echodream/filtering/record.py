@@ -91,8 +91,8 @@ def public_decision(
     """The part of the decision that may be shared, without names, paths and thresholds.
 
     A threshold is left out because it is the score of one patient. ``generator_known``: whether the training patients
-    of the generator were checked. For samples of an unknown generator, ``not_tested`` has the controls that need it,
-    and ``others`` the splits with which the samples were compared, too.
+    of the generator were checked. For samples of an unknown generator, ``not_tested`` lists the controls that need it,
+    and ``others`` the further splits with which the samples were compared.
     """
     record = decision.as_dict()
     is_rejected = decision.rejected(scores.samples.score)

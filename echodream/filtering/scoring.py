@@ -195,7 +195,7 @@ def score_samples(
 
 
 def nearest_of_both(scores: QueryScores, others: QueryScores) -> QueryScores:
-    """``scores``, in which the first queries have the score and reference of ``others`` where it is higher."""
+    """``scores``, whose first queries take the score and reference of ``others`` where that score is higher."""
     count = len(others.score)
     nearer = others.score > scores.score[:count]
     arrays: dict[str, Any] = {}
@@ -374,7 +374,7 @@ class ReferenceFrames:
         return QueryScores(score, nearest.patient, names, frames, nearest.references, nearest.patients)
 
     def _own_recording_similarity(self, query: Query, row: int, embeddings: Tensor, similarity: Similarity) -> float:
-        """Highest similarity of a copy to the frames of its own recording ``row`` that its control does not exclude."""
+        """Highest similarity of a copy to frames of the copied recording ``row``; excluded frames are not compared."""
         assert query.control is not None
         assert query.selection is not None
         frames = reference_frames(self.recordings, row, self.every, self.first)

@@ -95,7 +95,7 @@ def _find_implausible_patients(by_id: Mapping[str, Sequence[Recording]]) -> Iter
 
 
 def _is_placeholder(identifier: str, studies: Mapping[str, int]) -> bool:
-    """Whether an ID does not identify a person. 0 is valid if an ID 1 exists, and other numbers if n - 1 exists."""
+    """Whether an ID is a placeholder, not a patient. 0 is valid if an ID 1 exists, and n if an ID n - 1 exists."""
     if _NUMERIC_PLACEHOLDER.fullmatch(identifier):
         neighbor = str(int(identifier) + (1 if int(identifier) == 0 else -1)).zfill(len(identifier))
         return neighbor not in studies

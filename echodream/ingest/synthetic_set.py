@@ -14,7 +14,7 @@ from echodream.store.table import clean_text
 
 
 def list_samples(source: Source, raw: Path, recordings: Sequence[Recording]) -> list[Recording]:
-    """The usable ``recordings`` as samples: numbered names, each its own person, all in TRAIN, as in ``stage=image``.
+    """Convert ``recordings`` to samples with numbered names, each its own patient, all in TRAIN, like ``stage=image``.
 
     File names are not used as names, because they may name patients. Raises ``UserError`` for a ``source`` whose
     layout is that of a study of patients.

@@ -157,7 +157,7 @@ def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patie
 
 
 def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """``numerator / denominator`` of each bootstrap sample; NaN where ``denominator`` is not positive."""
+    """``numerator / denominator`` for each bootstrap sample; NaN where ``denominator`` is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
 

@@ -84,8 +84,8 @@ def sector_overlap(sector: np.ndarray, typical: np.ndarray | None) -> float:
 def training_range(values: np.ndarray, coverage: float, only_low: bool = False) -> Range | None:
     """The range of about the share ``coverage`` of ``values``, (N,), with equal tails, or with a lower tail only.
 
-    NaN is outside, if no more than 1 - ``coverage`` of the values are NaN; else NaN is not implausible. Returns None if
-    more than half are NaN. With few values, the range is from the lowest to the highest value.
+    If at most a fraction 1 - ``coverage`` of the values are NaN, NaN counts as outside the range, otherwise as inside.
+    Returns None if more than half are NaN. With few values, the range is from the lowest to the highest value.
     """
     known = np.sort(values[np.isfinite(values)])
     without = len(values) - len(known)

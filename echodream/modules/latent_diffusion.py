@@ -44,7 +44,7 @@ class PrivateSteps(Protocol):
         """Choose the noise multiplier of DP-SGD for a training run of ``steps`` steps."""
 
     def private_optimizer_step(self, module: "LatentDiffusion", batch: Mapping[str, Any]) -> None:
-        """One step of the optimizer of ``module``."""
+        """Update ``module`` by one optimizer step with clipped, noisy gradients of ``batch``."""
 
 
 class LatentDiffusion(Trainable):
@@ -164,7 +164,7 @@ class LatentDiffusion(Trainable):
         return model.denoiser.requires_grad_(True).train(), model.metadata
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Weighted squared error of the prediction from corrupted latents, scalar; None after a private step."""
+        """Training loss, scalar; None after a differentially private step, which updates the weights itself."""
         if self.private is not None:
             self.private.private_optimizer_step(self, batch)
             return None

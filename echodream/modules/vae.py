@@ -249,7 +249,7 @@ def training_frames(recordings: Recordings, count: int = 32, each: int = 4) -> T
 
 @torch.no_grad()
 def fit_noise_scale(network: "AutoencoderKL", frames: Tensor) -> None:
-    """Multiply the decoder noise so that reconstructions have the power spectrum of the originals, in place.
+    """Scale the decoder noise, in place, so that reconstructions have the power spectrum of the originals.
 
     The factor is the one of ``NOISE_FACTORS`` with the smallest log-spectral distance between ``frames``, (N, C, H, W)
     in [-1, 1], and their reconstructions. Training with a discriminator does not determine the amount exactly.
@@ -288,7 +288,7 @@ def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> 
 
 @torch.no_grad()
 def fit_noise_correlation(network: "AutoencoderKL", clips: Sequence[Tensor]) -> float:
-    """Correlation of the decoder noise of consecutive frames with which reconstructions flicker as the originals do.
+    """Correlation of the decoder noise of consecutive frames that gives reconstructions the flicker of the originals.
 
     Returns the value of ``NOISE_CORRELATIONS`` with the smallest log-spectral distance between the temporal power
     spectra of ``clips``, (F, C, H, W) in [-1, 1], and of their reconstructions; 1 (static noise) without clips.

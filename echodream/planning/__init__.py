@@ -1,1 +1,1 @@
-"""What ``stage=plan`` computes: the content of a study, the time and memory of each model, and an experiment file."""
+"""Computations of ``stage=plan``: content of a study, time and memory of each model, and an experiment file."""

@@ -22,7 +22,7 @@ _MEMORY_SHARE = 0.9
 
 
 def planned_rule(rule: Calibrated, capacity: Capacity, target: float) -> dict[str, float]:
-    """Settings of the rule that the patients can carry: ``target``, or the smallest alpha and beta, rounded up."""
+    """Rule settings for which the patients suffice: ``target``, or the smallest possible alpha and beta, rounded up."""
     alpha, beta = (_rounded_up(max(target, value)) for value in (capacity.alpha, capacity.beta))
     bounds = {"alpha": alpha, "alpha_max": max(rule.alpha_max, alpha), "beta": beta}
     return {**bounds, "delta": rule.delta, "choose": rule.choose}

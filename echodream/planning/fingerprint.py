@@ -1,4 +1,4 @@
-"""Content of a study before training: patients, lengths, frame rates and sizes, and what is unwise about them."""
+"""Content of a study before training: patients, lengths, frame rates, sizes, and warnings about them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Fingerprint:
     """Recordings of a study. ``table`` has the columns of a store of videos, as ingest would write it.
 
     ``rates`` and ``sizes``: frames per second and (height, width) of the recordings that were read, before
-    preprocessing. ``unwise``: problems of the listing, as sentences.
+    preprocessing. ``unwise``: warnings from the listing, one sentence each.
     """
 
     table: pd.DataFrame
@@ -70,7 +70,7 @@ class Fingerprint:
         return {split: int((patients["Split"] == split).sum()) for split in SPLITS}
 
     def problems(self, clip: int | None) -> list[str]:
-        """What is unwise about the study, one sentence each. ``clip``: frames of a training clip of the lvdm."""
+        """Warnings about the study, one sentence each. ``clip``: frames of a training clip of the lvdm."""
         found, content = list(self.unwise), self.as_json()
         for name, counts in content["patients by class"].items():
             total, absent = sum(counts.values()), [split for split, count in counts.items() if not count]
@@ -132,8 +132,8 @@ def fingerprint_raw(
 ) -> Fingerprint:
     """The fingerprint of raw files: all are listed, and ``count`` random ones are read.
 
-    ``prepared``: fps and size of conf/data, which preprocessing sets; None keeps those of the files. Other recordings
-    are assumed to be as long as random ones that were read. Raises ``UserError`` if no recording can be read.
+    ``prepared``: fps and size of conf/data, which preprocessing sets; None keeps those of the files. Recordings that
+    are not read get the lengths of random recordings that were read. Raises ``UserError`` if no recording can be read.
     """
     listed = source.recordings(raw)
     recordings = [recording for recording in listed if recording.problem is None]

@@ -1,4 +1,4 @@
-"""Guarantees that a number of patients can carry, by the arithmetic of the filter's rule."""
+"""Smallest bounds alpha and beta that the privacy filter can certify with a given number of patients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Capacity:
 def privacy_capacity(
     rule: Calibrated, training: Sequence[str], calibration: int, target: float, networks: int = 1
 ) -> Capacity:
-    """The capacity of the patients ``training``, by name, and of ``calibration`` new patients, under ``rule``.
+    """Bounds that ``rule`` can certify with the patients ``training``, by name, and ``calibration`` new patients.
 
     ``target``: alpha and beta for which further patients are counted. ``networks``: number of networks of the filter.
     """

@@ -28,7 +28,7 @@ class Evidence:
     (n_train,), for the published rule. ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``:
     strength of each transform, as text. ``copied``: number of training patients who were selected for copying, None if
     unknown; a patient without further recordings or frames has no copy under some transforms. ``networks``: number of
-    networks whose scores were combined; each score is then the highest by ``conformal.rank_scores``.
+    networks; the score of several networks is the highest of their ranks (``conformal.rank_scores``).
     """
 
     calibration: PatientScores | None = None

@@ -103,7 +103,7 @@ def _slurm_environment() -> list[SLURMEnvironment]:
 
 
 def _check_process_count(trainer: pl.Trainer) -> None:
-    """Raise ``UserError`` if several processes would do the same work.
+    """Raise ``UserError`` if several processes would repeat the same run.
 
     In a sweep on several devices, Lightning would start the whole sweep once per device. In a SLURM job with more tasks
     than ``trainer`` has processes, the additional tasks would repeat the work in the same folders.

@@ -114,12 +114,12 @@ class SamplingModule(pl.LightningModule):
         return process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The model with guidance, for noisy latents x_t with as many frames as in training."""
+        """Guided denoiser for noisy latents x_t with as many frames as in training."""
         weak = self.weak.predictor(values) if self.weak is not None else None
         return self.model.guided_denoiser(self.config.guidance, values, self.config.steps, weak)
 
     def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The model with guidance, for noisy latents x_t with any number of frames."""
+        """Guided denoiser for noisy latents x_t with any number of frames."""
         length = self.length
         if length is None or length.frames <= length.window:
             return self._guided_denoiser(values)

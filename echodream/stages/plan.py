@@ -1,4 +1,4 @@
-"""``stage=plan``: before training, what the patients of a study can carry, and the cost of each model."""
+"""``stage=plan``: before training, the bounds that a study's patients can certify, and the cost of each model."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -53,9 +53,9 @@ def plan(
 
     ``rule`` and ``calibration`` are those of stage=filter, unless the experiment sets others for it; further patients
     are counted for alpha and beta of ``target``. Each of the ``models`` is trained for a few ``steps`` on random data
-    of the study's size; 0: not. ``gpus`` and ``memory``, gigabytes per GPU, describe another machine than this one.
-    ``probes`` raw recordings are read. Writes plan.json, plan.txt, and an experiment to the folder conf of ``dst``, for
-    --config-dir.
+    of the study's size; 0: no timing. ``gpus`` and ``memory``, gigabytes per GPU, describe another machine than this
+    one. ``probes`` raw recordings are read. Writes plan.json, plan.txt, and an experiment to the folder conf of
+    ``dst``, for --config-dir.
     """
     validation.number("target", target, above=0, below=1)
     for name, value, minimum in (("steps", steps, 0), ("probes", probes, 1), ("seed", seed, 0)):
@@ -113,7 +113,7 @@ def _filter_settings(arguments: Sequence[str]) -> tuple[Calibrated, list[str]]:
 def _rule_and_capacity(
     rule: Calibrated, study: Fingerprint, calibration: Sequence[str], target: float
 ) -> tuple[Calibrated, Capacity]:
-    """The rule, with choose=0 if this is needed for a beta of ``target``, and what the patients can carry with it."""
+    """The rule, with choose=0 if the beta of ``target`` needs it, and the bounds that the patients can certify."""
     training, new = study.patients("TRAIN"), sum(len(study.patients(split)) for split in calibration)
     capacity = privacy_capacity(rule, training, new, target)
     if capacity.more_training and rule.choose:

@@ -1,7 +1,7 @@
 """Search for recordings of two patients that share frames, also after recoding, scaling, trimming or contrast change.
 
-A perceptual hash of small frames selects candidate pairs, in time linear in the number of recordings. All frames of
-the candidate pairs are then compared.
+A perceptual hash of downsampled frames selects candidate pairs, in time linear in the number of recordings. All frames
+of the candidate pairs are then compared.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -47,7 +47,7 @@ def privacy_settings(cfg: DictConfig) -> PrivacySettings | None:
 def enable_private_training(
     module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path
 ) -> None:
-    """Make the training of ``module`` private. Raises ``UserError`` if something that is not private would enter it."""
+    """Prepare ``module`` and ``data`` for differentially private training. Raises ``UserError`` if impossible."""
     if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
         raise UserError("trainer.privacy.epsilon does not go with distill=: distil without the patients' data")
     if module.auxiliary is not None:

@@ -74,7 +74,7 @@ class Process(ABC):
 
     @abstractmethod
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
-        """Random times for training, (count,)."""
+        """Random diffusion times for training: (count,)."""
 
     @abstractmethod
     def evenly_spaced_times(self, count: int) -> Tensor:
@@ -82,7 +82,7 @@ class Process(ABC):
 
     @abstractmethod
     def relative_time(self, t: Tensor) -> Tensor:
-        """Fraction of the process at times ``t`` (B,): float in [0, 1], 0 for data and 1 for noise."""
+        """Relative diffusion time at times ``t`` (B,): float in [0, 1], 0 for data and 1 for noise."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Process(ABC):
 
     @abstractmethod
     def signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of data and noise in ``x`` at times ``t`` (B,), also at ``data_time``: (B, 1, ..., 1) each."""
+        """Coefficients of data and noise at times ``t`` (B,) or ``data_time``: (B, 1, ..., 1), in the type of ``x``."""
 
     @abstractmethod
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:

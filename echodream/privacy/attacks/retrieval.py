@@ -13,9 +13,9 @@ from echodream.metrics.bootstrap import QUANTILE_975, Interval
 class Retrieval:
     """Share of ``total`` training images (or patients) that are the nearest neighbor of a sample (arXiv 2411.16171).
 
-    ``covered``: the share for ``samples`` samples. ``score``: the image retrieval score with its interval, an estimate
-    of the share for unlimited samples if all retrievable images are equally likely. The reference is the score of
-    held-out data, because neighborhoods differ in size even for a perfect generator.
+    ``covered``: the share that ``samples`` samples retrieve. ``score``: the image retrieval score with its interval, an
+    estimate of the share for unlimited samples if all retrievable images are equally likely. The reference is the score
+    of held-out data, because neighborhoods differ in size even for a perfect generator.
     """
 
     covered: float

@@ -1,4 +1,4 @@
-"""Section "So far", of a page that is written before the synthetic videos exist: what is made, and what is to come."""
+"""Section "So far" of a page that is written before synthetic videos exist: finished and missing parts of the study."""
 
 import io
 import math
@@ -46,7 +46,7 @@ METRICS = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "auc": "AUC {}"}
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the study; ``facts`` are known numbers of a part that is made."""
+    """A part of the study, such as the autoencoder; ``facts`` are the known numbers of a finished part."""
 
     name: str
     is_made: bool
@@ -54,7 +54,7 @@ class Part:
 
 
 def build(context: PageContext) -> SectionContent | None:
-    """The parts of the study and, on a private page, the newest pictures of trainings; None for a finished study."""
+    """The parts of the study and, on a private page, the newest images of each training; None for a finished study."""
     sources = context.sources
     if not sources.is_unfinished:
         return None
