@@ -43,7 +43,7 @@ def play(frames: np.ndarray, fps: float = 25.0, captions: Sequence[str] | None =
     validation.frame_rate("fps", fps)
     is_pixels = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim in (4, 5)
     if not is_pixels or frames.shape[-1] not in (1, 3) or not frames.size:
-        raise UserError("frames are no pixels: give uint8 (F, H, W, C) or (N, F, H, W, C), with 1 or 3 channels")
+        raise UserError("frames are not pixels: give uint8 (F, H, W, C) or (N, F, H, W, C), with 1 or 3 channels")
     clips = frames if frames.ndim == 5 else frames[None]
     names = [f"clip {number}" for number in range(len(clips))] if captions is None else list(captions)
     if len(names) != len(clips):

@@ -79,7 +79,7 @@ def filter(
         queries[f"controls.{transform}"] = part = _embedding_rows(f"controls.{transform}", embeddings)
         copied[transform] = _row_names(f"controls.{transform}", own, len(part))
         if unknown := sorted(set(copied[transform]) - set(names)):
-            raise UserError(f"controls.{transform} has a copy of {unknown[0]}, who is no training patient")
+            raise UserError(f"controls.{transform} has a copy of {unknown[0]}, who is not in patients=: remove it")
     nearest = {key: _nearest(part, references, names, similarity) for key, part in queries.items()}
     by_control = {key: PatientScores(nearest[f"controls.{key}"].score, np.array(own)) for key, own in copied.items()}
     new = np.array([f"calibration {row}" for row in range(len(nearest["calibration"].score))])

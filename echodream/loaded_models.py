@@ -188,7 +188,7 @@ def _read_sources(
     if isinstance(images, Store):
         store, table = images, images.table
         if store.dataset.encoder != model.metadata.encoder:
-            raise UserError(f"{store.root} was encoded by another autoencoder than the latents of this model")
+            raise UserError(f"{store.root} was encoded by another autoencoder than this model needs: encode it again")
         names = table["FileName"].tolist()
 
         def read(row: int, count: int) -> Tensor:

@@ -74,7 +74,7 @@ def diffusers_weights_file(folder: Path) -> str:
     for suffix in (".safetensors", ".bin"):
         if (file := folder / f"diffusion_pytorch_model{suffix}").is_file():
             return str(file)
-    raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors or .bin: it is not a diffusers folder")
+    raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors or .bin: give a diffusers folder")
 
 
 VAE_REMEDY = "check vae.channels, vae.widths and vae.layers"

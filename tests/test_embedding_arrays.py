@@ -91,7 +91,7 @@ def test_without_copies_no_sample_passes() -> None:
         ({"training": people(60, 1)}, "training has the shape"),
         ({"patients": ["a"]}, "patients: 1 names for 60 rows"),
         ({"controls": {"a": people(3, 1)[:, 0]}}, r"controls\.a: 60 names for 3 rows"),
-        ({"controls": {"a": (people(1, 1)[:, 0], ["stranger"])}}, "a copy of stranger, who is no training patient"),
+        ({"controls": {"a": (people(1, 1)[:, 0], ["stranger"])}}, "a copy of stranger, who is not in patients="),
         ({"similarity": "manhattan"}, "similarity='manhattan' is not known"),
     ],
 )

@@ -168,7 +168,7 @@ def test_clips_play_in_a_notebook() -> None:
     assert echodream.play(clips)._repr_html_().count("<video") == 4
     assert "<figcaption>&lt;a&gt;</figcaption>" in echodream.play(clips[0], captions=["<a>"])._repr_html_()
     for frames, fps, captions, words in (
-        (clips / 2, 25, None, "frames are no pixels"),
+        (clips / 2, 25, None, "frames are not pixels"),
         (clips[..., [0, 0]], 25, None, "with 1 or 3 channels"),
         (clips, 0, None, "fps is 0"),
         (clips, 25, ["a"], "1 captions and 6 clips"),

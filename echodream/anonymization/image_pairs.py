@@ -48,7 +48,7 @@ def open_complete_store(path: str, key: str) -> Store:
     """The store at ``path``, the value of the setting ``key``. Raises ``UserError`` if the store is not complete."""
     store = Store(path)
     if not (store.root / CHECKSUMS).is_file():
-        raise UserError(f"{key}: {store.root / CHECKSUMS} is missing: {store.root} is not a complete store")
+        raise UserError(f"{key}={store.root} is not a complete store, {CHECKSUMS} is missing: write the store again")
     return store
 
 
@@ -82,7 +82,7 @@ def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: 
     validation.whole_number("frames", frames)
     if (least := int(recordings.frames.min())) < frames:
         shortest = recordings.names[int(recordings.frames.argmin())]
-        raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {least} frames")
+        raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {least}, so give at most {least}")
     indices = [evenly_spaced_frames(int(count), frames) for count in recordings.frames]
     rows = np.repeat(np.arange(len(recordings)), frames)
     return ImageSet(recordings, rows, np.concatenate(indices).astype(np.int64))

@@ -63,7 +63,7 @@ def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
     patients, number = np.unique(owner, return_inverse=True)
     if len(patients) < 2:
         recordings = originals.recordings
-        raise UserError(f"{recordings.store.root} has only one patient in {recordings.split}: pairs need two patients")
+        raise UserError(f"{recordings.store.root} has only one patient in {recordings.split}: give other splits=")
     pairs, images_of = [], [*indices_by_value(number).values()]
     for image, patient in enumerate(number):
         position = int(rng.integers(len(patients) - 1))

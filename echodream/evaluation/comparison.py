@@ -71,7 +71,7 @@ class Comparison:
                 )
                 if self.used_counts.setdefault(kind.name, count) != count:
                     raise UserError(
-                        f"{kind.name}: {extractor.name} has another number of samples than other extractors"
+                        f"{extractor.name} has another number of {kind.name} than other extractors: evaluate it alone"
                     )
                 warnings = frame_rate_warning(synthetic, self.test) if kind.frames > 1 else []
                 if isinstance(extractor, ClassifierExtractor):

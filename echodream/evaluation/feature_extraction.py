@@ -100,7 +100,7 @@ def select_recordings(store: Store, argument: str, split: str | None) -> Recordi
     """Recordings of ``store`` in ``split`` (None: all). Raises ``UserError`` without recordings."""
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
-        raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: nothing to evaluate")
+        raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: give another store")
     return RecordingSet(store, rows.reset_index(drop=True), argument)
 
 

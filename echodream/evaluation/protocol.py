@@ -43,7 +43,7 @@ def read_protocol(path: str) -> dict[str, Any]:
         raise UserError(f"protocol={path} cannot be read: give a {FILE} that stage=evaluate wrote") from error
     record = record.get("protocol", record) if isinstance(record, dict) else record
     if not isinstance(record, dict) or not _is_valid(record):
-        raise UserError(f"protocol={path} is no protocol of version {VERSION}: give a {FILE} that stage=evaluate wrote")
+        raise UserError(f"protocol={path} is not a protocol of version {VERSION}: give a {FILE} of stage=evaluate")
     return record
 
 

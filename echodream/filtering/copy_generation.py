@@ -69,7 +69,7 @@ class CopyGenerator:
         if fingerprint(self.vae) != encoder:
             raise UserError(f"autoencoder={vae} did not encode {root}: give the autoencoder of these latents")
         if videos is not None and videos.checksum != recordings.store.dataset.settings.get("source"):
-            raise UserError(f"videos={videos.root} is not the store that {root} was encoded from: give that, or null")
+            raise UserError(f"videos={videos.root} is not the store that {root} was encoded from: give it, or null")
         if generator is not None and generator.metadata.encoder != encoder:
             raise UserError(f"generator= samples latents of another autoencoder than that of {root}: train it again")
 
@@ -133,7 +133,7 @@ class CopyGenerator:
         recordings = self.recordings
         own = recordings.rows_by_patient[recordings.patient_numbers[selection.row]]
         if len(own) == len(recordings):
-            raise UserError(f"{recordings.store.root} has one TRAIN patient only, and none to blend copies with")
+            raise UserError(f"{recordings.store.root} has one TRAIN patient only: set controls with blends to null")
         excluded = np.sort(recordings.ranks_by_name[own])
         position = remaining_number(int(rng.integers(len(recordings) - len(own))), excluded)
         row = int(recordings.rows_by_name[position])
@@ -225,7 +225,7 @@ class CopyGenerator:
         sampled = model.process.sample(denoise, noise, steps, None, generators, x_0, strength)
         sampled = model.from_residual(sampled, values).cpu()
         if not torch.isfinite(sampled).all():
-            raise UserError("a regenerated copy is not finite: the training of the generator failed")
+            raise UserError("a copy by SDEdit has NaN or infinite values: train the generator again")
         stacked = (metadata.frames, metadata.channels)
         by_frame = sampled.transpose(1, 2) if model.is_video else sampled.unflatten(1, stacked)
         return unwhiten(by_frame, metadata.statistics, dim=2)

@@ -208,7 +208,7 @@ def select_controls(
         remedy = "name it in report_only=, too, or take it out of leave_out="
         raise UserError(f"leave_out=[{certified[0]}] is part of the guarantee: {remedy}")
     if not set(selected) - set(report_only):
-        raise UserError("controls= declares no transform outside report_only=, so nothing could be promised: add one")
+        raise UserError("controls= has no transform outside report_only=, so nothing can be certified: add one")
     return selected
 
 

@@ -227,7 +227,7 @@ def frames_per_sample(store: Store) -> int:
     """Number of frames of each sample. Raises ``UserError`` without samples, and for samples of different lengths."""
     lengths = sorted(set(store.table["NumberOfFrames"].tolist()))
     if not lengths:
-        raise UserError(f"src={store.root} holds no sample: there is nothing to filter")
+        raise UserError(f"src={store.root} holds no sample: generate samples with stage=image or stage=video")
     if len(lengths) > 1:
         raise UserError(
             f"src={store.root} has samples of {lengths[0]} and of {lengths[-1]} frames, and new patients are compared "
@@ -291,7 +291,7 @@ def _scores_by_control(
         if not table and name not in optional:
             raise UserError(
                 f"controls.{name}: no TRAIN patient has further references for it (other recordings, or frames that "
-                f"are not next to these), so nothing can be promised; set controls.{name}=null, or report_only=[{name}]"
+                f"are not next to these), so it cannot be certified: set controls.{name}=null, or report_only=[{name}]"
             )
     kept = {name: table for name, table in tables.items() if table}
     return {name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in kept.items()}

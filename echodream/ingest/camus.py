@@ -51,7 +51,7 @@ class Camus:
         entries = listing.list_files(root)
         listed = list(self._list_recordings(entries, _read_splits(entries)))
         if not any(isinstance(recording, ListedRecording) for recording in listed):
-            raise UserError(f"{root} holds no patientNNNN_{{2CH,4CH}}_half_sequence.nii.gz of views {self.views}")
+            raise UserError(f"{root} holds no patientNNNN_*_half_sequence.nii.gz of views {self.views}: check raw=")
         return listing.with_unique_names(listed)
 
     def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:

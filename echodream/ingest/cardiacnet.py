@@ -110,7 +110,7 @@ def _class_folders(root: Path) -> dict[Path, dict[str, CellValue]]:
                 raise UserError(f"{folders[class_id][0]} and {child} are both {class_name}: remove one of them")
             folders[class_id] = child, {"class_id": class_id, "class_name": class_name, "Cohort": cohort}
     if not folders:
-        raise UserError(f"{root} holds no CardiacNet-ASD/{{ASD,Non-ASD}} or CardiacNet-PAH/{{PAH,Non-PAH}} folder")
+        raise UserError(f"{root} holds no folder CardiacNet-{{ASD,PAH}}/{{ASD,Non-ASD,PAH,Non-PAH}}: check raw=")
     return dict(folders[class_id] for class_id in sorted(folders))
 
 

@@ -54,7 +54,7 @@ class FolderSource(ABC):
         if self.classes is not None:
             object.__setattr__(self, "classes", validation.list_of_names("classes", self.classes))
             if len(set(self.classes)) < len(self.classes):
-                raise UserError(f"classes {list(self.classes)} has a class twice")
+                raise UserError(f"classes {list(self.classes)} has a class twice: list each class once")
             if self.csv is None or "class_name" not in self.columns:
                 raise UserError("classes needs csv= and class_name in columns")
         if "FileName" not in self.columns:
@@ -79,7 +79,7 @@ class FolderSource(ABC):
             listing.require_inside_raw(root, root / self.csv, f"csv={self.csv}")
         files, others = self.group_files(listing.list_files(root), root)
         if all(entry.problem for entry in files.values()):
-            raise UserError(f"{root} holds no {self.expected_files}")
+            raise UserError(f"{root} holds no {self.expected_files}: check raw= and data=")
         listed = {key: self._build_recording(root, key, entry) for key, entry in files.items()}
         rejected_rows: list[Recording] = []
         if self.csv is not None:

@@ -55,7 +55,7 @@ class Images(FolderSource):
         check_column_names(tuple(self.labels), "labels")
         LabelPolicy(self.uncertain, self.missing)
         if self.labels and self.csv is None:
-            raise UserError("labels needs csv=")
+            raise UserError("labels needs csv=, the table that contains the labels: give both")
         if duplicates := sorted(set(self.labels) & set(self.columns)):
             raise UserError(f"{duplicates[0]} is in labels and in columns: remove it from one of them")
         if self.key_file is not None:

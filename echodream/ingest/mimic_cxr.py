@@ -59,7 +59,7 @@ class MimicCxr:
         labels = self.label_names()
         check_column_names(labels, "labels")
         if len(set(labels)) < len(labels):
-            raise UserError(f"labels {list(labels)} has a label twice")
+            raise UserError(f"labels {list(labels)} has a label twice: list each label once")
         LabelPolicy(self.uncertain, self.missing)
         validation.true_or_false("subset", self.subset)
 

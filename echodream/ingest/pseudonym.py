@@ -23,7 +23,7 @@ class Pseudonyms:
 
     def __post_init__(self) -> None:
         if len(self.key) < _MIN_KEY_BYTES:
-            raise UserError(f"the key has {len(self.key)} bytes, at least {_MIN_KEY_BYTES} are needed")
+            raise UserError(f"the key has {len(self.key)} bytes: give a key of at least {_MIN_KEY_BYTES} bytes")
 
     def __repr__(self) -> str:
         return "Pseudonyms(key=...)"
@@ -36,9 +36,9 @@ class Pseudonyms:
             _create_key(path)
             key = path.read_bytes()
         except OSError as error:
-            raise UserError(f"key_file={path} cannot be read or created: {error.strerror}") from error
+            raise UserError(f"key_file={path} cannot be read or created ({error.strerror}): give another") from error
         if len(key) < _MIN_KEY_BYTES:
-            raise UserError(f"key_file={path} holds {len(key)} bytes, at least {_MIN_KEY_BYTES} are needed")
+            raise UserError(f"key_file={path} holds {len(key)} bytes: give a key of at least {_MIN_KEY_BYTES} bytes")
         return cls(key)
 
     def hash_identifier(self, kind: str, identifier: str) -> str:

@@ -13,7 +13,7 @@ def finite_scores(scores: np.ndarray | list[float], name: str) -> np.ndarray:
     if values.ndim != 1 or len(values) == 0:
         raise UserError(f"There are no {name} to work with: give at least one score.")
     if not np.isfinite(values).all():
-        raise UserError(f"Some {name} are NaN or infinite: the embeddings are broken, and nothing can be decided.")
+        raise UserError(f"Some {name} are NaN or infinite: the embeddings are broken, train the network again.")
     return values
 
 

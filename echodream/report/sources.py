@@ -177,5 +177,5 @@ def _open_store(path: str | None, name: str) -> Store | None:
         return None
     store = Store(path, kind="video")
     if not (store.root / CHECKSUMS).is_file():
-        raise UserError(f"{store.root / CHECKSUMS} is missing: {name}={store.root} is not a complete store")
+        raise UserError(f"{name}={store.root} is not a complete store, {CHECKSUMS} is missing: write the store again")
     return store

@@ -92,8 +92,8 @@ def decode(
         facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))
     if trained is not None and not len(Store(dst)):
         raise UserError(
-            f"{dst} is empty, because every sample is outside the training range: remove it, and look at the samples "
-            "that are decoded with plausibility=null"
+            f"{dst} is empty, because every sample is outside the training range: remove it, and decode with "
+            "plausibility=null to look at the samples"
         )
     return Summary(f"decode: {dst} {writer.state}", facts)
 

@@ -233,8 +233,8 @@ def _check_stores(store: Store, study: Store) -> None:
     sources = store.table["Source"].astype(str).tolist() if "Source" in store.table else []
     if "real" in sources or sampling_settings(store).get("source") == study.checksum:
         raise UserError(
-            f"src={store.root} was generated from real recordings, as in {study.root}, so the samples are not "
-            "synthetic: generate videos from the images of stage=image"
+            f"src={store.root} was generated from real recordings, such as those of {study.root}, and not from noise: "
+            "generate videos from the images of stage=image"
         )
     for column, real_column in (("FileName", "FileName"), ("Source", "FileName"), ("PatientID", "PatientID")):
         real_names = set(study.table[real_column].astype(str))

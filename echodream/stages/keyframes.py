@@ -82,7 +82,7 @@ def detect(job: DetectionJob) -> KeyFrames:
 def _check_stores(videos: Store, store: Store, dst: str) -> None:
     """Raise ``UserError`` unless ``store`` has recordings of ``videos`` with equally many frames."""
     if not len(videos):
-        raise UserError(f"src={videos.root} has no recording")
+        raise UserError(f"src={videos.root} has no recording: give another store")
     if Path(dst).resolve() in (videos.root.resolve(), store.root.resolve()):
         raise UserError(f"dst={dst} is also src= or onto=: choose another dst=")
     tables = (each.table.set_index("FileName") for each in (videos, store))

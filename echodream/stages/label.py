@@ -38,7 +38,7 @@ def label(
     if Path(dst).resolve() == store.root.resolve():
         raise UserError(f"dst={dst} is also src=: choose another dst=")
     if not len(store):
-        raise UserError(f"src={store.root} has no recording")
+        raise UserError(f"src={store.root} has no recording: give another store")
     check_classes(store, classifiers)
     fingerprints = [each.artifact.fingerprint for each in classifiers]
     settings = {**store.dataset.settings, "labels": {"classifiers": fingerprints, "source": store.checksum}}

@@ -71,10 +71,10 @@ def test_settings_that_differ_from_the_protocol_are_refused(
         ([f"extractors=[encoder:{study}/classifier,encoder:{study}/../study0/x]"], r"is not a readable classifier"),
         ([f"protocol={tmp_path}/absent.json"], r"absent.json cannot be read: give a protocol.json"),
         ([f"artifact={tmp_path}/spread/classifier"], r"uses classifier with clips .*\"centre\".*, here it is .*spread"),
-        ([f"protocol={tmp_path}/broken.json"], r"broken.json is no protocol of version 3"),
-        ([f"protocol={tmp_path}/list.json"], r"list.json is no protocol of version 3"),
-        ([f"protocol={tmp_path}/number.json"], r"number.json is no protocol of version 3"),
-        ([f"protocol={tmp_path}/n.json"], r"n.json is no protocol of version 3"),
+        ([f"protocol={tmp_path}/broken.json"], r"broken.json is not a protocol of version 3"),
+        ([f"protocol={tmp_path}/list.json"], r"list.json is not a protocol of version 3"),
+        ([f"protocol={tmp_path}/number.json"], r"number.json is not a protocol of version 3"),
+        ([f"protocol={tmp_path}/n.json"], r"n.json is not a protocol of version 3"),
     ):
         with pytest.raises(UserError, match=says):
             evaluate(study, *rules, *overrides)

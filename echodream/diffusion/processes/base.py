@@ -94,7 +94,7 @@ class Process(ABC):
 
     @abstractmethod
     def signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients of data and noise at times ``t`` (B,) or ``data_time``: (B, 1, ..., 1), in the type of ``x``."""
+        """Coefficients of data and noise at times ``t`` (B,) or ``data_time``: (B, 1, ..., 1), on ``x``'s device."""
 
     @abstractmethod
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
