@@ -79,7 +79,7 @@ class SDEditMethod(Method):
             return [copies.recordings.posterior(selection.row, selection.frames)[0] for selection in selections]
         frames = [(selection.row, int(frame)) for selection in selections for frame in selection.frames]
         rngs = [named_rng(copies.seed, f"{copies.recordings.names[row]}/{frame}") for row, frame in frames]
-        joint = [joint_frames(copies.recordings, row, frame, copies.model.metadata.frames) for row, frame in frames]
+        joint = [joint_selection(copies.recordings, row, frame, copies.model.metadata.frames) for row, frame in frames]
         x, values = copies.image_batch([selection for selection, _ in joint], rngs)
         sampled = copies.regenerate(x, values, self.strength, rngs)
         positions = torch.tensor([position for _, position in joint])
@@ -119,7 +119,7 @@ def create_method(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Metho
         raise UserError(f"methods.{name}={dict(settings.get(name, {}))} is not possible: give {fields}") from error
 
 
-def joint_frames(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
+def joint_selection(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
     """Indices of the ``count`` frames that the generator samples jointly, and the position of ``frame`` among them.
 
     If ``count`` is 3 and beats are marked, they are the key frames of the nearest beat; otherwise evenly spaced frames.

@@ -41,7 +41,7 @@ def read_attributes(
         real = train.table[name]
         numeric = pd.api.types.is_numeric_dtype(real) and pd.api.types.is_numeric_dtype(samples.table[name])
         quantity = numeric and not name.endswith("_id") and real.nunique() > MAX_CLASSES
-        of_patients = [_of_patients(part.table, name, quantity) for part in (train, held_out)]
+        of_patients = [_patient_values(part.table, name, quantity) for part in (train, held_out)]
         if real.nunique() > 1:
             of_samples = _cells(samples.table[name], quantity)
             of_copies = of_patients[0].loc[[*copied]]
@@ -49,7 +49,7 @@ def read_attributes(
     return attributes
 
 
-def _of_patients(table: pd.DataFrame, name: str, quantity: bool) -> "pd.Series[Any]":
+def _patient_values(table: pd.DataFrame, name: str, quantity: bool) -> "pd.Series[Any]":
     """The value of each patient, in the order of their names."""
     cells: pd.Series[Any] = pd.Series(_cells(table[name], quantity), table["PatientID"].astype(str).to_numpy())
     grouped = cells.groupby(level=0)

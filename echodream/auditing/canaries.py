@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from echodream import validation
 from echodream.artifact import TRAINING_FILE, read_artifact
-from echodream.auditing.measure import PRIVACY, Measure, exact_value
+from echodream.auditing.measure import PRIVACY, Measure, exact_interval
 from echodream.auditing.membership_inference import MembershipConfig, denoising_errors, load_generator
 from echodream.datamodules.recordings import Recordings, training_patients
 from echodream.errors import UserError
@@ -135,8 +135,8 @@ def canary_measure(
         f"not (epsilon, {config.delta:g})-differentially private for patients, from guesses about which patients a "
         "coin put into training",
         "0: the guesses are not better than chance; no generator is shown to be private by a low value",
-        exact_value(bound.epsilon),
-        exact_value(claimed),
+        exact_interval(bound.epsilon),
+        exact_interval(claimed),
         bound.epsilon > claimed,
         details,
     )

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from echodream.auditing.embedding_sets import AuditSets
-from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, control_details, exact_value
+from echodream.auditing.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, control_details, exact_interval
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.attributes import attribute_disclosure
@@ -42,8 +42,8 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
         for part, patients in zip(groups, (sets.train, sets.held_out), strict=True)
     )
     result = linkability_of_distances(train_views, held_out_views)
-    control = _control_result(sets, "linkability", _linkability_of_new_patients)
-    expected = exact_value(0.0) if control is None else control.risk
+    control = _result_of_new_patients(sets, "linkability", _linkability_of_new_patients)
+    expected = exact_interval(0.0) if control is None else control.risk
     yield Measure(
         f"linkability, residual risk{sets.suffix}",
         PRIVACY,
@@ -67,7 +67,7 @@ def _linkability_of_new_patients(sets: AuditSets) -> Linkability:
     return linkability(train, control, synthetic)
 
 
-def _control_result(sets: AuditSets, name: str, measure: Callable[[AuditSets], T]) -> T | None:
+def _result_of_new_patients(sets: AuditSets, name: str, measure: Callable[[AuditSets], T]) -> T | None:
     """Cached result of ``measure``, which compares new patients in place of samples; None for too few patients."""
 
     def compute() -> T | None:
@@ -84,8 +84,8 @@ def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
     distances, m = sets.sample_distances.to_patients, len(sets.train)
     sets.patient_distances()  # raises if a patient is in both groups
     result = dcr_and_nndr(distances[:, :m], distances[:, m:], sets.seed, sets.repeats)
-    control = _control_result(sets, "closeness", _closeness_of_new_patients)
-    expected = exact_value(0.5) if control is None else control.nearest_in_train
+    control = _result_of_new_patients(sets, "closeness", _closeness_of_new_patients)
+    expected = exact_interval(0.5) if control is None else control.nearest_in_train
     yield Measure(
         f"nearest in training (DCR){sets.suffix}",
         PRIVACY,
@@ -159,7 +159,7 @@ def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
         "whether samples lie closer to the training set than held-out patients do, as a z-score",
         "between -3 and 3; a value below -3 indicates copies",
         result.score,
-        exact_value(0.0),
+        exact_interval(0.0),
         result.score.value < -3,
         {"cells": list(result.cells), "cells left out": result.left_out},
     )
@@ -225,7 +225,7 @@ def disclosed_attributes(sets: AuditSets) -> Iterator[Measure]:
             "0: the attribute of a new patient is guessed as often; the value has no meaning if the attack is not "
             "better than the best constant guess (baseline)",
             result.risk,
-            exact_value(0.0),
+            exact_interval(0.0),
             result.risk.low > 0 and result.attack.low > result.baseline,
             asdict(result),
         )

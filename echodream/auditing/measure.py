@@ -32,7 +32,7 @@ class Measure:
     """Smallest tested share of planted copies that the measure detects, by kind of copy; None: no share is detected."""
 
 
-def exact_value(value: float) -> Interval:
+def exact_interval(value: float) -> Interval:
     """Interval of width 0 around a value that is known exactly."""
     return Interval(value, value, value)
 

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
-from echodream.auditing.measure import PRIVACY, Measure, control_details, exact_value
+from echodream.auditing.measure import PRIVACY, Measure, control_details, exact_interval
 from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
@@ -267,7 +267,7 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
         "recordings that it was trained on, relative to the error of a linear denoiser that never saw the patient",
         ".5: chance level",
         result.auc,
-        exact_value(0.5),
+        exact_interval(0.5),
         succeeds,
         {**control_details(uncalibrated), **_membership_details(errors, result, kind)},
     )
@@ -277,7 +277,7 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
         f"share of training patients who are identified at a false positive rate of 1 %{note}",
         ".01",
         result.tpr,
-        exact_value(FPR),
+        exact_interval(FPR),
         succeeds and result.tpr.low > (FPR if result.resolved else 1 / result.others),
         {"resolved": result.resolved},
     )

@@ -26,15 +26,15 @@ def assign_folds(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int
 
 
 def split_by_fold(
-    table: "pd.DataFrame", strata: np.ndarray, folds: int, fold: int, seed: int, unseen: bool
+    table: "pd.DataFrame", strata: np.ndarray, folds: int, fold: int, seed: int, held_out_only: bool
 ) -> "pd.DataFrame":
     """``table`` with new splits: TEST is ``fold``, VAL the next fold, and TRAIN all other folds.
 
-    With ``unseen``, only VAL and TEST patients are divided into folds, because a generator must not be tested with its
-    training patients. Raises ``UserError`` if the patients are too few.
+    With ``held_out_only``, only VAL and TEST patients are divided into folds, because a generator must not be tested
+    with its training patients. Raises ``UserError`` if the patients are too few.
     """
     validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
-    in_folds = table["Split"].to_numpy() != "TRAIN" if unseen else np.ones(len(table), bool)
+    in_folds = table["Split"].to_numpy() != "TRAIN" if held_out_only else np.ones(len(table), bool)
     if not in_folds.any():
         raise UserError("folds= needs VAL or TEST patients, and the store has none: ingest with another split")
     number = np.full(len(table), -1)

@@ -49,7 +49,7 @@ class RealAndSyntheticData(StoreData):
         self.columns = tuple(dict.fromkeys([*self.columns, *task.target_columns(self.output_names)]))
         table = task.select_rows(self.full_table, self.output_names)
         if folds is not None and fold is not None:
-            table = split_by_fold(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
+            table = split_by_fold(table, task.strata(table), folds, fold, self.seed, held_out_only=train_on != "real")
         self.store.table = table
         self.synthetic = None if train_on == "real" else self._open_synthetic(str(synthetic))
 

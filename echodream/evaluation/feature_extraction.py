@@ -220,7 +220,7 @@ class FeatureExtraction:
         ]
         lengths = [len(each) for each in sampled]
         rows = np.repeat(order, lengths)
-        chosen = self._output_order(len(rows), most)
+        chosen = self._random_order(len(rows), most)
         is_chosen = np.split(np.isin(np.arange(len(rows)), chosen), np.cumsum(lengths)[:-1])
 
         def read() -> Iterator[Tensor]:
@@ -249,7 +249,7 @@ class FeatureExtraction:
         rows, rng = self.sample_order(len(recordings.rows)), np.random.default_rng(0)
         view = Clips(frames=frames, stride=stride, start=extractor.start)
         clips = [view.frame_range(int(recordings.rows["NumberOfFrames"][row]), rng) for row in rows.tolist()]
-        chosen = self._output_order(len(rows), most)
+        chosen = self._random_order(len(rows), most)
 
         def read() -> Iterator[Tensor]:
             for index in np.sort(chosen).tolist():
@@ -264,7 +264,7 @@ class FeatureExtraction:
         """Random indices below ``count``, at most ``max_samples``."""
         return np.random.default_rng([self.seed, count]).permutation(count)[: self.max_samples]
 
-    def _output_order(self, count: int, most: int | None) -> np.ndarray:
+    def _random_order(self, count: int, most: int | None) -> np.ndarray:
         """Indices of the first ``most`` (None: all) of ``count`` samples in random order."""
         return np.random.default_rng(self.seed).permutation(count)[:most]
 

@@ -77,7 +77,7 @@ def measure_training(train: RecordingSet, coverage: float, seconds: float) -> Tr
     def measure(each: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
         return measure_clip(*_read_central_part(each, row, seconds))
 
-    train = _one_per_patient(train)
+    train = _one_recording_per_patient(train)
     _, measured = measure_recordings(measure, train, FeatureExtraction(MAX_TRAINING, 1, 0), "plausibility")
     sector = typical_sector([mask for _, mask in measured])
     table = pd.DataFrame([{**values, SECTOR_OVERLAP: sector_overlap(mask, sector)} for values, mask in measured])
@@ -95,7 +95,7 @@ def measure_training(train: RecordingSet, coverage: float, seconds: float) -> Tr
     return TrainingRanges(ranges, sector, seconds, len(table), not_computed)
 
 
-def _one_per_patient(recordings: RecordingSet) -> RecordingSet:
+def _one_recording_per_patient(recordings: RecordingSet) -> RecordingSet:
     """One random recording of each patient, in the order of ``recordings``."""
     rows = recordings.rows.sample(frac=1, random_state=0).drop_duplicates("PatientID").sort_index()
     return replace(recordings, rows=rows.reset_index(drop=True))
@@ -178,7 +178,7 @@ def _training_ef(train: RecordingSet, predictions: Predictions, coverage: float)
     """The range of the column EF of ``train``; None if the predictions are of another column, or EF is rare."""
     if predictions.column != EF_COLUMN or EF_COLUMN not in train.rows:
         return None
-    train = _one_per_patient(train)
+    train = _one_recording_per_patient(train)
     return training_range(pd.to_numeric(train.rows[EF_COLUMN], errors="coerce").to_numpy(float), coverage)
 
 

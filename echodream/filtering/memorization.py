@@ -198,7 +198,7 @@ def _distance_table(queries: Sequence[Tensor], study: Store) -> np.ndarray:
     The distance is the root mean square difference between each of the f frames and the patient's nearest frame to it.
     The mean is over all latent values, in units of the standard deviation of the study's latents.
     """
-    x, recordings, columns = torch.cat([_flat(one, study) for one in queries]), Recordings(study, "TRAIN"), []
+    x, recordings, columns = torch.cat([_flat_whitened(one, study) for one in queries]), Recordings(study, "TRAIN"), []
     for number in range(int(recordings.patient_numbers.max()) + 1):
         rows = recordings.rows_by_patient[number].tolist()
         nearest, _ = nearest_rows(x, torch.cat([_all_frames(recordings, row) for row in rows]))
@@ -214,17 +214,17 @@ def _own_distance(recordings: Recordings, selection: FrameSelection, latents: Te
     kept = torch.from_numpy(~np.concatenate(excluded))
     if not kept.any():
         return np.nan
-    x = _flat(latents, recordings.store)
+    x = _flat_whitened(latents, recordings.store)
     nearest, _ = nearest_rows(x, torch.cat([_all_frames(recordings, row) for row in rows])[kept])
     return float((nearest.square().mean() / x.shape[1]).sqrt())
 
 
 def _all_frames(recordings: Recordings, row: int) -> Tensor:
     """Whitened means of all frames of a recording, (f, C H W)."""
-    return _flat(recordings.posterior(row, np.arange(recordings.frames[row]))[0], recordings.store)
+    return _flat_whitened(recordings.posterior(row, np.arange(recordings.frames[row]))[0], recordings.store)
 
 
-def _flat(latents: Tensor, study: Store) -> Tensor:
+def _flat_whitened(latents: Tensor, study: Store) -> Tensor:
     """Whitened latents, (f, C H W), float64."""
     assert study.dataset.statistics is not None
     return whiten(latents.float(), study.dataset.statistics, dim=1).flatten(1).double()

@@ -130,7 +130,7 @@ class PixelTransform(RandomTransform, Control):
             is_round_trip, rngs = self == PixelTransform(), [rng for _, rng in batch]
             pixels = copy_generator.reconstruct(batch) if is_round_trip else copy_generator.pixels(batch)
             sizes, samples = [len(part) for part in pixels], [self.sample(rng) for rng in rngs]
-            others = [self._select_other(copy_generator, request) for request in batch]
+            others = [self._frames_of_other_patient(copy_generator, request) for request in batch]
             transformed = [
                 _transform_frames(sample, part, rng, copy_generator.pixels(other)[0] if other else None)
                 for sample, part, rng, other in zip(samples, pixels, rngs, others, strict=True)
@@ -141,7 +141,7 @@ class PixelTransform(RandomTransform, Control):
                 mixed = [copy_generator.recordings.posterior_sample(part.row, part.frames, rng) for part, _ in other]
                 yield sample.mix_latents(copy, mixed[0] if mixed else None)
 
-    def _select_other(self, copy_generator: "CopyGenerator", request: "CopyRequest") -> list["CopyRequest"]:
+    def _frames_of_other_patient(self, copy_generator: "CopyGenerator", request: "CopyRequest") -> list["CopyRequest"]:
         """Frames of another patient to mix into the copy; empty if none are needed."""
         if not self.needs_other_patient:
             return []

@@ -12,7 +12,7 @@ from echodream.errors import UserError
 from echodream.filtering.ledger import AttemptCounts
 from echodream.filtering.scoring import FilterScores
 from echodream.privacy import statements
-from echodream.privacy.decision import Decision, disagreement, shared_copies
+from echodream.privacy.decision import Decision, disagreement, passing_copies
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import TEMPORARY_PREFIX, read_record, write_record
 from echodream.store import Dataset, Store, StoreWriter
@@ -25,7 +25,7 @@ EARLIER = "earlier"
 """Folder in the private folder with the files of earlier batches of samples."""
 
 
-def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
+def count_decisions_without_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
     """Number of decisions of a study without a ledger: those counted in the record ``previous``, and this decision.
 
     The number is 0 if ``previous`` is of other patients or networks, or of a version with a ledger.
@@ -43,7 +43,7 @@ def complete_batch(dst: Path, private: Path, settings: Mapping[str, Any]) -> Pat
     the same settings.
     """
     shared = read_dataset(dst).settings if dst.exists() else None
-    if shared is not None and (different := _different_settings(shared, settings, "source")):
+    if shared is not None and (different := _different_settings(shared, settings, with_source=True)):
         raise UserError(f"{dst} already exists, made with another {different[0]}: choose another dst=, or remove it")
     latest = _passed_record(private)
     if latest is not None and (different := _different_settings(latest, settings)):
@@ -57,10 +57,10 @@ def complete_batch(dst: Path, private: Path, settings: Mapping[str, Any]) -> Pat
     return batch
 
 
-def _different_settings(record: Mapping[str, Any], settings: Mapping[str, Any], *more: str) -> list[str]:
-    """Names of ``settings`` with other values in ``record``; the samples ("source") count only if in ``more``."""
+def _different_settings(record: Mapping[str, Any], settings: Mapping[str, Any], with_source: bool = False) -> list[str]:
+    """Names of ``settings`` with other values in ``record``; "source", the samples, only ``with_source``."""
     expected = json.loads(json.dumps(settings))
-    return [name for name in expected if (name != "source" or name in more) and record.get(name) != expected[name]]
+    return [name for name in expected if (name != "source" or with_source) and record.get(name) != expected[name]]
 
 
 def _passed_record(folder: Path) -> dict[str, Any] | None:
@@ -70,11 +70,11 @@ def _passed_record(folder: Path) -> dict[str, Any] | None:
 
 def batch_folder(private: Path, source: str) -> Path | None:
     """Folder of a decision that passed on samples whose store has the checksum ``source``; None if there is none."""
-    folders = (private, _earlier_folder(private, source))
+    folders = (private, _folder_of_earlier_samples(private, source))
     return next((one for one in folders if (_passed_record(one) or {}).get("source") == source), None)
 
 
-def _earlier_folder(private: Path, source: str) -> Path:
+def _folder_of_earlier_samples(private: Path, source: str) -> Path:
     """Folder of the scores of an earlier batch of samples, whose store has the checksum ``source``."""
     return private / EARLIER / source[:16]
 
@@ -105,7 +105,7 @@ def public_decision(
         record["rejected_by_others"] = by_others
     kept, copies = len(scores.names) - rejected, None
     if decision.passed and isinstance(rule, Calibrated):
-        copies = shared_copies(kept, rejected, rule.beta, rule.delta)
+        copies = passing_copies(kept, rejected, rule.beta, rule.delta)
         sentences = [
             statements.compared_frames(scores.frames, scores.frames_per_sample),
             statements.copies_in_the_set(copies, rule.delta),
@@ -144,7 +144,7 @@ def write_private_folder(
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _passed_record(folder)
     if earlier is not None and earlier.get("source") != record["source"]:
-        batch = _earlier_folder(folder, str(earlier.get("source")))
+        batch = _folder_of_earlier_samples(folder, str(earlier.get("source")))
         batch.mkdir(parents=True, exist_ok=True)
         for name in (SCORES, EVIDENCE, RECORD):
             if (folder / name).is_file():

@@ -171,7 +171,7 @@ def score_samples(
         to_training = scores.score[: len(names)]
         for number, (one, queried) in enumerate(zip(outside, queries.by_network, strict=True)):
             found = one.score(queried[: len(names)], rule.similarity)
-            by_network[number] = nearest_of_both(by_network[number], found)
+            by_network[number] = take_higher_scores(by_network[number], found)
         scores, ranks = combine_networks(by_network, slice(*counts[:2]), rule.similarity)
     samples, calibration, copies_, no_evidence = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
@@ -194,7 +194,7 @@ def score_samples(
     return FilterScores(names, scores.select(samples), evidence, frames, total, *parts, *compared)
 
 
-def nearest_of_both(scores: QueryScores, others: QueryScores) -> QueryScores:
+def take_higher_scores(scores: QueryScores, others: QueryScores) -> QueryScores:
     """``scores``, whose first queries take the score and reference of ``others`` where that score is higher."""
     count = len(others.score)
     nearer = others.score > scores.score[:count]

@@ -47,10 +47,10 @@ class AuxiliaryClassifier(nn.Module):
         first = 0 if clip_start(self.metadata) == "first" else (frames - span) // 2
         return list(range(first, first + span, stride))
 
-    def forward(self, latents: Tensor, class_id: Tensor, signal: Tensor) -> Tensor:
-        """Mean over the batch of ``signal`` times cross-entropy, scalar; 0 for classes unknown to the classifier.
+    def forward(self, latents: Tensor, class_id: Tensor, signal_share: Tensor) -> Tensor:
+        """Batch mean of ``signal_share`` times cross-entropy, scalar; 0 for classes unknown to the classifier.
 
-        ``latents`` are unscaled estimates (B, C, F, h, w), ``class_id`` classes (B,), ``signal`` signal shares (B,).
+        ``latents`` are unscaled estimates (B, C, F, h, w), ``class_id`` classes (B,), ``signal_share`` (B,).
         """
         classifier, vae = (module.to(latents.device) for module in self._frozen)
         ids = torch.tensor(self.class_ids, device=latents.device)
@@ -60,4 +60,4 @@ class AuxiliaryClassifier(nn.Module):
         pixels = checkpoint(lambda z: vae.decode(z).sample, frames.flatten(0, 1), use_reentrant=False)
         logits = classifier(pixels.unflatten(0, frames.shape[:2]).transpose(1, 2))
         errors = cross_entropy(logits.float(), matches.long().argmax(dim=1), reduction="none")
-        return (errors * signal.to(errors) * known).mean()
+        return (errors * signal_share.to(errors) * known).mean()

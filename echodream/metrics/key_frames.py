@@ -131,7 +131,7 @@ def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str
     turning_points, min_distance = {}, _MIN_END_DISTANCE * beat
     for kind, sign in (("ED", 1), ("ES", -1)):
         times = _peak_times(sign * curve, high - low, beat, _EXTRAPOLATION[kind])
-        ends = [_match_end(trajectory, times, beat, high - low, last) for last in (False, True)]
+        ends = [_edge_time(trajectory, times, beat, high - low, last) for last in (False, True)]
         distant = [end for end in ends if end is not None and all(abs(end - time) > min_distance for time in times)]
         turning_points[kind] = np.array(sorted(times + distant))
     return turning_points
@@ -163,7 +163,7 @@ def _arrival_time(curve: np.ndarray, peak: int, height: float, extrapolation: fl
     return float(crossings[0] + extrapolation * (crossings[0] - crossings[1]))
 
 
-def _match_end(trajectory: np.ndarray, times: Sequence[float], beat: float, height: float, last: bool) -> float | None:
+def _edge_time(trajectory: np.ndarray, times: Sequence[float], beat: float, height: float, last: bool) -> float | None:
     """Time of a turning point at the start (or the end, if ``last``) of the clip, by a match with other beats.
 
     None if no other beat matches, or if the turning point lies outside the clip.

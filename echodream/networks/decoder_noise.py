@@ -46,7 +46,7 @@ class DecoderNoise(nn.Module):
     def __init__(self, channels: int, features: int, frame_channels: int, width: int = 16) -> None:
         super().__init__()
         self.filters = nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect")
-        places = features + _places(1, 1).shape[0]
+        places = features + _position_polynomials(1, 1).shape[0]
         self.modulation = nn.Sequential(nn.Conv2d(places, 32, 1), nn.SiLU(), nn.Conv2d(32, 2 * width, 1))
         self.hidden = nn.Conv2d(width, 16, 3, padding=1, padding_mode="reflect")
         self.last = nn.Conv2d(16, frame_channels, 3, padding=1, padding_mode="reflect")
@@ -71,7 +71,7 @@ class DecoderNoise(nn.Module):
         else:
             noise_of_frame = {frame: self._noise(*frame, shape[1:]) for frame in dict.fromkeys(self.seeds)}
             noise = torch.stack([noise_of_frame[frame] for frame in self.seeds]).to(features).expand(shape)
-        places = _places(*size).to(features).expand(len(features), -1, -1, -1)
+        places = _position_polynomials(*size).to(features).expand(len(features), -1, -1, -1)
         scale, offset = self.modulation(torch.cat([features, places], dim=1)).chunk(2, dim=1)
         filtered = functional.silu(self.filters(noise) * (1 + scale) + offset)
         return self.scale.to(features.dtype) * self.last(functional.silu(self.hidden(filtered)))
@@ -92,7 +92,7 @@ class DecoderNoise(nn.Module):
 
 
 @lru_cache(maxsize=8)
-def _places(height: int, width: int) -> Tensor:
+def _position_polynomials(height: int, width: int) -> Tensor:
     """Polynomials of the second order of the place in the frame, (5, H, W): x and y from -1 to 1."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     return torch.stack([x, y, x.square() - 0.5, y.square() - 0.5, x * y])

@@ -52,8 +52,8 @@ class Fingerprint:
             "recordings": len(self.table),
             "patients": self._splits(first),
             "patients by class": classes,
-            "recordings per patient": _three_numbers(per_patient),
-            "frames": _three_numbers(self.lengths),
+            "recordings per patient": _min_median_max(per_patient),
+            "frames": _min_median_max(self.lengths),
             "frames per second": sorted({round(rate, 3) for rate in self.rates}),
             "sizes": _size_texts(self.sizes),
             "sizes after preprocessing": _size_texts(
@@ -109,7 +109,7 @@ def _size_texts(sizes: Iterable[tuple[int, int]]) -> list[str]:
     return sorted({f"{width}x{height}" for height, width in sizes})
 
 
-def _three_numbers(values: Any) -> list[float]:
+def _min_median_max(values: Any) -> list[float]:
     """Minimum, median and maximum."""
     return [float(number) for number in np.quantile(np.asarray(values), [0, 0.5, 1])]
 

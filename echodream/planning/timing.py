@@ -199,7 +199,7 @@ def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> Mo
 
     An adversarial loss that starts later is timed in both phases. Raises ``UserError`` if the model cannot be trained.
     """
-    with _quiet(), composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
+    with _without_log_messages(), composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
         OmegaConf.resolve(cfg)
         timing = _time(name, cfg, study, steps)
         start = int(OmegaConf.select(cfg, "loss.adversarial.start", default=0) or 0)
@@ -218,7 +218,7 @@ def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> Mo
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_log_messages() -> Iterator[None]:
     """Context without log messages and warnings: those of a training of a few steps do not apply to the planned one."""
     logger = logging.getLogger("echodream")
     level = logger.level
@@ -237,9 +237,9 @@ def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTi
     module, data = build_module_and_data(cfg)
     build = _now() - begin
     planned: Mapping[str, Any] = OmegaConf.to_container(cfg.trainer)  # type: ignore[assignment]
-    batches = _limited(len(data.train_dataloader()), planned["limit_train_batches"])
-    validation_batches = _limited(len(data.val_dataloader()), planned["limit_val_batches"])
-    test_batches = _limited(len(data.test_dataloader()), planned["limit_test_batches"])
+    batches = _limited_batches(len(data.train_dataloader()), planned["limit_train_batches"])
+    validation_batches = _limited_batches(len(data.val_dataloader()), planned["limit_val_batches"])
+    test_batches = _limited_batches(len(data.test_dataloader()), planned["limit_test_batches"])
     timer, ema = StepTimer(), OmegaConf.select(cfg, "callbacks.ema")
     callbacks = [instantiate(callback) for callback in (cfg.callbacks or {}).values() if callback]
     callbacks = [*(each for each in callbacks if not isinstance(each, Checkpoint | EarlyStopping)), timer]
@@ -297,7 +297,7 @@ def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTi
     )
 
 
-def _limited(batches: int, limit: float) -> int:
+def _limited_batches(batches: int, limit: float) -> int:
     """Number of batches with Lightning's ``limit``: a number of batches, or a fraction."""
     return min(batches, limit) if isinstance(limit, int) else math.floor(batches * limit)
 

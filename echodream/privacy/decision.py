@@ -52,7 +52,7 @@ def rejection_cost(
 
 
 @dataclass(frozen=True)
-class SharedCopies:
+class PassingCopies:
     """Copies among ``samples`` that pass, if ``rejected`` samples do not, and a copy passes with probability beta.
 
     ``expected``: bound of the expected number of copies. For each rejected copy, beta / (1 - beta) copies are expected
@@ -67,10 +67,10 @@ class SharedCopies:
     bound: int
 
 
-def shared_copies(samples: int, rejected: int, beta: float, delta: float) -> SharedCopies:
+def passing_copies(samples: int, rejected: int, beta: float, delta: float) -> PassingCopies:
     """Bounds of the number of copies among ``samples`` that pass, from the number of ``rejected`` samples."""
     expected, bound = (rejected + 1) * beta / (1 - beta), passing_copies_bound(rejected, beta, delta)
-    return SharedCopies(samples, rejected, min(expected, float(samples)), min(bound, samples))
+    return PassingCopies(samples, rejected, min(expected, float(samples)), min(bound, samples))
 
 
 @dataclass(frozen=True)

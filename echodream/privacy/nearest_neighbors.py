@@ -97,9 +97,9 @@ class PatientSearch:
         self._rows.append(embeddings.detach().to(self.device))
         self._names.extend(str(patient) for patient in patients)
         if len(self._names) >= self.size:
-            self._search_waiting(len(self._names) - len(self._names) % self.size)
+            self._search_pending(len(self._names) - len(self._names) % self.size)
 
-    def _search_waiting(self, count: int) -> None:
+    def _search_pending(self, count: int) -> None:
         """Search the first ``count`` waiting references in blocks of ``size`` rows; the last block may be shorter."""
         waiting, names = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows), self._names
         for start in range(0, count, self.size):
@@ -122,7 +122,7 @@ class PatientSearch:
     def result(self, groups: Sequence[int] | np.ndarray | None = None) -> NearestPatients:
         """The nearest patients. If rows are frames, ``groups``, (n,), numbers the sample of each frame from 0."""
         if self._names:
-            self._search_waiting(len(self._names))
+            self._search_pending(len(self._names))
         if self.count == 0:
             raise UserError("There is no reference: name a store with recordings of training patients.")
         if self._constant and self.count > 1:

@@ -198,7 +198,7 @@ class Calibrated(Rule):
         table: tuple[Certificate, ...] = ()
         if not failure and calibration is not None:
             thresholds = self._candidate_thresholds(evidence, calibration, required, choosing, certifying)
-            first, decisive = self._first_and_decisive(thresholds)
+            first, decisive = self._first_and_final_threshold(thresholds)
             tau = thresholds[decisive]
             tau_range = (thresholds["alpha_max"], thresholds[first]) if decisive == "certified" else None
             known_bounds = dict.fromkeys(required, self.beta) if tau_range else None
@@ -276,7 +276,7 @@ class Calibrated(Rule):
             "certified": certification.highest_certified_threshold(rows, certifying, self.beta, self.delta),
         }
 
-    def _first_and_decisive(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
+    def _first_and_final_threshold(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
         """Names of the first and of the final threshold.
 
         tau starts at the smaller of alpha and beta, but not below alpha_max. The first threshold is final if it is

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, controls_needed_at_rate
 from echodream.privacy.certification import Certificate
-from echodream.privacy.decision import SCOPE, RejectionCost, SharedCopies
+from echodream.privacy.decision import SCOPE, PassingCopies, RejectionCost
 
 NO_PATIENT_WITH_ALL_COPIES = (
     "Nothing may pass: rule.worst_case=true needs patients who have a copy under every transform and there is "
@@ -86,7 +86,7 @@ def compared_frames(compared: int, frames: int) -> str:
     )
 
 
-def copies_in_the_set(copies: SharedCopies, delta: float) -> str:
+def copies_in_the_set(copies: PassingCopies, delta: float) -> str:
     """Sentence about the possible number of copies among the shared samples."""
     return (
         f"Of the {copies.samples} samples that pass, at most {copies.expected:.2g} are expected to be such copies, "

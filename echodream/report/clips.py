@@ -8,7 +8,7 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.report.media import encode_within
+from echodream.report.media import encode_within_size
 from echodream.report.sources import Sources
 from echodream.store import Store
 from echodream.store.browser_video import data_uri
@@ -75,7 +75,7 @@ class NearestPair:
     synthetic: Clip
     real: Clip
     score: float
-    nearer: int
+    nearer_patients: int
     """Number of new patients that are at least as similar to a training patient as the sample."""
     patients: int
     """Number of new patients."""
@@ -110,7 +110,7 @@ def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
     for clip in clips:
         _choose_frames(clip, settings, chosen)
     frames = [(clip.store.frames(clip.name, range(clip.start, clip.start + clip.count)), clip.fps) for clip in clips]
-    for clip, video, (pixels, _) in zip(clips, encode_within(frames, MAX_BYTES, _REMEDY), frames, strict=True):
+    for clip, video, (pixels, _) in zip(clips, encode_within_size(frames, MAX_BYTES, _REMEDY), frames, strict=True):
         clip.uri, (clip.height, clip.width) = data_uri(video, "video/mp4"), pixels.shape[1:3]
     return chosen
 
@@ -195,5 +195,5 @@ def _nearest_pair(synthetic: Store, real: Store, row: dict[Any, Any], patients: 
     label, caption = f"Real recording of patient {patient}", f"{patient}, frame {frame}"
     recording = Clip(real, str(row["NearestRecording"]), label, caption, start=max(0, frame - length // 2))
     p_value = str(row.get("PValue", ""))  # empty if the filter compared no new patients
-    nearer = max(0, round(float(p_value) * (patients + 1)) - 1) if p_value else 0
-    return NearestPair(sample, recording, float(row["Score"]), nearer, patients if p_value else 0)
+    nearer_patients = max(0, round(float(p_value) * (patients + 1)) - 1) if p_value else 0
+    return NearestPair(sample, recording, float(row["Score"]), nearer_patients, patients if p_value else 0)

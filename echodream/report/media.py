@@ -13,7 +13,7 @@ QUALITIES = (18, 23, 28, 33, 38)
 """Constant rate factors of x264, from the best quality to the smallest file."""
 
 
-def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int, remedy: str) -> list[bytes]:
+def encode_within_size(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int, remedy: str) -> list[bytes]:
     """Encoded videos of ``clips``, (frames, fps) each, at the best quality with a total size of at most ``max_bytes``.
 
     Raises ``UserError``, with ``remedy``, if the videos of the lowest quality are larger.

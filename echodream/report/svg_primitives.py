@@ -20,7 +20,7 @@ Scale = tuple[float, float]
 """Lower and upper end of an axis."""
 
 
-def _percent(value: float, scale: Scale) -> float:
+def _axis_percent(value: float, scale: Scale) -> float:
     """Position of ``value`` on the axis in percent; a value beyond the axis lies at its end."""
     share = (value - scale[0]) / (scale[1] - scale[0] or 1.0)
     return round(100 * min(max(share, 0.0), 1.0), 2)
@@ -28,14 +28,14 @@ def _percent(value: float, scale: Scale) -> float:
 
 def interval_chart(row: Row) -> Markup:
     """Chart of a row: the value as a dot, its interval as a line, the reference interval as a band."""
-    ticks = [_percent(tick, row.scale) for tick in axis_ticks(row.scale)]
+    ticks = [_axis_percent(tick, row.scale) for tick in axis_ticks(row.scale)]
     elements = [f'<line class="rule" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="28"/>' for x in ticks]
     if row.reference is not None:
-        low, high = (_percent(end, row.scale) for end in (row.reference.low, row.reference.high))
-        x = _percent(row.reference.value, row.scale)
+        low, high = (_axis_percent(end, row.scale) for end in (row.reference.low, row.reference.high))
+        x = _axis_percent(row.reference.value, row.scale)
         elements.append(f'<rect class="band" x="{low:.2f}%" width="{high - low:.2f}%" y="4" height="20"/>')
         elements.append(f'<line class="reference" x1="{x:.2f}%" x2="{x:.2f}%" y1="4" y2="24"/>')
-    low, x, high = (_percent(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
+    low, x, high = (_axis_percent(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
     elements.append(f'<line class="whisker" x1="{low:.2f}%" x2="{high:.2f}%" y1="14" y2="14"/>')
     elements.append(f'<circle cx="{x:.2f}%" cy="14" r="5"/>')
     return _svg_element("track", 28, elements, group=row.group)
@@ -46,7 +46,7 @@ def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
     ticks = axis_ticks(scale)
     anchors = {ticks[0]: "start", ticks[-1]: "end"}
     elements = [
-        f'<text x="{_percent(tick, scale):.2f}%" y="12" text-anchor="{anchors.get(tick, "middle")}">'
+        f'<text x="{_axis_percent(tick, scale):.2f}%" y="12" text-anchor="{anchors.get(tick, "middle")}">'
         f"{_tick_label(100 * tick if unit == '%' else tick)}{unit.replace('%', ' %') if tick == ticks[-1] else ''}"
         "</text>"
         for tick in ticks
@@ -69,9 +69,9 @@ def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scal
     for group in groups:
         counts, edges = np.histogram(np.clip(group.values, *scale), HISTOGRAM_BINS, scale)
         heights = 38 - 34 * counts / max(counts.max(), 1)
-        x = [_percent(edge, scale) for edge in edges]
+        x = [_axis_percent(edge, scale) for edge in edges]
         steps = " ".join(f"L{x[i]:.2f} {h:.1f} L{x[i + 1]:.2f} {h:.1f}" for i, h in enumerate(heights))
-        line = _percent(threshold, scale)
+        line = _axis_percent(threshold, scale)
         elements = [
             f'<rect class="beyond" x="{line:.2f}%" width="{100 - line:.2f}%" y="0" height="38"/>',
             '<svg viewBox="0 0 100 38" width="100%" height="38" preserveAspectRatio="none">'
@@ -149,11 +149,11 @@ def scatter_chart(
 
 def _scatter_x(value: float, scale: Scale) -> str:
     """Horizontal position of ``value`` in percent of the width, between margins of 8 % and 4 %."""
-    return f"{8 + 0.88 * _percent(value, scale):.2f}%"
+    return f"{8 + 0.88 * _axis_percent(value, scale):.2f}%"
 
 
 def _scatter_y(value: float, scale: Scale) -> float:
-    return round(264 - 2.4 * _percent(value, scale), 1)
+    return round(264 - 2.4 * _axis_percent(value, scale), 1)
 
 
 def _line_points(points: Iterable[tuple[float, float]], scale: Scale) -> str:
@@ -161,7 +161,7 @@ def _line_points(points: Iterable[tuple[float, float]], scale: Scale) -> str:
 
 
 def _line_y(value: float, scale: Scale) -> float:
-    return round(150 - 1.36 * _percent(value, scale), 1)
+    return round(150 - 1.36 * _axis_percent(value, scale), 1)
 
 
 def _tick_label(value: float) -> str:

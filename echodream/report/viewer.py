@@ -15,7 +15,7 @@ import pandas as pd
 from echodream.errors import UserError
 from echodream.filtering.embedding import sampling_settings
 from echodream.report.build import TEMPLATES, content_security_policy
-from echodream.report.media import encode_within
+from echodream.report.media import encode_within_size
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.browser_video import data_uri
@@ -77,7 +77,7 @@ class ViewerPage:
         if statement and statement not in self.statements:
             self.statements.append(statement)
         rows = {} if scores is None else scores.rows_of(origin)
-        images = _stores_beside(store, sampling_settings(origin).get("source"))
+        images = _stores_in_same_folder(store, sampling_settings(origin).get("source"))
         image_rows = images[0].rows() if images else {}  # also have the conditions that only images have
         for name, row in store.rows().items():
             settings = {**_settings(image_rows.get(str(row.get("Source")), {})), **_settings(row)}
@@ -133,10 +133,10 @@ class NearestPatients:
 
 def sampled_store(store: Store) -> Store:
     """The latents in the same folder that ``store`` was decoded from, or ``store`` itself."""
-    return next(iter(_stores_beside(store, store.dataset.settings.get("source"))), store)
+    return next(iter(_stores_in_same_folder(store, store.dataset.settings.get("source"))), store)
 
 
-def _stores_beside(store: Store, checksum: object) -> list[Store]:
+def _stores_in_same_folder(store: Store, checksum: object) -> list[Store]:
     """The stores with the ``checksum`` in the folder of ``store``."""
     paths = sorted(store.root.parent.glob(f"*/{CHECKSUMS}"))
     return [Store(path.parent) for path in paths if file_sha256(path) == checksum]
@@ -185,7 +185,7 @@ def render_viewer(page: ViewerPage, nearest: NearestPatients | None = None) -> s
 
     controls = viewer_controls(page.clips)
     shown = [_frames(clip, nearest) for clip in page.clips]
-    videos = encode_within(
+    videos = encode_within_size(
         [video for pair in shown for video in pair], MAX_BYTES, "lower values=, repeats=, scales= or frames="
     )
     uris = iter(data_uri(video, "video/mp4") for video in videos)

@@ -87,7 +87,7 @@ def decode(
     run_prediction(trainer, module, data, writer, [network])
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
     if trained is not None:
-        facts |= _gate_facts(Store(dst), trained)
+        facts |= _rejection_facts(Store(dst), trained)
     if not writer.already_complete and reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))
     if trained is not None and not len(Store(dst)):
@@ -108,7 +108,7 @@ def _training_ranges(store: Store, reference: str | None, coverage: float) -> Tr
     return measure_training(train, coverage, shortest_duration(store.table))
 
 
-def _gate_facts(store: Store, trained: TrainingRanges) -> dict[str, object]:
+def _rejection_facts(store: Store, trained: TrainingRanges) -> dict[str, object]:
     """Numbers of rejected recordings, by the quantities that lie outside, and quantities that have no range."""
     reasons = read_text_table(store.root / REJECTED, REJECTED_COLUMNS)["Reason"].tolist()
     counts = {name: sum(name in reason for reason in reasons) for name in trained.ranges}

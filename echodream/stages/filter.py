@@ -179,7 +179,7 @@ def filter_(
             return Summary(f"filter: {dst} already complete, memoriser added to {batch}", summary_lines(record))
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
         tries = register_decision(decisions, entry, decision.passed, code_version)
-        before = filter_record.decisions_before_the_ledger(read_record(Path(private) / RECORD), settings)
+        before = filter_record.count_decisions_without_ledger(read_record(Path(private) / RECORD), settings)
         tries = replace(tries, same=max(tries.same, before))
         known = model_fingerprint is not None
         described = filter_record.public_decision(decision, scores, rule, tries, known, not_tested, others)

@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 """A row of FileList.csv with its cells as text."""
 
 
-def same_table(rows: Sequence[Row]) -> Tables:
+def unchanged_table(rows: Sequence[Row]) -> Tables:
     """FileList.csv of the store."""
     return {FILE_LIST: ((), [dict(row) for row in rows])}
 
@@ -56,7 +56,7 @@ class ExportFormat:
     """Path of a recording within the export; {} is replaced by the FileName."""
     write: Callable[[Path, np.ndarray, Row, ExportSettings], None]
     """Function that writes pixels, uint8 (F, H, W, C), of a recording with its row of FileList.csv to a new path."""
-    tables: Callable[[Sequence[Row]], Tables] = same_table
+    tables: Callable[[Sequence[Row]], Tables] = unchanged_table
     """Function from the rows of FileList.csv to the tables of the export."""
     check: Callable[[Store], None] = lambda store: None
     """Function that raises ``UserError`` if a store cannot be exported in this format."""
@@ -93,12 +93,12 @@ def write_gif(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings
     )
 
 
-def slowed_table(rows: Sequence[Row]) -> Tables:
+def gif_rate_table(rows: Sequence[Row]) -> Tables:
     """FileList.csv with the frame rates of the GIFs."""
     return {FILE_LIST: ((), [{**row, "FPS": min(float(row["FPS"]), MAX_GIF_FPS)} for row in rows])}
 
 
-def slowed_note(rows: Sequence[Row]) -> dict[str, str]:
+def frame_rate_note(rows: Sequence[Row]) -> dict[str, str]:
     """Number of recordings with a lower frame rate than in the store."""
     count = sum(float(row["FPS"]) > MAX_GIF_FPS for row in rows)
     text = f"{count} recordings to {MAX_GIF_FPS:g} frames/s, the highest frame rate of a GIF in players"
@@ -124,14 +124,14 @@ def write_h264(path: Path, frames: np.ndarray, row: Row, settings: ExportSetting
     write_mp4(str(path), frames, float(row["FPS"]), settings.crf)
 
 
-def padded_table(rows: Sequence[Row]) -> Tables:
+def even_size_table(rows: Sequence[Row]) -> Tables:
     """FileList.csv with the even sizes of the H.264 videos."""
     sides = [{name: int(float(row[name])) for name in ("FrameHeight", "FrameWidth")} for row in rows]
     even = [{name: side + side % 2 for name, side in each.items()} for each in sides]
     return {FILE_LIST: ((), [{**row, **each} for row, each in zip(rows, even, strict=True)])}
 
 
-def padded_note(rows: Sequence[Row]) -> dict[str, str]:
+def padding_note(rows: Sequence[Row]) -> dict[str, str]:
     """Number of recordings with an odd height or width."""
     count = sum(any(float(row[name]) % 2 for name in ("FrameHeight", "FrameWidth")) for row in rows)
     text = f"{count} recordings by one row or column: H.264 4:2:0 needs an even height and width"
@@ -165,9 +165,9 @@ def write_dicom(path: Path, frames: np.ndarray, row: Row, settings: ExportSettin
 FORMATS = {
     "jpg": ExportFormat("{}", write_images),
     "png": ExportFormat("{}", write_images),
-    "gif": ExportFormat("Videos/{}.gif", write_gif, slowed_table, notes=slowed_note),
+    "gif": ExportFormat("Videos/{}.gif", write_gif, gif_rate_table, notes=frame_rate_note),
     "avi": ExportFormat("Videos/{}.avi", write_avi),
-    "mp4": ExportFormat("Videos/{}.mp4", write_h264, padded_table, lambda store: check_encoder(), padded_note),
+    "mp4": ExportFormat("Videos/{}.mp4", write_h264, even_size_table, lambda store: check_encoder(), padding_note),
     "pt": ExportFormat("{}.pt", write_pt),
     "nifti": ExportFormat("{}.nii.gz", write_nifti),
     "echonet": ExportFormat(

@@ -15,7 +15,7 @@ from torch import Tensor
 from echodream import engine
 from echodream.artifact import Artifact, read_artifact, write_artifact
 from echodream.auditing.canaries import CanaryConfig, bound_statement, canary_measure, summarize_canaries
-from echodream.auditing.measure import Measure, exact_value
+from echodream.auditing.measure import Measure, exact_interval
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
@@ -119,7 +119,7 @@ def test_the_stated_bound_is_rounded_down_and_the_claim_up() -> None:
     guesses = {"guesses": 60, "correct": 50, "epsilon": 0.678, "largest": 2.598}
     details = {"canaries": 60, "epsilon": 0.678, "claimed": 7.991, "delta": 1e-5, "confidence": 0.95}
     details |= {"generator": "lidm", "by_guesses": [guesses]}
-    exact = exact_value(0.678)
+    exact = exact_interval(0.678)
     found = Measure("x", "privacy", "x", "x", exact, exact, False, details)
     words = bound_statement(found, "ab" * 32)
     assert "is at least 0.67 at delta 1e-05, with 95 % confidence" in words

@@ -236,7 +236,7 @@ def test_each_patient_is_tested_once_and_never_trained_on_in_that_fold() -> None
     table, tested = many(), []
     strata = table["class_id"].to_numpy()
     for fold in range(5):
-        found = split_by_fold(table, strata, 5, fold, seed=0, unseen=False)
+        found = split_by_fold(table, strata, 5, fold, seed=0, held_out_only=False)
         assert (found.groupby("PatientID")["Split"].nunique() == 1).all()
         assert set(found["Split"]) == {"TRAIN", "VAL", "TEST"}
         tested += sorted(set(found.loc[found["Split"] == "TEST", "PatientID"]))
@@ -248,7 +248,7 @@ def test_with_a_generator_only_those_whom_it_never_saw_are_tested() -> None:
     strata = table["class_id"].to_numpy()
     seen = set(table.loc[table["Split"] == "TRAIN", "PatientID"])
     for fold in range(4):
-        found = split_by_fold(table, strata, 4, fold, seed=0, unseen=True)
+        found = split_by_fold(table, strata, 4, fold, seed=0, held_out_only=True)
         assert seen <= set(found.loc[found["Split"] == "TRAIN", "PatientID"])
         tested |= set(found.loc[found["Split"] == "TEST", "PatientID"])
     assert tested == set(table["PatientID"]) - seen
@@ -257,10 +257,10 @@ def test_with_a_generator_only_those_whom_it_never_saw_are_tested() -> None:
 def test_too_few_patients_for_so_many_folds_are_refused() -> None:
     table = many().query("PatientID in ('p0', 'p1', 'p2', 'p3', 'p5', 'p7', 'p9')")
     with pytest.raises(UserError, match="folds=3 needs 3 patients of each class, and one class has 2"):
-        split_by_fold(table, table["class_id"].to_numpy(), 3, 0, 0, unseen=False)
+        split_by_fold(table, table["class_id"].to_numpy(), 3, 0, 0, held_out_only=False)
     for wrong in (2, 2.5, True, "5"):
         with pytest.raises(UserError, match="give a whole number from 3"):
-            split_by_fold(table, table["class_id"].to_numpy(), wrong, 0, 0, unseen=False)  # type: ignore[arg-type]
+            split_by_fold(table, table["class_id"].to_numpy(), wrong, 0, 0, held_out_only=False)  # type: ignore[arg-type]
 
 
 def test_numbers_are_spread_over_folds_by_fifths() -> None:

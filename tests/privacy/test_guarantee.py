@@ -11,7 +11,7 @@ from scipy import stats
 from echodream.metrics.binomial_bounds import passing_copies_bound
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.conformal import rank_scores
-from echodream.privacy.decision import SharedCopies, shared_copies
+from echodream.privacy.decision import PassingCopies, passing_copies
 from echodream.privacy.nearest_neighbors import nearest_patients
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
@@ -178,7 +178,7 @@ def test_the_bound_of_the_copies_in_a_set_holds_for_any_number_of_copies(copies:
     beta, delta, sets = 0.05, 0.05, 20_000
     passing = np.random.default_rng(copies).binomial(copies, beta, sets)
     counts, numbers = np.unique(passing, return_counts=True)
-    bounds = [shared_copies(500, copies - int(k) + harmless, beta, delta) for k in counts]
+    bounds = [passing_copies(500, copies - int(k) + harmless, beta, delta) for k in counts]
     missed = sum(int(n) for k, n, one in zip(counts, numbers, bounds, strict=True) if k > one.bound) / sets
     assert missed <= delta + 3 * np.sqrt(delta * (1 - delta) / sets)
     assert harmless or copies < 40 or missed > 0.01  # it is no looser than the discrete distribution makes it
@@ -192,8 +192,8 @@ def test_the_bound_of_the_copies_in_a_set_is_negative_binomial_and_within_the_se
         found = passing_copies_bound(rejected, beta, 0.05)
         chance = [math.comb(rejected + k, k) * beta**k * (1 - beta) ** (rejected + 1) for k in range(found + 1)]
         assert sum(chance[:-1]) < 0.95 <= sum(chance)
-    assert shared_copies(3, 61, 0.3, 0.05) == SharedCopies(3, 61, 3.0, 3)
-    assert shared_copies(101, 0, 0.05, 0.05).bound == 0  # that a copy passes and none is rejected has probability 5 %
+    assert passing_copies(3, 61, 0.3, 0.05) == PassingCopies(3, 61, 3.0, 3)
+    assert passing_copies(101, 0, 0.05, 0.05).bound == 0  # that a copy passes and none is rejected has probability 5 %
 
 
 class Study:

@@ -8,7 +8,7 @@ import pytest
 
 from echodream.metrics.bootstrap import Interval
 from echodream.report.glossary import is_distance, metric_meaning
-from echodream.report.media import encode_within
+from echodream.report.media import encode_within_size
 from echodream.report.number_format import (
     axis_end,
     axis_ticks,
@@ -152,7 +152,7 @@ def test_encoded_videos_keep_brightness_and_color(colors: int) -> None:
 
 def test_videos_are_compressed_until_they_fit() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (12, 49, 65, 1)).astype(np.uint8)  # odd sides
-    (best,) = encode_within([(frames, 25.0)], 10**6, "lower look.pairs")
-    (small,) = encode_within([(frames, 25.0)], len(best) - 1, "lower look.pairs")
+    (best,) = encode_within_size([(frames, 25.0)], 10**6, "lower look.pairs")
+    (small,) = encode_within_size([(frames, 25.0)], len(best) - 1, "lower look.pairs")
     assert len(small) < len(best)
-    assert encode_within([(frames, 25.0)], 10**6, "lower look.pairs") == [best]
+    assert encode_within_size([(frames, 25.0)], 10**6, "lower look.pairs") == [best]

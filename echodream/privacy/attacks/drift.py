@@ -68,11 +68,11 @@ def drift(
         high=np.array([point.high for point in points]),
         last=bootstrap_mean(np.array([curve[-1] for curve in curves]), names, seed=seed),
         step=bootstrap_mean(np.array(step), step_names, seed=seed),
-        lost=None if below is None else _exact_share(below, names),
+        lost=None if below is None else _exact_proportion(below, names),
     )
 
 
-def _exact_share(values: np.ndarray, patients: Sequence[object]) -> Interval:
+def _exact_proportion(values: np.ndarray, patients: Sequence[object]) -> Interval:
     """Mean of zeros and ones, (n,), with the exact interval of a proportion of as many trials as patients."""
     unit = unit_indices(patients, len(values))
     share = float(np.mean(values))

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from echodream.artifact import METADATA_FILE
-from echodream.auditing.measure import exact_value
+from echodream.auditing.measure import exact_interval
 from echodream.auditing.record import group_difference
 from echodream.metrics.bootstrap import Interval
 from echodream.privacy.certification import WEAKEST
@@ -347,7 +347,7 @@ def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> 
         text = "stands out without copies" if measure["stands_out"] else "not tested: the samples are not its input"
         return Row(name, Interval(largest, 0.0, largest), scale=(0.0, largest), value_text=text)
     share = next(iter(power.values()))
-    interval = Interval(largest, 0.0, largest) if share is None else exact_value(float(share))
+    interval = Interval(largest, 0.0, largest) if share is None else exact_interval(float(share))
     return Row(name, interval, scale=(0.0, largest), group="copy", value_text=power_text(power))
 
 

@@ -45,7 +45,7 @@ METRICS = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "auc": "AUC {}"}
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """A part of the study, such as the autoencoder; ``facts`` are the known numbers of a finished part."""
 
     name: str
@@ -59,12 +59,12 @@ def build(context: PageContext) -> SectionContent | None:
     if not sources.is_unfinished:
         return None
     made = {name for name, _ in read_entries(sources)} | sources.records.keys()
-    parts = [Part(name, key in made, _facts(sources, key) if key in made else "") for key, name in PARTS.items()]
+    parts = [StudyPart(name, key in made, _numbers(sources, key) if key in made else "") for key, name in PARTS.items()]
     metrics = {"parts": {part.name: "made" if part.is_made else "not yet made" for part in parts}}
     return SectionContent({"parts": parts, "pictures": _pictures(sources)}, metrics={"progress": metrics})
 
 
-def _facts(sources: Sources, key: str) -> str:
+def _numbers(sources: Sources, key: str) -> str:
     """The number of recordings of a store, or the test metrics of an artifact."""
     kind, _, name = key.partition("/")
     folder = sources.folders[kind] / name if kind in sources.folders else Path()
