@@ -75,9 +75,9 @@ def run(program: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Run the command ``program``.py ("train" or "sample") with ``arguments`` in this process.
 
     For example ``run("sample", ["stage=encode", "data=phantom"])``. Returns the summary of the stage: "title", "dst"
-    and its facts; or "dst" and the test metrics of the training. If the stage is followed by another one, "then" has
-    the summary of that stage. Paths are relative to the working directory. Raises ``UserError`` where the command line
-    prints an error.
+    and the results that the stage prints. For a training, returns "dst" and the test metrics. If the stage is followed
+    by another one, "then" has the summary of that stage. Paths are relative to the working directory. Raises
+    ``UserError`` where the command line prints an error.
     """
     validation.one_of("program", program, ("train", "sample"))
     arguments = list(validation.list_of_names("arguments", arguments))

@@ -173,7 +173,7 @@ class EmbeddingSetBuilder:
     def _embed_sequences(
         self, recordings: Recordings, plan: FramePlan, embedded: Tensor, progress: str
     ) -> list[Tensor]:
-        """Embeddings of every ``config.every``-th frame of each recording; ``embedded`` if it has all frames."""
+        """Embeddings of every ``config.every``-th frame of each recording; ``embedded`` if it has all these frames."""
         if self.longest == self.count:
             return [*embedded]
         lengths = [(row, min(int(recordings.frames[row]), self.longest)) for row, _ in plan]

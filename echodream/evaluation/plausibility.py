@@ -165,7 +165,7 @@ def plausibility(
 def _measured_values(
     recordings: RecordingSet, extraction: FeatureExtraction, trained: TrainingRanges
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Rows of measured recordings, and their quantities with the row as index."""
+    """Row numbers of the measured recordings, and a table of their quantities, indexed by row number."""
 
     def measure(each: RecordingSet, row: int) -> dict[str, float]:
         return trained.measure(*_read_central_part(each, row, trained.seconds))

@@ -68,7 +68,7 @@ def find_ledger(folder: str | None, real: Path, outputs: Iterable[Path]) -> Path
 
 
 def check_ledger(folder: Path) -> None:
-    """Create the ``folder`` of the ledger. Raises ``UserError`` if the folder cannot be written."""
+    """Create ``folder``, which records decisions of the filter. Raises ``UserError`` if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()

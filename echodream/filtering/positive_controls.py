@@ -191,7 +191,8 @@ def select_controls(
 ) -> dict[str, Control]:
     """The ``controls`` that are not null and not in ``leave_out``; ``leave_out`` must be a part of ``report_only``.
 
-    Raises ``UserError`` for a value that is not a ``Control``, an unknown name, and if all controls are only reported.
+    Raises ``UserError`` for a value that is not a ``Control``, for an unknown name, and if all controls are in
+    ``report_only``.
     """
     for key, names in (("leave_out", leave_out), ("report_only", report_only), ("views", views)):
         if isinstance(names, str):

@@ -32,7 +32,7 @@ _OTHER_DICOM_SUFFIX = re.compile(r"(\.\d+)?")
 class Images(FolderSource):
     """Reads all png, jpg, bmp, tif and single-frame DICOM files below ``raw``.
 
-    ``FolderSource`` describes FileName, csv and patients. ``pixels.to_uint8`` scales images of more than 8 bits.
+    See ``FolderSource`` for FileName, csv and patients. ``pixels.to_uint8`` scales images of more than 8 bits.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -150,7 +150,7 @@ def _declared_range(header: "Nifti1Header") -> tuple[float, float] | None:
         return low, high
     if (dtype := header.get_data_dtype()).kind not in "iu" or dtype.itemsize > 1:
         return None
-    slope, intercept = header.get_slope_inter()  # (None, None) without scaling
+    slope, intercept = header.get_slope_inter()  # nibabel returns (None, None) if the header has no scaling
     limits = [(slope or 1) * value + (intercept or 0) for value in (np.iinfo(dtype).min, np.iinfo(dtype).max)]
     return min(limits), max(limits)
 

@@ -22,7 +22,7 @@ class Videos(FolderSource):
 
     An image sequence is two or more png, jpg, bmp or tif images of a folder whose names differ only in a number. The
     sequence is one recording, in the order of these numbers, with the FileName of the folder. A column FPS in the csv
-    replaces the time stamps of a file. ``FolderSource`` describes FileName, csv and patients.
+    replaces the time stamps of a file. See ``FolderSource`` for FileName, csv and patients.
     """
 
     image_fps: float = 30.0

@@ -277,7 +277,7 @@ class ReidAugmentation:
             self.redraw.fit(sample_frames(rows))
 
     def start_epoch(self, rows: Recordings, device: torch.device) -> None:
-        """Make the copies of this epoch."""
+        """Generate the copies of training frames for a new epoch."""
         self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
 
     def sample_copies(self, pairs: int, *, with_originals: bool, distinct: bool = False) -> Copies | None:

@@ -100,7 +100,7 @@ class PatientSearch:
             self._search_pending(len(self._names) - len(self._names) % self.size)
 
     def _search_pending(self, count: int) -> None:
-        """Search the first ``count`` waiting references in blocks of ``size`` rows; the last block may be shorter."""
+        """Search the first ``count`` references that were added but not yet searched, in blocks of ``size`` rows."""
         waiting, names = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows), self._names
         for start in range(0, count, self.size):
             rows = slice(start, min(start + self.size, count))

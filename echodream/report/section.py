@@ -11,7 +11,7 @@ from echodream.report.tables import MissingRecord, Table, Verdict
 
 @dataclass(frozen=True)
 class PageContext:
-    """Input of all sections; ``command`` builds the page."""
+    """Inputs of each section of the report; ``command`` is the command line that builds the page."""
 
     sources: Sources
     clips: PageClips

@@ -1,7 +1,7 @@
 """Synthetic-data card by the seven Cs (arXiv 2406.11143, by authors of the FDA), with the figures of a study.
 
-The card lists figures of the records of a study, counts rows, empty cells and classes of its stores, and names the
-figures that do not exist.
+The card lists figures (numbers) from the records of a study, and counts rows, empty cells and classes of its stores.
+Figures that do not exist are listed as not measured.
 """
 
 import json
@@ -48,7 +48,7 @@ _RAW_COLUMNS = ("RawFrames", "RawSeconds")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the card. ``source`` names the record, or "store"; the texts are those of the page."""
+    """A number of the card. ``source`` names its record, or "store"; the texts are those of the report page."""
 
     name: str
     text: str

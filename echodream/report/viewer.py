@@ -105,7 +105,7 @@ class NearestPatients:
         return self.real.rows()
 
     def rows_of(self, samples: Store) -> dict[str, dict[str, Any]]:
-        """Rows of scores.csv by FileName, if the filter compared ``samples``, or wrote them; otherwise empty."""
+        """Rows of scores.csv by FileName; empty unless ``samples`` are the input or output of the filter."""
         record = read_record(self.folder / "filter.json")
         if record is None:
             raise UserError(f"nearest={self.folder} has no filter.json: give the folder private= of stage=filter")

@@ -109,7 +109,7 @@ def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pa
 def _decision_thresholds(
     pairs: Pairs, far: float, folds: int, seed: int, folder: str
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Thresholds by name; and the record of both thresholds, with the reason for a missing threshold."""
+    """Thresholds by name, and their record, which has the reason for each threshold that cannot be chosen."""
     if not pairs.same.any() or pairs.same.all():
         raise UserError(f"{folder}/VAL.csv needs pairs of one patient and pairs of two patients: run stage=pairs again")
     best, strict = verification.cross_validated_threshold(pairs, folds, seed), verification.threshold_at_far(pairs, far)

@@ -53,7 +53,7 @@ def copying_score(
             scores.append(mann_whitney_z(reference, near))
             weights.append(len(reference))
     if not scores:
-        raise UserError(f"No cell has {least} samples and {least} held-out rows: choose fewer cells or a lower least.")
+        raise UserError(f"No cell has {least} samples and {least} held-out rows: choose fewer cells.")
     shares = np.array(weights) / sum(weights)
     score, half = float(shares @ scores), float(1.96 * np.sqrt((shares**2).sum()))
     return Copying(Interval(score, score - half, score + half), tuple(scores), cells - len(scores))
