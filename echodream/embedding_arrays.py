@@ -29,7 +29,7 @@ Copies = Array | tuple[Array, Sequence[object]]
 
 @dataclass(frozen=True)
 class FilterResult:
-    """The decision of the filter. ``table`` has a row per sample: Score, PValue, Kept, NearestPatient."""
+    """Decision of the privacy filter. ``table`` has a row per sample: Score, PValue, Kept, NearestPatient."""
 
     decision: Decision
     table: pd.DataFrame

@@ -7,7 +7,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 class UserError(Exception):
-    """Error of the user. Its message is one sentence: problem, file or key, remedy. The exit status is 1.
+    """Error that the user can correct. Its message is one sentence: problem, file or key, remedy. The exit status is 1.
 
     Control characters in the message are replaced by "?", so that it stays on one line.
     """

@@ -116,7 +116,7 @@ class RealAndSyntheticData(StoreData):
         return {"": {name: row for row, name in enumerate(self.store.table["FileName"])}}
 
     def training_table(self) -> "pd.DataFrame":
-        """Training rows of the stores. For two stores, the column Weight has the frequency of a row in an epoch."""
+        """Rows of FileList.csv used in training. For two stores, the column Weight is a row's frequency in an epoch."""
         import pandas as pd
 
         real = self.store.table[self.store.table["Split"] == "TRAIN"]

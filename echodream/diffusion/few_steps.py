@@ -45,7 +45,7 @@ class FewSteps:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "FewSteps":
-        """The inverse of ``settings``."""
+        """Build the object from ``settings``, the result of ``FewSteps.settings``."""
         guidance = {name: (float(low), float(high)) for name, (low, high) in settings["guidance"].items()}
         return cls(tuple(settings["steps"]), settings["spacing"], guidance)
 

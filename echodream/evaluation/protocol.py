@@ -1,4 +1,4 @@
-"""The settings that determine the metrics of ``stage=evaluate``: protocol.json, which ``protocol=`` repeats."""
+"""Settings that determine the metrics of ``stage=evaluate``, saved as protocol.json and reused by ``protocol=``."""
 
 import json
 from collections.abc import Mapping

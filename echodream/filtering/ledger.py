@@ -22,7 +22,7 @@ DIGITS = 16
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A decision in the ledger.
+    """A decision of the privacy filter, which the ledger counts.
 
     ``evidence``: fingerprints of the study ``real`` and of the networks. ``decision``: all settings that determine
     threshold and statement. ``on``: kind of samples.
@@ -34,7 +34,7 @@ class LedgerEntry:
 
     @property
     def evidence_digest(self) -> str:
-        """Digest of the evidence."""
+        """Digest of ``evidence``: ``DIGITS`` hexadecimal digits."""
         return _digest(self.evidence)
 
     @property

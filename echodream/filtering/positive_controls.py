@@ -191,8 +191,7 @@ def select_controls(
 ) -> dict[str, Control]:
     """The ``controls`` that are not null and not in ``leave_out``; ``leave_out`` must be a part of ``report_only``.
 
-    Raises ``UserError`` for a value that is not a ``Control``, for an unknown name, and if all controls are in
-    ``report_only``.
+    Raises ``UserError`` for a value that is no ``Control``, an unknown name, and if ``report_only`` has all controls.
     """
     for key, names in (("leave_out", leave_out), ("report_only", report_only), ("views", views)):
         if isinstance(names, str):

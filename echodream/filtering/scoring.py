@@ -210,8 +210,8 @@ def combine_networks(
 ) -> tuple[QueryScores, np.ndarray]:
     """Highest of the ``rank_scores`` of K networks, and those of each, (K, n); the unchanged scores of one network.
 
-    ``calibration``: slice of the scores of calibration patients. The nearest reference is that of the network with the
-    highest score.
+    ``calibration``: slice object that selects the scores of calibration patients. The nearest reference is that of the
+    network with the highest score.
     """
     if len(scores) == 1:
         return scores[0], scores[0].score[None]

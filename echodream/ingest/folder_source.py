@@ -142,7 +142,7 @@ class FolderSource(ABC):
         lines: dict[str, int] = {}
         rejected_rows: list[Recording] = []
         for row in rows:
-            key, problem = index.find(row[columns["FileName"]])
+            key, problem = index.find_file(row[columns["FileName"]])
             name = row[columns["FileName"]] or f"row-{row.line}"
             if key is None:
                 rejected_rows.append(Recording(name, "", problem=problem))
@@ -213,7 +213,7 @@ class _FileNameIndex:
         if any(PurePosixPath(key).parts[:1] == self.ignored_folder for key in self.keys):
             self.ignored_folder = ()
 
-    def find(self, name: str) -> tuple[str | None, str | None]:
+    def find_file(self, name: str) -> tuple[str | None, str | None]:
         """Return the path of the file ``name`` and None, or None and the reason for rejection."""
         path = PurePosixPath(name.replace("\\", "/"))
         if not name:

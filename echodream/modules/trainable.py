@@ -148,7 +148,7 @@ class _HostFlag:
         return device.type == "cuda"
 
     def read(self) -> bool:
-        """Value of the flag."""
+        """The boolean; waits until the GPU has copied it to the CPU."""
         if self.copied is not None:
             self.copied.synchronize()
         return bool(self.flag)

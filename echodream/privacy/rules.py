@@ -20,7 +20,7 @@ from echodream.privacy.similarity import Similarity
 
 @dataclass(frozen=True)
 class Evidence:
-    """Input of a rule. Scores are similarities to the nearest training patient; a higher score means closer.
+    """Scores from which a rule decides: similarities to the nearest training patient; higher means closer.
 
     ``calibration``: scores of held-out patients, on whom neither the generator nor the identity network was trained.
     ``controls``: scores of one copy of each training patient, by transform. ``reported``: scores of copies under the
@@ -73,7 +73,7 @@ class Evidence:
         return certify(self.reported, tau, delta, choosing, patients - choosing, tau_range)
 
     def sizes(self, choosing: frozenset[str], certifying: frozenset[str]) -> dict[str, int]:
-        """Numbers of patients, by name."""
+        """Numbers of calibration and of copied patients, for the record."""
         return {
             "calibration_patients": 0 if self.calibration is None else len(self.calibration),
             "choosing_patients": len(choosing),
@@ -89,7 +89,7 @@ class Rule(ABC):
 
     @abstractmethod
     def decide(self, evidence: Evidence) -> Decision:
-        """Threshold and guarantee. Too little evidence makes the decision fail; wrong evidence raises ``UserError``."""
+        """Choose and certify a threshold. Too little evidence: no sample passes; wrong evidence raises ``UserError``."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Calibrated(Rule):
         )
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Choose tau and certify it. No sample may pass unless the decision ``passed``."""
+        """Choose the threshold tau, and certify it by copies. No sample may pass unless the decision ``passed``."""
         rows = evidence.certified_controls
         required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
         choosing, certifying = certification.split_patients(evidence.controls, self.choose, self.seed)

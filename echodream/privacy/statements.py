@@ -28,7 +28,7 @@ def copy_guarantee(
     choose: float,
     networks: int = 1,
 ) -> str:
-    """Guarantee for copies. ``transforms``: amounts by name, such as "by 4 %".
+    """Text of the guarantee about copies. ``transforms``: amounts by name, such as "by 4 %".
 
     ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
     recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.

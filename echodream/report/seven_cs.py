@@ -48,7 +48,7 @@ _RAW_COLUMNS = ("RawFrames", "RawSeconds")
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of the card. ``source`` names its record, or "store"; the texts are those of the report page."""
+    """A number of the synthetic-data card, with the texts of the report page. ``source``: its record, or "store"."""
 
     name: str
     text: str

@@ -38,7 +38,7 @@ _NO_CONDITION = {
 
 @dataclass
 class ViewerClip:
-    """A clip of the page. ``settings``: conditions, guidance and sample; ``passed``: whether it passed the filter."""
+    """A clip of the viewer. ``settings``: conditions, guidance and sample; ``passed``: whether it passed the filter."""
 
     store: Store
     name: str
@@ -84,7 +84,7 @@ class ViewerPage:
             self.clips.append(ViewerClip(store, name, float(row["FPS"]), passed, settings, rows.get(name)))
 
     def number_samples(self) -> None:
-        """Number the clips with equal settings."""
+        """Number clips with equal settings from 1; the number is the setting "sample"."""
         counts: Counter[str] = Counter()
         for clip in self.clips:
             key = json.dumps(clip.settings, sort_keys=True)

@@ -119,9 +119,8 @@ def sampling_config(
     scales = build_guidance(guidance, model)
     if few_steps is not None:
         scales.check_distilled(few_steps)
-    return SamplingConfig(
-        seed, steps, sampler, scales, few_steps.spacing if few_steps else process.spacing, process.clip
-    )
+    spacing = few_steps.spacing if few_steps else process.spacing
+    return SamplingConfig(seed, steps, sampler, scales, spacing, process.clip)
 
 
 def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:

@@ -352,7 +352,7 @@ def _load_embedder(
 
 
 def _view_grid(settings: Mapping[str, Any]) -> ViewGrid:
-    """The grid of views. Raises ``UserError`` for an unknown setting."""
+    """Build the ``ViewGrid`` from the setting ``view_grid``. Raises ``UserError`` for an unknown setting."""
     known = [field.name for field in fields(ViewGrid)]
     for name in settings:
         validation.one_of("view_grid", name, known)

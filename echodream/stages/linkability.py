@@ -129,12 +129,12 @@ def _decision_thresholds(
 def _verification_metrics(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, seed: int) -> dict[str, Any]:
     """AUC, EER, and the rates at each threshold, with intervals from ``repeats`` bootstrap samples of patients."""
 
-    def with_interval(statistic: Any) -> dict[str, float]:
+    def interval_of(statistic: Any) -> dict[str, float]:
         return asdict(bootstrap_pairs(pairs, statistic, repeats, seed=seed))
 
-    figures: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(verification.equal_error_rate)}
+    figures: dict[str, Any] = {"AUC": interval_of(auc), "EER": interval_of(verification.equal_error_rate)}
     for name, threshold in thresholds.items():
-        figures[name] = {rate: with_interval(_rate_statistic(rate, threshold)) for rate in verification.RATE_NAMES}
+        figures[name] = {rate: interval_of(_rate_statistic(rate, threshold)) for rate in verification.RATE_NAMES}
     same = int(pairs.same.sum())
     return {**figures, "pairs": {"of one patient": same, "of two": len(pairs.score) - same, "patients": pairs.patients}}
 

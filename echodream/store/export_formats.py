@@ -44,7 +44,7 @@ Row = Mapping[str, Any]
 
 
 def unchanged_table(rows: Sequence[Row]) -> Tables:
-    """FileList.csv of the store."""
+    """FileList.csv without changes."""
     return {FILE_LIST: ((), [dict(row) for row in rows])}
 
 

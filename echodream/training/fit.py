@@ -31,7 +31,7 @@ from echodream.runs.trainer import interruptible, is_sharded, make_trainer
 from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.training.private import enable_private_training, privacy_settings, private_record
+from echodream.training.private import privacy_settings, private_record, set_up_privacy
 from echodream.training.settings_hash import metrics_of_existing_artifact, training_stores
 from echodream.training.wandb_lineage import log_artifact, make_loggers
 
@@ -69,7 +69,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
         if is_first_process() and (finished := metrics_of_existing_artifact(cfg, settings)) is not None:
             return finished
         if privacy is not None:
-            enable_private_training(module, data, privacy, cfg, folder)
+            set_up_privacy(module, data, privacy, cfg, folder)
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         trainer = make_trainer(
@@ -119,7 +119,7 @@ def check_settings(cfg: DictConfig) -> None:
         if cfg.model.name == "vae" or any(OmegaConf.select(cfg, key) is not None for key in not_sharded):
             problem = "trainer.strategy=fsdp cannot average weights, clip gradients by norm, or train model=vae"
             remedy = "for another model, add callbacks.ema=null trainer.gradient_clip_val=null"
-            raise UserError(f"{problem}: use trainer=ddp, or, {remedy}")
+            raise UserError(f"{problem}: use trainer=ddp; {remedy}")
 
 
 def build_module_and_data(cfg: DictConfig) -> tuple[Trainable, StoreData]:

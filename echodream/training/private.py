@@ -44,9 +44,7 @@ def privacy_settings(cfg: DictConfig) -> PrivacySettings | None:
     return result
 
 
-def enable_private_training(
-    module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path
-) -> None:
+def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path) -> None:
     """Prepare ``module`` and ``data`` for differentially private training. Raises ``UserError`` if impossible."""
     if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
         raise UserError("trainer.privacy.epsilon does not go with distill=: distil without the patients' data")

@@ -245,7 +245,7 @@ def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monke
 @pytest.mark.parametrize("more", [["model=vae"], ["model=lidm"], ["model=lidm", "callbacks.ema=null"]])
 def test_sharded_training_says_what_it_cannot_do(tmp_path: Path, more: list[str]) -> None:
     cfg = composed("train", "data=phantom", "trainer=fsdp", *more)
-    with pytest.raises(UserError, match=r"use trainer=ddp, or, for another model, add callbacks.ema=null"):
+    with pytest.raises(UserError, match=r"use trainer=ddp; for another model, add callbacks.ema=null"):
         training.check_settings(cfg)
 
 

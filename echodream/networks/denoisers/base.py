@@ -36,7 +36,7 @@ class Denoiser(nn.Module, ABC):
 
     @property
     def network(self) -> Any:
-        """The network of diffusers."""
+        """The wrapped network, an object of diffusers."""
         return self.get_submodule(self.network_name)
 
     @property
