@@ -120,7 +120,7 @@ class PatientSearch:
         self.count += len(patients)
 
     def result(self, groups: Sequence[int] | np.ndarray | None = None) -> NearestPatients:
-        """Nearest patients of the samples. If rows are frames, ``groups``, (n,), is the sample of each frame, from 0."""
+        """Nearest patients of the samples. If rows are frames, ``groups`` is the sample of each frame, (n,), from 0."""
         if self._names:
             self._search_pending(len(self._names))
         if self.count == 0:

@@ -89,7 +89,7 @@ class Rule(ABC):
 
     @abstractmethod
     def decide(self, evidence: Evidence) -> Decision:
-        """Choose and certify a threshold. Too little evidence: no sample passes; wrong evidence raises ``UserError``."""
+        """Choose and certify a threshold. Little evidence: no sample passes. Wrong evidence raises ``UserError``."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings
     if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
         raise UserError("trainer.privacy.epsilon does not go with distill=: distil without the patients' data")
     if module.auxiliary is not None:
-        raise UserError("trainer.privacy.epsilon: the classifier of loss.auxiliary is not private: set its weight=0")
+        raise UserError("trainer.privacy.epsilon needs loss.auxiliary.weight=0: its classifier is not private")
     if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another one")
     _check_public(cfg, data)
