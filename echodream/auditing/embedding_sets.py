@@ -190,7 +190,7 @@ class EmbeddingSetBuilder:
     def _select_second_frame(
         self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
     ) -> tuple[int, np.ndarray]:
-        """Store row and frame index of the second view, of another recording or another frame of the only recording."""
+        """Store row and frame index of a patient's second view, from another recording, or else from the same one."""
         row, indices = self._select_frames(recordings, int(order[1 % len(order)]), rng)
         index, frames = int(indices[self.count // 2]), int(recordings.frames[row])
         if row == first[0] and index == int(first[1][0]):

@@ -15,8 +15,9 @@ from echodream.store import Dataset, Statistics, StoreWriter
 class StoreWriterCallback(Callback):
     """Writes each prediction as a recording of the store ``dst``; ``finish_store`` gives the store its final name.
 
-    A thread writes the recordings of a batch, in their order, while the next batch is computed. The batch after that
-    waits for the thread, so that two batches are in memory. An error of the thread ends the run after the next batch.
+    A thread writes the recordings of a batch, in their order, while the next batch is computed. Computation of the
+    batch after that begins when the thread has finished, so that at most two batches are in memory. An error of the
+    thread ends the run after the next batch.
 
     ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of a
     recording and returns values that replace columns of its row; if it raises ``Rejected``, the recording is listed in

@@ -180,7 +180,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class SampleKind:
-    """Frames or clips of an evaluation section that are inputs of an extractor."""
+    """Kind of samples, frames or clips, from which an extractor computes features."""
 
     name: str
     """Key of the sample count in the protocol: "images", "videos" or "frames of videos"."""

@@ -108,7 +108,7 @@ class Trainable(pl.LightningModule):
         """
         self.check_last_loss()
         self._last_loss = _HostFlag(torch.isfinite(loss)), list(recordings)
-        if not _HostFlag.is_late(loss.device):
+        if not _HostFlag.is_asynchronous(loss.device):
             self.check_last_loss()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size, **options)
         return loss
@@ -143,7 +143,7 @@ class _HostFlag:
             self.copied.record()
 
     @staticmethod
-    def is_late(device: torch.device) -> bool:
+    def is_asynchronous(device: torch.device) -> bool:
         """Whether a tensor on ``device`` is computed after the call that computes it returns."""
         return device.type == "cuda"
 

@@ -35,10 +35,10 @@ def privacy_capacity(
 
     ``target``: alpha and beta for which further patients are counted. ``networks``: number of networks of the filter.
     """
-    certifying = _certifying(rule, training)
+    certifying = _count_certifying_patients(rule, training)
     new = np.zeros(calibration)
     needed, names = controls_needed(target, rule.delta), list(training)
-    while (missing := needed - _certifying(rule, names)) > 0:
+    while (missing := needed - _count_certifying_patients(rule, names)) > 0:
         names += [f"further patient {number}" for number in range(len(names), len(names) + missing)]
     return Capacity(
         training=len(training),
@@ -51,8 +51,8 @@ def privacy_capacity(
     )
 
 
-def _certifying(rule: Calibrated, training: Sequence[str]) -> int:
-    """Number of patients whose copies certify, if each of ``training`` is copied under every transform."""
+def _count_certifying_patients(rule: Calibrated, training: Sequence[str]) -> int:
+    """Number of patients whose copies certify beta, if each of ``training`` is copied under every transform."""
     if not training:
         return 0
     scores = PatientScores(np.zeros(len(training)), np.array(training))

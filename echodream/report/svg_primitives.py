@@ -64,7 +64,7 @@ class ScoreGroup:
 
 
 def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scale) -> list[tuple[ScoreGroup, Markup]]:
-    """Each group with a chart of its histogram, normalized to equal height, and of ``threshold`` as a line."""
+    """Chart of each group: its histogram, scaled to the same height for all groups, and ``threshold`` as a line."""
     charts = []
     for group in groups:
         counts, edges = np.histogram(np.clip(group.values, *scale), HISTOGRAM_BINS, scale)

@@ -43,7 +43,7 @@ def accesses(module: LatentDiffusion, folder: Path, cfg: Any, patch: pytest.Monk
     module.to("meta")
     patch.setattr(module, "log", lambda *given, **options: None)
     patch.setattr(Trainable, "logs_this_step", False)
-    patch.setattr(trainable._HostFlag, "is_late", lambda device: True)
+    patch.setattr(trainable._HostFlag, "is_asynchronous", lambda device: True)
     patch.setattr(trainable._HostFlag, "read", lambda flag: True)
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     for step in range(2):  # the first step moves tables to the device
@@ -95,7 +95,7 @@ def test_a_loss_that_is_checked_late_is_in_no_checkpoint(
     latent_store(tmp_path / "latents")
     make, poison = training.make_trainer, Poison(step)
     with monkeypatch.context() as patch:
-        patch.setattr(trainable._HostFlag, "is_late", lambda device: True)
+        patch.setattr(trainable._HostFlag, "is_asynchronous", lambda device: True)
         patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, poison], **more))
         with pytest.raises(UserError, match=r"^the loss is not finite on a batch of ") as caught:
             engine.train(train_cfg(tmp_path, "lidm"))

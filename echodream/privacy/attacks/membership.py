@@ -134,10 +134,10 @@ def trained_attacker_scores(distances: np.ndarray, member: np.ndarray, seed: int
     """Score of each patient, (P,), by a regression on the distances to the nearest samples.
 
     ``distances``, (n, P): of n samples to P patients. ``member``, bool (P,): whether a patient was in training. The
-    features are the distance to the nearest sample, and to the ``NEIGHBORS``-th nearest relative to it. The regression
-    is fitted without the patients that it scores (cross-fitting). Its coefficients cannot be negative: a regression
-    that learns the sign from few patients has an AUC that varies more than its interval says. Raises ``UserError`` for
-    a group of fewer than two patients.
+    features are the log distance to the nearest sample, and the log ratio of the distances to the ``NEIGHBORS``-th
+    nearest and to the nearest sample. The regression is fitted without the patients that it scores (cross-fitting). Its
+    coefficients cannot be negative: a regression that learns the sign from few patients has an AUC that varies more
+    than its interval says. Raises ``UserError`` for a group of fewer than two patients.
     """
     from scipy.optimize import nnls
 

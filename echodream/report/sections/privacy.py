@@ -164,7 +164,7 @@ def certified_probability(decision: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _joint_confidence(decision: Mapping[str, Any]) -> float:
-    """Joint confidence of all decisions on the same patients."""
+    """Confidence that the bounds of all decisions on the same patients hold at the same time."""
     return max(0.0, 1 - int(decision.get("tries", 1)) * float(decision["settings"]["delta"]))
 
 
