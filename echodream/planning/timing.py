@@ -201,12 +201,12 @@ def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> Mo
     """
     with _without_log_messages(), composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
         OmegaConf.resolve(cfg)
-        timing = _time(name, cfg, study, steps)
+        timing = _time_training(name, cfg, study, steps)
         start = int(OmegaConf.select(cfg, "loss.adversarial.start", default=0) or 0)
         if name != "vae" or not OmegaConf.select(cfg, "loss.adversarial.weight") or not 0 < start < timing.steps:
             return timing
         cfg.loss.adversarial.start = cfg.model.module.losses.adversarial.start = 0
-        second = _time(name, cfg, study, steps)
+        second = _time_training(name, cfg, study, steps)
     share = start / timing.steps
     mixed = {
         key: share * getattr(timing, key) + (1 - share) * getattr(second, key) for key in ("seconds_per_step", "hours")
@@ -231,7 +231,7 @@ def _without_log_messages() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _time(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTiming:
+def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTiming:
     study.write_store(Path(cfg.datamodule.src))
     begin = _now()
     module, data = build_module_and_data(cfg)

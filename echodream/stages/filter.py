@@ -100,7 +100,7 @@ def filter_(
     of ``src``, from frames of ``videos``, if this store exists; controls in ``report_only`` are not part of the
     guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
     dataset.json, and the scores and nearest patients of all samples to ``private``. The folder ``ledger`` records all
-    decisions. Without the guarantee of the rule no sample passes, and the summary has a problem. With ``memoriser``, a
+    decisions. Without the guarantee of the rule no sample passes, and the command fails. With ``memoriser``, a
     copy of the generator is trained in ``work`` on a few patients, and its samples are scored, too; the decision does
     not depend on them.
     """

@@ -48,7 +48,7 @@ def ingest(
 
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
     ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings; if they exceed the fraction
-    ``max_rejected`` of all recordings, the store is not finished and the summary has a problem. Implausible patients
+    ``max_rejected`` of all recordings, the store is not finished and the command fails. Implausible patients
     raise ``UserError``, unless ``patients_checked`` names the check of ``patients.CHECKS`` (True: all checks).
 
     With ``synthetic``, the files are samples of another program, whose generator is unknown: the store is marked as
