@@ -27,7 +27,7 @@ def sample(cfg: DictConfig) -> Summary:
 
 
 def run_stages(cfg: DictConfig) -> list[tuple[StageCall, Summary]]:
-    """Run the stages ``cfg.stage`` and ``cfg.then``. Raises ``UserError`` if the summary of a stage has a problem."""
+    """Run the stages ``cfg.stage`` and ``cfg.then``. Raises ``UserError`` if a part of a stage failed."""
     check_and_resolve(cfg)
     require_src(cfg)
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():

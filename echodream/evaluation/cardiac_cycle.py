@@ -26,7 +26,7 @@ class CardiacCycleMetrics(RecordingMetrics):
         self.differences = [differences for _, differences in measured]
 
     def difference_curve(self) -> dict[str, list[float]]:
-        """Mean difference between frame n and n + 1 of recordings that are long enough, in gray levels of 255."""
+        """Mean difference between frames n and n + 1, over recordings that have them, in gray levels of 0..255."""
         points = []
         for frame in range(MAX_CURVE_FRAMES):
             longer = np.array([len(each) > frame for each in self.differences])

@@ -186,7 +186,7 @@ class FrameEmbedder:
     def embed_recordings(
         self, recordings: Recordings, every: int = 1, first: bool = False
     ) -> Iterator[tuple[Tensor, list[str]]]:
-        """Yield embeddings of the ``reference_frames`` of each recording, (f, D), with its patient f times."""
+        """Yield embeddings of the ``reference_frames`` of each recording, (f, D), and the patient of each frame."""
         indices = (reference_frames(recordings, row, every, first) for row in range(len(recordings)))
         parts = (recordings.posterior(row, frames)[0] for row, frames in enumerate(indices))
         patients = iter(recordings.table["PatientID"].astype(str))
