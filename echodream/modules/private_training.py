@@ -63,7 +63,7 @@ class PrivateTraining:
             ]
 
     def record(self, initial: str) -> dict[str, Any]:
-        """The guarantee, for the artifact; ``initial`` is the fingerprint of the public weights."""
+        """Privacy guarantee for artifact.json; ``initial``: fingerprint of the public weights before the training."""
         assert self.budget is not None
         own = {"unit": "patient", "clip": self.settings.clip, "initial": initial}
         return {**asdict(self.budget), **own}

@@ -169,7 +169,7 @@ class VAE(Trainable):
         return self._log_reconstruction_quality(batch, "test")
 
     def configure_from_data(self, data: StoreData) -> None:
-        """Fit the residual of the discriminator. Raises ``UserError`` for an unsuitable frame size."""
+        """Fit the scaling of the discriminator's input. Raises ``UserError`` for an unsuitable frame size."""
         check_frame_size(data.store, self.network.config.in_channels, downsampling_factor(self.network))
         if self.adversarial is not None:
             samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)

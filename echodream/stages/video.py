@@ -108,7 +108,7 @@ def _file_list_rows(
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """Rows of FileList.csv by video name, without patient and name of a real source. HeartRate in 1/min."""
+    """Rows of FileList.csv by video name; Source is "real" for a real recording. HeartRate in beats/min."""
     joins, rows = " ".join(map(str, _join_frames(length))), {}
     for number, source in enumerate(sources.to_dict("records")):
         name = f"video-{number:06d}"
