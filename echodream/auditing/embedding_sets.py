@@ -310,7 +310,7 @@ class AuditSets:
         return rows, self._compute_distances(torch.cat([self.train.sample_frames, self.held_out.sample_frames])[rows])
 
     def held_out_distances(self) -> tuple[np.ndarray, SampleDistances]:
-        """Indices, within the held-out set, of held-out patients of ``patient_distances``, and their distances."""
+        """Indices of the held-out patients for whom ``patient_distances`` are computed, and these distances."""
         rows, distances = self.patient_distances()
         held_out = rows >= len(self.train)
         return rows[held_out] - len(self.train), distances.select(held_out)

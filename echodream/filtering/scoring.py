@@ -277,18 +277,18 @@ def _select_copied(
 
 
 def _scores_by_control(
-    controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, optional: Sequence[str]
+    controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, measured_only: Sequence[str]
 ) -> dict[str, PatientScores]:
     """``scores`` of copies, (n,), by control, without NaN; ``copied``: control and patient of each copy.
 
-    Raises ``UserError`` for a control without scores, unless it is ``optional``.
+    Raises ``UserError`` for a control without scores, unless it is ``measured_only``.
     """
     tables: dict[str, dict[str, float]] = {name: {} for name in controls}
     for (name, patient), value in zip(copied, scores.tolist(), strict=True):
         if not np.isnan(value):
             tables[name][patient] = value
     for name, table in tables.items():
-        if not table and name not in optional:
+        if not table and name not in measured_only:
             raise UserError(
                 f"controls.{name}: no TRAIN patient has further references for it (other recordings, or frames that "
                 f"are not next to these), so it cannot be certified: set controls.{name}=null, or report_only=[{name}]"

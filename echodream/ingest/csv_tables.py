@@ -156,8 +156,8 @@ def find_numeric_columns(
     """Find the store columns that hold numbers. Raises ``UserError`` for any other text in a numeric column.
 
     ``columns`` maps store columns to csv columns. ``NUMBER_COLUMNS`` are numeric, and columns with more numbers than
-    texts, or with texts similar to numbers (``1,234.5``, ``55 %``). Columns with an identifier such as 0012 are text,
-    and ``text_columns`` (None if the study has no such setting).
+    texts, or with texts similar to numbers (``1,234.5``, ``55 %``). Columns with identifiers such as 0012, and
+    ``text_columns``, are text (None: the study has no such setting).
     """
     numeric: set[str] = set()
     for name in [name for name in columns if name not in (*TEXT_COLUMNS, *(text_columns or ()))]:

@@ -291,7 +291,7 @@ class Calibrated(Rule):
     def _guarantee_statement(
         self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...], cost: RejectionCost | None
     ) -> str:
-        """Statement of a decision that passed."""
+        """Sentences of the guarantee of a decision that passed."""
         rows = [row for row in table if row.transform != WEAKEST]
         amounts = {
             row.transform: statements.amount_and_patients(
