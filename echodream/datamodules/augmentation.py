@@ -67,7 +67,7 @@ def elastic(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
     """
     height, width = x.shape[-2:]
     sigma = SMOOTHNESS * min(height, width)
-    border = math.ceil(3 * sigma)  # is cut off, so that the border moves as much as the center
+    border = math.ceil(3 * sigma)  # a margin that is cut off, so that the border moves as much as the center
     size = (2, 1, height + 2 * border, width + 2 * border)
     noise = torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
     if not amount:

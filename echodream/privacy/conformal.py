@@ -36,10 +36,10 @@ def rank_grid(count: int) -> np.ndarray:
 def rank_scores(scores: np.ndarray, calibration: np.ndarray, highest: float) -> np.ndarray:
     """Map scores, (n,), of one network to ranks from 0 to 1, a scale that several networks share; NaN stays NaN.
 
-    The map increases, and maps the calibration scores to ``rank_grid``, equal scores to the lowest of their ranks. The
-    conformal p-value of a score by ``calibration`` is therefore at most the p-value of its rank by ``rank_grid``. The
-    map is linear between calibration scores, and between the highest calibration score and ``highest``, the largest
-    possible score.
+    The map increases. Calibration scores map to ``rank_grid``; tied calibration scores map to the lowest of their
+    ranks. The conformal p-value of a score by ``calibration`` is therefore at most the p-value of its rank by
+    ``rank_grid``. The map is linear between calibration scores, and between the highest calibration score and
+    ``highest``, the largest possible score.
     """
     ordered, count = np.sort(calibration), len(calibration)
     values = np.unique(ordered)

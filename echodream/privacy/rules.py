@@ -89,7 +89,7 @@ class Rule(ABC):
 
     @abstractmethod
     def decide(self, evidence: Evidence) -> Decision:
-        """Choose and certify a threshold. Little evidence: no sample passes. Wrong evidence raises ``UserError``."""
+        """Choose and certify a threshold; without a certified one, no sample passes. Raises ``UserError``."""
 
 
 @dataclass(frozen=True)
