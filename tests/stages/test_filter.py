@@ -825,7 +825,7 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
         (r"report_only=exact is not a list", "report_only=exact"),
         ("controls.flip is not a control", "controls.flip=3"),
         ("views= names transforms of pixels without randomness", "views=[exact]"),
-        ("declares no transform outside report_only=", "report_only=[exact,other_frame]"),
+        ("has no transform outside report_only=", "report_only=[exact,other_frame]"),
         ("lies in .*private, which may be shared", "private=${dst}/report"),
         ("lies in .*images, which may be shared", "private=${src}"),
         (

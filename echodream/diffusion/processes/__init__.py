@@ -21,7 +21,7 @@ def build_process(settings: Mapping[str, Any]) -> Process:
     try:
         return PROCESSES[name](**arguments)
     except TypeError as error:
-        raise UserError(f"process {name} has settings of another version ({error}): train the model again") from error
+        raise UserError(f"the settings of process {name} are invalid ({error}): train the model again") from error
 
 
 def read_process(settings: Mapping[str, Any]) -> Process:
