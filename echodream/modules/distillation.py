@@ -73,7 +73,8 @@ class Distillation(LatentDiffusion):
             )
         process = copy.copy(self.process)
         process.few_steps = self.few_steps
-        self.model = DiffusionModel(self.model.denoiser, self.conditioner, process, self.model.metadata)
+        denoiser = self.model.denoiser.eval()  # without dropout, which Trainer.fit does not turn on again
+        self.model = DiffusionModel(denoiser, self.conditioner, process, self.model.metadata)
 
     @property
     def teacher(self) -> DiffusionModel:
@@ -193,7 +194,7 @@ class DistributionMatching(Distillation):
 
     def configure_from_data(self, data: StoreData) -> None:
         super().configure_from_data(data)
-        self.fake = copy.deepcopy(self._frozen[0]).requires_grad_(True).train()
+        self.fake = copy.deepcopy(self._frozen[0]).requires_grad_(True)
 
     def distillation_loss(self, x: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None) -> Tensor:
         number = int(torch.randint(len(self.few_steps.steps), ()))

@@ -65,6 +65,7 @@ IGNORED_WARNINGS = (
     "Detected call of `lr_scheduler.step.*",  # a discriminator that starts after some epochs
     "Checkpoint directory .* exists and is not empty.*",
     "Experiment logs directory .* exists and is not empty.*",
+    "Found .* in eval mode at the start of training.*",  # students have no dropout
     "It is recommended to use .self.log.*sync_dist=True.*",
     "The `srun` command is available on your system but is not used.*",
 )

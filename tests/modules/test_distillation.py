@@ -230,6 +230,22 @@ def test_a_student_is_trained_loaded_and_sampled(study: Path, kind: str, method:
 
 
 @pytest.mark.slow
+def test_a_student_has_no_dropout(study: Path, tmp_path: Path) -> None:
+    """Dropout of the teacher is off while a student of it is trained."""
+    engine.train(train_cfg(study, "lidm", "denoiser.dropout=0.5", f"dst={tmp_path}/teacher"))
+    cfg = distil_cfg(study, "lidm", "consistency", f"distill.teacher={tmp_path}/teacher", f"dst={tmp_path}/student")
+    seen: list[bool] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda layer, _: seen.append(layer.training) if isinstance(layer, torch.nn.Dropout) else None
+    )
+    try:
+        engine.train(cfg)
+    finally:
+        hook.remove()
+    assert seen
+    assert not any(seen)
+
+
 def test_an_interrupted_distillation_gives_the_same_student(study: Path, tmp_path: Path) -> None:
     whole = distil_cfg(study, "lidm", "consistency", f"dst={tmp_path}/whole", f"work={tmp_path}/a")
     engine.train(whole)

@@ -119,6 +119,7 @@ def build_unet(
     heads: int | Sequence[int] = 8,
     groups: int = 32,
     patch: int = 1,
+    dropout: float = 0.0,
 ) -> ImageUNet | VideoUNet:
     """Build a U-Net for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
 
@@ -126,7 +127,8 @@ def build_unet(
     pixels, images only), or "cross" (over pixels, frames and tokens). The middle block always has "cross". ``heads`` is
     the number of attention heads, for all levels or per level. For "self", ``heads`` is the dimension of a head
     (attention_head_dim of diffusers). ``groups`` of GroupNorm apply to images only. With ``patch`` p, patches of p x p
-    latents become one pixel with p^2 times the channels, which reduces computation.
+    latents become one pixel with p^2 times the channels, which reduces computation. ``dropout`` is the probability that
+    an activation of a residual block is set to zero in training (images only).
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
@@ -137,6 +139,8 @@ def build_unet(
         validation.whole_number("denoiser.widths", width)
     for key, number in (("layers", layers), ("groups", groups), ("patch", patch)):
         validation.whole_number(f"denoiser.{key}", number)
+    if validation.number("denoiser.dropout", dropout, 0, below=1) and video:
+        raise UserError(f"denoiser.dropout={dropout}: the U-Net for videos has no dropout; give denoiser.dropout=0")
     blocks = _VIDEO_BLOCKS if video else _IMAGE_BLOCKS
     if len(attention) != len(widths) or any(kind not in blocks for kind in attention):
         remedy = f"give one of {', '.join(blocks)} for each of denoiser.widths={list(widths)}"
@@ -166,7 +170,8 @@ def build_unet(
         time_ids = {"addition_time_embed_dim": 1, "projection_class_embeddings_input_dim": 1}
         network = UNetSpatioTemporalConditionModel(**arguments, num_attention_heads=head_counts, **time_ids)
     else:
-        network = UNet2DConditionModel(**arguments, attention_head_dim=head_counts, norm_num_groups=groups)
+        image_arguments = {"attention_head_dim": head_counts, "norm_num_groups": groups, "dropout": float(dropout)}
+        network = UNet2DConditionModel(**arguments, **image_arguments)
     network.register_to_config(latent_patch=patch)
     return VideoUNet(network) if video else ImageUNet(network)
 
@@ -182,6 +187,7 @@ def build_unconditional_unet(
     heads: int | Sequence[int] = 8,
     groups: int = 32,
     patch: int = 1,
+    dropout: float = 0.0,
 ) -> UnconditionalImageUNet:
     """Build a U-Net for images without conditions, the LIDM of EchoNet-Synthetic.
 
@@ -190,7 +196,7 @@ def build_unconditional_unet(
     from diffusers import UNet2DModel
 
     with torch.device("meta"):
-        build_unet(channels, extra_channels, token_width, video, widths, layers, attention, heads, groups, patch)
+        build_unet(channels, extra_channels, token_width, video, widths, layers, attention, heads, groups, patch, dropout)
     if video:
         raise UserError("denoiser: a U-Net without conditions is for images; use it with model=lidm")
     kinds = ["none" if kind == "none" else "self" for kind in attention]
@@ -203,6 +209,7 @@ def build_unconditional_unet(
         layers_per_block=layers,
         attention_head_dim=heads if isinstance(heads, int) else _HEAD_DIMENSION,
         norm_num_groups=groups,
+        dropout=float(dropout),
     )
     network.register_to_config(latent_patch=patch)
     return UnconditionalImageUNet(network)

@@ -464,6 +464,31 @@ def test_a_unet_without_conditions_is_that_of_diffusers_and_is_found_again(tmp_p
         build_unconditional_unet(C, 0, D, True, [32], 1, ["cross"], heads=2)
 
 
+@pytest.mark.parametrize("build", [build_unet, build_unconditional_unet])
+def test_dropout_is_for_training_only(build: Callable[..., Denoiser], tmp_path: Path) -> None:
+    """In training, outputs change from call to call; otherwise they are those of the same weights without dropout."""
+    levels: dict[str, Any] = {"widths": [16, 32], "layers": 1, "attention": ["cross", "none"], "groups": 8}
+    made, without = (build(C, 0, D, False, **levels, dropout=p).eval() for p in (0.5, 0.0))
+    without.load_state_dict(made.state_dict())
+    x, t, condition = torch.randn(B, C, 8, 8), torch.tensor([3, 700]), Condition(torch.randn(B, 2, D))
+    with torch.no_grad():
+        found = made(x, t, condition)
+        assert torch.equal(found, without(x, t, condition))
+        made.train()
+        assert not torch.equal(made(x, t, condition), made(x, t, condition))
+        made.save(tmp_path)
+        loaded = load_denoiser(tmp_path)
+        assert torch.equal(loaded.eval()(x, t, condition), found)
+        assert not torch.equal(loaded.train()(x, t, condition), found)
+
+
+def test_dropout_that_is_not_possible_is_refused() -> None:
+    with pytest.raises(UserError, match=r"denoiser\.dropout=0\.1: the U-Net for videos has no dropout"):
+        build_unet(C, 0, D, True, [32], 1, ["cross"], heads=2, dropout=0.1)
+    with pytest.raises(UserError, match=r"denoiser\.dropout"):
+        build_unet(C, 0, D, False, [32], 1, ["cross"], heads=2, dropout=1)
+
+
 def test_temporal_convolutions_are_those_of_diffusers() -> None:
     """Computed in two dimensions: equal outputs and gradients, the same names of weights, and any number of frames."""
     made = video()
