@@ -196,7 +196,8 @@ def build_unconditional_unet(
     from diffusers import UNet2DModel
 
     with torch.device("meta"):
-        build_unet(channels, extra_channels, token_width, video, widths, layers, attention, heads, groups, patch, dropout)
+        sizes = (widths, layers, attention, heads, groups, patch)
+        build_unet(channels, extra_channels, token_width, video, *sizes, dropout)
     if video:
         raise UserError("denoiser: a U-Net without conditions is for images; use it with model=lidm")
     kinds = ["none" if kind == "none" else "self" for kind in attention]
