@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as WorkerTimeout
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from echodream.errors import Rejected, UserError
 from echodream.ingest.preprocessing import Preprocessing, check_video, preprocess
 from echodream.ingest.source import Limits, Recording, Source
+from echodream.runs.process_pool import without_main_script
 from echodream.store.near_duplicates import hashed_frames
 from echodream.store.video import write_video
 
@@ -88,7 +90,8 @@ def convert_recordings(
     from pebble import ProcessExpired, ProcessPool
 
     count = min(workers or os.cpu_count() or 1, len(jobs))
-    with ProcessPool(count, context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+    context = multiprocessing.get_context("spawn")
+    with without_main_script(), ProcessPool(count, context=context, initializer=_start_worker) as pool:
         try:
             futures: dict[Future, Recording] = {
                 pool.schedule(convert_recording, args=[job], timeout=timeout): job.recording for job in jobs
@@ -100,6 +103,8 @@ def convert_recordings(
                     yield futures[future], f"took longer than {timeout:g} s to read"
                 except ProcessExpired as error:
                     yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
+                except BrokenProcessPool as error:
+                    raise UserError("the worker processes could not start: workers=0 converts in this one") from error
                 except (UserError, OSError):  # the disk or the settings failed, so other recordings would fail too
                     raise
                 except Exception as error:  # noqa: BLE001 - an unexpected error rejects one file, not the study

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from echodream import validation
@@ -19,6 +21,22 @@ def check_workers(workers: int | None) -> None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
 
 
+@contextmanager
+def without_main_script() -> Iterator[None]:
+    """Within this context, spawned processes do not execute the script of the user again.
+
+    A spawned process imports the main module of its parent. A script that calls ``echodream.run`` without
+    ``if __name__ == "__main__":`` would therefore run once more in each process. No process needs that module.
+    """
+    main = vars(sys.modules["__main__"])
+    saved = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main |= dict.fromkeys(saved)
+    try:
+        yield
+    finally:
+        main |= saved
+
+
 def map_in_processes(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int | None, title: str
 ) -> Iterator[_Result]:
@@ -30,5 +48,6 @@ def map_in_processes(
     if workers == 0 or len(jobs) < 2:
         yield from progress_bar(map(function, jobs), title, len(jobs), "rec")
         return
-    with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with without_main_script(), ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
         yield from progress_bar(pool.map(function, jobs), title, len(jobs), "rec")
