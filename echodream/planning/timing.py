@@ -205,7 +205,8 @@ def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> Mo
         start = int(OmegaConf.select(cfg, "loss.adversarial.start", default=0) or 0)
         if name != "vae" or not OmegaConf.select(cfg, "loss.adversarial.weight") or not 0 < start < timing.steps:
             return timing
-        cfg.loss.adversarial.start = cfg.model.module.losses.adversarial.start = 0
+        for adversarial in (cfg.loss.adversarial, cfg.model.module.losses.adversarial):
+            adversarial.start, adversarial.decoder_start = 0, None
         second = _time_training(name, cfg, study, steps)
     share = start / timing.steps
     mixed = {

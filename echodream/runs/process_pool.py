@@ -29,12 +29,12 @@ def without_main_script() -> Iterator[None]:
     ``if __name__ == "__main__":`` would therefore run once more in each process. No process needs that module.
     """
     main = vars(sys.modules["__main__"])
-    saved = {name: main[name] for name in ("__file__", "__spec__") if name in main}
-    main |= dict.fromkeys(saved)
+    saved = {name: main[name] for name in main.keys() & {"__file__", "__spec__"}}
+    main.update(dict.fromkeys(saved))
     try:
         yield
     finally:
-        main |= saved
+        main.update(saved)
 
 
 def map_in_processes(

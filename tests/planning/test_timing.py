@@ -137,7 +137,9 @@ def test_an_adversarial_phase_is_timed_too(random_study: RandomStudy, caplog: py
         "datamodule.batch_size=4",
     ]
     plain = time_model("vae", random_study, 2, *SHORT, *both, "loss.adversarial.weight=0")
-    late = time_model("vae", random_study, 2, *SHORT, *both, "loss.adversarial.start=15")
+    late = time_model(
+        "vae", random_study, 2, *SHORT, *both, "loss.adversarial.start=15", "loss.adversarial.decoder_start=10"
+    )
     assert plain.steps == late.steps == 21
     assert [record.getMessage() for record in caplog.records] == []  # "the adversarial loss is not used"
     assert late.parameters > plain.parameters
