@@ -17,7 +17,7 @@ import numpy as np
 from echodream.errors import Rejected, UserError
 from echodream.ingest.preprocessing import Preprocessing, check_video, preprocess
 from echodream.ingest.source import Limits, Recording, Source
-from echodream.runs.process_pool import without_main_script
+from echodream.process_pool import without_main_script
 from echodream.store.near_duplicates import hashed_frames
 from echodream.store.video import write_video
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError, shortened_list
 from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
-from echodream.runs.process_pool import check_workers, map_in_processes
+from echodream.process_pool import check_workers, map_in_processes
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 from echodream.store.schema import partial_path

@@ -13,6 +13,7 @@ from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import render_labels
 from echodream.phantom.scene import key_frame_times
+from echodream.process_pool import check_workers, map_in_processes
 from echodream.runs.atomic_folder import (
     TEMPORARY_PREFIX,
     atomic_folder,
@@ -21,7 +22,6 @@ from echodream.runs.atomic_folder import (
     start_or_resume_folder,
     write_record,
 )
-from echodream.runs.process_pool import check_workers, map_in_processes
 from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"

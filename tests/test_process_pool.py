@@ -10,7 +10,7 @@ import pytest
 from echodream.errors import UserError
 from echodream.ingest import workers
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 from pathlib import Path
 import echodream
