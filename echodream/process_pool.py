@@ -5,12 +5,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
 from echodream import validation
+from echodream.errors import UserError
 from echodream.progress import progress_bar
 
+WORKERS_ENDED = "the worker processes ended: give workers=0, which reads all files in this process"
+"""Message for a broken pool of processes."""
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
@@ -50,4 +54,7 @@ def map_in_processes(
         return
     context = multiprocessing.get_context("spawn")
     with without_main_script(), ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
-        yield from progress_bar(pool.map(function, jobs), title, len(jobs), "rec")
+        try:
+            yield from progress_bar(pool.map(function, jobs), title, len(jobs), "rec")
+        except BrokenProcessPool as error:
+            raise UserError(WORKERS_ENDED) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from echodream import process_pool
 from echodream.errors import UserError
 from echodream.ingest import workers
 
@@ -54,5 +55,14 @@ def test_workers_that_cannot_start_reject_no_file(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("pebble.ProcessPool", Pool)
     job = SimpleNamespace(recording="a")
-    with pytest.raises(UserError, match="workers=0 converts in this one"):
+    with pytest.raises(UserError, match="give workers=0"):
         list(workers.convert_recordings([job], 2, 10.0))  # type: ignore[list-item]
+
+
+def end_process(_: object) -> None:
+    os._exit(1)
+
+
+def test_workers_that_end_are_one_sentence() -> None:
+    with pytest.raises(UserError, match="give workers=0"):
+        list(process_pool.map_in_processes(end_process, [1, 2], 2, "jobs"))

@@ -196,7 +196,7 @@ def _wandb_mode(offline: bool | None) -> str:
     """W&B's mode: "online", "offline" or "disabled". Raises ``UserError`` for ``offline=False`` without an API key."""
     mode = os.environ.get("WANDB_MODE", "").replace("dryrun", "offline")
     if offline is False and not _has_key():
-        raise UserError("logger.wandb.offline=false needs a key: set WANDB_API_KEY, run 'wandb login', or set null")
+        raise UserError("logger.wandb.offline=false needs a key: set WANDB_API_KEY or run 'wandb login', or give null")
     if offline is None and mode in ("offline", "disabled"):
         return mode
     return "offline" if offline or not _has_key() else "online"

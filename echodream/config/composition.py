@@ -30,8 +30,8 @@ _COMMAND_LINE_GROUPS = ("launcher", "hparams_search")
 def composed_command(program: str, arguments: Sequence[str]) -> Iterator[DictConfig]:
     """Configuration of the command ``program``.py ("train" or "sample") with ``arguments``, inside the block.
 
-    Errors of the configuration are raised as ``UserError``. At the end of the block, the global
-    state of hydra is as before.
+    Errors of the configuration are raised as ``UserError``. At the end of the block, the global state of hydra is as
+    before.
     """
     with _global_hydra_state():
         try:

@@ -69,7 +69,9 @@ class CopyGenerator:
         if fingerprint(self.vae) != encoder:
             raise UserError(f"autoencoder={vae} did not encode {root}: give the autoencoder of these latents")
         if videos is not None and videos.checksum != recordings.store.dataset.settings.get("source"):
-            raise UserError(f"videos={videos.root} is not the store that {root} was encoded from: give it, or null")
+            raise UserError(
+                f"videos={videos.root} is not the origin of {root}: give the store that was encoded, or null"
+            )
         if generator is not None and generator.metadata.encoder != encoder:
             raise UserError(f"generator= samples latents of another autoencoder than that of {root}: train it again")
 

@@ -189,7 +189,7 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
         raise UserError(f"{root} has {len(trained)} class_id in split TRAIN: a classifier needs two or more")
     held_out = set(data.store.table.loc[data.store.table["Split"] != "TRAIN", "class_id"].tolist())
     if unseen := sorted((held_out | (set(data.output_names) if task.classes is not None else set())) - trained):
-        raise UserError(f"class_id {unseen[0]} of {root} has no recording in the training data: add some to TRAIN")
+        raise UserError(f"class_id {unseen[0]} of {root} has no recording in TRAIN: add recordings of this class")
     known = {number: name for number, name in data.output_names.items() if number in trained}
     counts = np.array([sample_weight[train["class_id"] == number].sum() for number in known])
     weight = counts.sum() / len(counts) / counts if balanced else np.ones(len(counts))

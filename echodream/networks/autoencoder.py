@@ -89,7 +89,7 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
             set_noise_correlation(network, correlation)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{folder}/config.json is not that of an AutoencoderKL: {reason}; give another") from error
+        raise UserError(f"{folder}/config.json describes no AutoencoderKL: {reason}; give another folder") from error
     file = diffusers_weights_file(folder)
     old_name = r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)"
     state = {

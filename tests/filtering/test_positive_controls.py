@@ -159,7 +159,7 @@ def test_copies_are_made_of_the_videos_frames_where_there_are_videos(copier: Cop
     back = generated(with_videos, PixelTransform(), one)[0]  # decoded from the latents
     assert back == pytest.approx(generated(copier, PixelTransform(), one)[0])
     videos.checksum = "other"
-    with pytest.raises(UserError, match=r"videos=v is not the store that .* was encoded from: give it, or null"):
+    with pytest.raises(UserError, match=r"videos=v is not the origin of .*: give the store that was encoded, or null"):
         CopyGenerator(copier.recordings, "vae", videos=videos)
 
 

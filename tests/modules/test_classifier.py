@@ -116,7 +116,7 @@ def test_a_class_without_a_name_is_named_by_its_id() -> None:
     [
         ([0, math.nan, 1], "videos has recordings without class_id"),
         ([0, 0, 0], "has 1 class_id in split TRAIN: a classifier needs two or more"),
-        ([0, 1, 3], r"class_id 3 of .* has no recording in the training data: add some to TRAIN"),
+        ([0, 1, 3], r"class_id 3 of .* has no recording in TRAIN: add recordings of this class"),
     ],
 )
 def test_data_without_classes_are_refused(ids: list[float], says: str) -> None:

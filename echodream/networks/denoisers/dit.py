@@ -69,17 +69,20 @@ def build_transformer(
     head_width: int,
     patch_size: int,
     sample_size: int,
+    dropout: float = 0.0,
 ) -> ImageTransformer | VideoTransformer:
     """Build a transformer for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
 
     A patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Networks of
     clips have ``layers`` spatial and ``layers`` temporal blocks. ``sample_size`` scales the position embeddings.
+    ``dropout`` is the dropout probability of the blocks in training.
     """
     from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 
     sizes = {"layers": layers, "heads": heads, "head_width": head_width}
     for key, value in {**sizes, "patch_size": patch_size, "sample_size": sample_size}.items():
         validation.whole_number(f"denoiser.{key}", value)
+    validation.number("denoiser.dropout", dropout, 0, below=1)
     width = heads * head_width
     if width % 4:
         problem = f"denoiser.heads={heads} times denoiser.head_width={head_width} is {width}"
@@ -100,6 +103,7 @@ def build_transformer(
         "norm_type": "ada_norm_single",
         "norm_elementwise_affine": False,
         "norm_eps": 1e-6,
+        "dropout": float(dropout),
     }
     if video:
         return VideoTransformer(LatteTransformer3DModel(**arguments))

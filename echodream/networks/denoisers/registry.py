@@ -49,8 +49,15 @@ def load_denoiser(folder: str | Path) -> Denoiser:
     return denoiser(network).eval()
 
 
-def import_pretrained(weights: str, video: bool, channels: int, extra_channels: int, token_width: int) -> Denoiser:
-    """Load a denoiser to continue its training. Raises ``UserError`` if ``video``, channels or tokens differ."""
+def import_pretrained(
+    weights: str, video: bool, channels: int, extra_channels: int, token_width: int, dropout: float = 0.0
+) -> Denoiser:
+    """Load a denoiser to continue its training. Raises ``UserError`` if ``video``, channels or tokens differ.
+
+    The network has the dropout of its config.json, so that another ``dropout`` than 0 is refused, too.
+    """
+    if dropout:
+        raise UserError(f"denoiser.dropout={dropout}: an imported denoiser keeps its own; give denoiser.dropout=0")
     denoiser = load_denoiser(weights)
     if denoiser.is_video != video:
         kind, model = ("images", "lidm") if video else ("clips", "lvdm")

@@ -123,6 +123,30 @@ def test_saved_and_loaded(video: bool, tmp_path: Path) -> None:
         assert torch.equal(loaded(*inputs(video)), denoiser(*inputs(video)))
 
 
+@pytest.mark.parametrize("video", [False, True])
+def test_dropout_is_for_training_only(video: bool) -> None:
+    made, without = (build_transformer(C, E, D, video, **SIZES, dropout=share) for share in (0.5, 0.0))
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    without.load_state_dict(made.state_dict())
+    with torch.no_grad():
+        assert torch.equal(made.eval()(*inputs(video)), without.eval()(*inputs(video)))
+        assert not torch.equal(made.train()(*inputs(video)), made(*inputs(video)))
+
+
+def test_every_denoiser_of_images_goes_with_the_dropout_of_the_demo(tmp_path: Path) -> None:
+    """An imported one refuses it in a sentence."""
+    common = ["model=lidm", "data=phantom", "experiment=demo"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        dit = compose("train", [*common, "denoiser=dit/tiny"]).denoiser
+        imported = compose("train", [*common, "denoiser=imported", f"denoiser.weights={tmp_path}"]).denoiser
+    with torch.device("meta"):
+        network = instantiate(dit)(channels=4, extra_channels=0, token_width=8).network
+    assert network.config.dropout == dit.dropout > 0
+    with pytest.raises(UserError, match=r"an imported denoiser keeps its own; give denoiser\.dropout=0"):
+        instantiate(imported)(channels=4, extra_channels=0, token_width=8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lidm", "lvdm"])
 def test_trained_exported_and_sampled(kind: str, tmp_path: Path) -> None:
