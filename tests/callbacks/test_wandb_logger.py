@@ -176,7 +176,7 @@ def test_tensorboard_gets_all_images_and_animations(tmp_path: Path) -> None:
 
 def test_a_key_decides_between_online_and_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "offline"
-    with pytest.raises(UserError, match=r"offline=false needs a key: set WANDB_API_KEY, run 'wandb login'"):
+    with pytest.raises(UserError, match=r"offline=false needs a key: set WANDB_API_KEY or run 'wandb login'"):
         PrivateWandbLogger(str(tmp_path), "p", "n", offline=False)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
