@@ -75,11 +75,15 @@ class Fingerprint:
         for name, counts in content["patients by class"].items():
             total, absent = sum(counts.values()), [split for split, count in counts.items() if not count]
             if total < MIN_PATIENTS_PER_CLASS:
-                found.append(f"class {name} has {total} patients: with fewer than {MIN_PATIENTS_PER_CLASS}, merge it")
+                found.append(
+                    f"class {name} has {total} patients: with fewer than {MIN_PATIENTS_PER_CLASS}, merge it or add some"
+                )
             elif absent:
                 found.append(f"class {name} has no patient in {' and '.join(absent)}: change data.split")
         if not content["patients by class"]:
             found.append("no recording has a class_name: the generators have no class, and utility cannot be measured")
+        elif "class_id" not in self.table:
+            found.append("classes have no numbers, which generators and classifiers need: set data.source.classes")
         if content["recordings per patient"][2] == 1 < len(self.table):
             found.append("no patient has two recordings: the re-identification model learns from frames of one only")
         shares = self.table["PatientID"].value_counts(normalize=True)
@@ -88,7 +92,7 @@ class Fingerprint:
         lengths = self.lengths
         if clip is not None and (short := int((lengths < clip).sum())) and lengths.max() > 1:
             found.append(
-                f"{short} of {len(lengths)} recordings are shorter than the {clip} frames of a clip: lower view.frames"
+                f"{short} of {len(lengths)} recordings are shorter than the {clip} frames of a clip: lower view.frames of model=lvdm"
             )
         low, high = np.quantile(lengths, [0.05, 0.95])
         if high > _LENGTH_RATIO * low:

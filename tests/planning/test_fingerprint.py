@@ -23,6 +23,7 @@ def table(**changes: Any) -> pd.DataFrame:
             "PatientID": f"secret{patient}",
             "Split": ("TRAIN", "TRAIN", "VAL", "TEST")[patient // 2 % 4],
             "class_name": ("sick", "well")[patient % 2],
+            "class_id": patient % 2,
             "NumberOfFrames": 60 + patient,
             "FPS": 30.0,
             "FrameHeight": 64,
@@ -77,6 +78,7 @@ def dominant(given: pd.DataFrame) -> pd.DataFrame:
     ("changed", "rates", "sizes", "clip", "sentences"),
     [
         (table(class_name=None), [30.0], SIZES, None, ["no recording has a class_name"]),
+        (table().drop(columns="class_id"), [30.0], SIZES, None, ["classes have no numbers"]),
         (rare(table()), [30.0], SIZES, None, ["class rare has 9 patients", "class sick has 3 patients"]),
         (absent(table()), [30.0], SIZES, None, ["class well has no patient in TEST: change data.split"]),
         (table().iloc[::2], [30.0], SIZES, None, ["no patient has two recordings"]),
