@@ -92,7 +92,8 @@ class Fingerprint:
         lengths = self.lengths
         if clip is not None and (short := int((lengths < clip).sum())) and lengths.max() > 1:
             found.append(
-                f"{short} of {len(lengths)} recordings are shorter than the {clip} frames of a clip: lower view.frames of model=lvdm"
+                f"{short} of {len(lengths)} recordings are shorter than the {clip} frames of a clip: "
+                "lower view.frames of model=lvdm"
             )
         low, high = np.quantile(lengths, [0.05, 0.95])
         if high > _LENGTH_RATIO * low:
