@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -58,6 +58,8 @@ class LatentDiffusion(Trainable):
     the folder of an artifact with the same settings, whose weights and metadata the training starts with; data are
     normalized by its statistics.
     """
+
+    gpu_precision: ClassVar[str] = "bf16-mixed"
 
     def __init__(
         self,

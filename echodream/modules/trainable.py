@@ -49,6 +49,8 @@ class Trainable(pl.LightningModule):
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
     """Whether a backward pass may leave parameters without gradient (find_unused_parameters of DDP)."""
+    gpu_precision: ClassVar[str] = "32-true"
+    """Precision of a training on a GPU that computes in bf16, with ``trainer.precision=auto``."""
     columns: tuple[str, ...] = ()
     """Columns of FileList.csv that each batch must contain."""
     _last_loss: tuple["_HostFlag", list[str]] | None = None

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
-from echodream.runs.trainer import interruptible, make_trainer, trainer_precision
+from echodream.runs.trainer import BF16_WEIGHTS, interruptible, make_trainer, trainer_precision
 
 
 class DistributedBatchSampler(DistributedSampler[int]):
@@ -43,10 +43,6 @@ class PredictionData(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         sampler = DistributedBatchSampler(batches, rank, world)
         return DataLoader(batches, batch_size=1, sampler=sampler, collate_fn=itemgetter(0), num_workers=self.workers)
-
-
-BF16_WEIGHTS = "bf16-true"
-"""Precision with the weights of the networks in bf16, and all other computations in float32."""
 
 
 def run_prediction(

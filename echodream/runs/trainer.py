@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,28 @@ def _check_process_count(trainer: pl.Trainer) -> None:
 def is_sharded(trainer: pl.Trainer) -> bool:
     """Whether each process has only a shard of the weights (FSDP); checkpoints contain all weights."""
     return isinstance(trainer.strategy, FSDPStrategy)
+
+
+BF16_WEIGHTS = "bf16-true"
+"""Precision with the weights of the networks in bf16, and all other computations in float32."""
+
+
+def choose_precision(settings: Callable[..., pl.Trainer], on_gpu: str) -> Callable[..., pl.Trainer]:
+    """Resolve ``precision="auto"`` in ``settings``, a ``functools.partial`` of ``pl.Trainer``.
+
+    It becomes ``on_gpu`` if the trainer uses a GPU that computes in bf16, and "32-true" otherwise. Another precision
+    does not change.
+    """
+    keywords = getattr(settings, "keywords", {})
+    if keywords.get("precision") != "auto":
+        return settings
+    precision = on_gpu if _uses_bf16_gpu(keywords.get("accelerator", "auto")) else "32-true"
+    return partial(settings.func, **keywords | {"precision": precision})  # type: ignore[attr-defined]
+
+
+def _uses_bf16_gpu(accelerator: str) -> bool:
+    uses_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return uses_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def trainer_precision(settings: Callable[..., pl.Trainer]) -> str:

@@ -19,8 +19,8 @@ from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.errors import UserError
-from echodream.runs.predict import BF16_WEIGHTS, PredictionData, run_prediction
-from echodream.runs.trainer import trainer_precision
+from echodream.runs.predict import PredictionData, run_prediction
+from echodream.runs.trainer import BF16_WEIGHTS, trainer_precision
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Dataset
 from echodream.store.latents import write_latents

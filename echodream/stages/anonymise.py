@@ -17,6 +17,7 @@ from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
+from echodream.runs.trainer import choose_precision
 from echodream.sampling.sample_store import check_precision, sampling_config, sampling_record, write_sample
 
 PRIVATE = (
@@ -50,6 +51,7 @@ def anonymise(
     ``steps`` and ``guidance``. Raises ``UserError`` for models of other latents.
     """
     transform = create_method(method, methods)
+    trainer = choose_precision(trainer, "32-true")
     precision = check_precision(trainer)
     store = open_complete_store(src, "src")
     if store.dataset.kind != "latent":

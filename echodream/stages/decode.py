@@ -24,7 +24,7 @@ from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
 from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
-from echodream.runs.trainer import trainer_precision
+from echodream.runs.trainer import BF16_WEIGHTS, choose_precision, trainer_precision
 from echodream.store import Dataset, Store
 from echodream.store.schema import REJECTED, REJECTED_COLUMNS
 from echodream.store.table import read_text_table
@@ -55,7 +55,7 @@ def decode(
     """
     if plausibility is not None:
         validation.number("plausibility", plausibility, above=0, below=1)
-    network = load_vae(artifact)
+    network, trainer = load_vae(artifact), choose_precision(trainer, BF16_WEIGHTS)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
     height, width, precision = store.dataset.height, store.dataset.width, trainer_precision(trainer)
     trained = None if plausibility is None else _training_ranges(store, reference, plausibility)

@@ -16,7 +16,7 @@ from echodream.modules.vae import VaeEncoder, load_vae
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor
 from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
-from echodream.runs.trainer import trainer_precision
+from echodream.runs.trainer import choose_precision, trainer_precision
 from echodream.store import Dataset, Statistics, Store
 from echodream.store.latents import read_latents, write_latents
 from echodream.weights import fingerprint
@@ -42,6 +42,7 @@ def encode(
     if scaling is not None:
         validation.positive_number("scaling", scaling, note=", or null to whiten latents")
     store, network = Store(src, kind="video"), load_vae(artifact)
+    trainer = choose_precision(trainer, "32-true")
     scale = downsampling_factor(network)
     check_frame_size(store, network.config.in_channels, scale)
     height, width = store.dataset.height, store.dataset.width

@@ -13,6 +13,7 @@ from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
+from echodream.runs.trainer import BF16_WEIGHTS, choose_precision
 from echodream.sampling import sample_store
 from echodream.sampling.label_csv import SOURCE, ConditionRequests, read_labels
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
@@ -48,6 +49,7 @@ def image(
     ``labels`` sets the condition values: "uniform" distributes them evenly, "training" copies random TRAIN rows of the
     store ``training``, and a path reads the rows of a csv. ``n`` is by default the number of rows of the csv, or 2000.
     """
+    trainer = choose_precision(trainer, BF16_WEIGHTS)
     precision, model = sample_store.check_precision(trainer, bf16_weights=True), load_diffusion_model(artifact, "lidm")
     config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance, clip)
     weak = sample_store.load_weak_model(guidance, model, "lidm")

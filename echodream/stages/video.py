@@ -20,6 +20,7 @@ from echodream.diffusion.sliding_window import check_windows, window_starts
 from echodream.errors import UserError
 from echodream.filtering.embedding import UNKNOWN, has_known_generator
 from echodream.runs.summary import Summary
+from echodream.runs.trainer import BF16_WEIGHTS, choose_precision
 from echodream.sampling import sample_store
 from echodream.sampling.label_csv import ConditionRequests, read_labels
 from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
@@ -63,6 +64,7 @@ def video(
     ``labels`` "uniform", evenly distributed; or columns of the csv ``labels``. ``ClipLengthConfig`` describes
     ``frames``, ``join``, ``overlap`` and ``windows``.
     """
+    trainer = choose_precision(trainer, BF16_WEIGHTS)
     precision, model = sample_store.check_precision(trainer, bf16_weights=True), load_diffusion_model(artifact, "lvdm")
     config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance, clip)
     weak = sample_store.load_weak_model(guidance, model, "lvdm")

@@ -27,7 +27,7 @@ from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
 from echodream.privacy.canaries import assign_canaries
 from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process
-from echodream.runs.trainer import interruptible, is_sharded, make_trainer
+from echodream.runs.trainer import choose_precision, interruptible, is_sharded, make_trainer
 from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
@@ -73,7 +73,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         trainer = make_trainer(
-            instantiate(cfg.trainer),
+            choose_precision(instantiate(cfg.trainer), module.gpu_precision),
             callbacks,
             unused_parameters=module.has_unused_parameters,
             logger=loggers,
@@ -174,7 +174,8 @@ def gather_shards(
     module.configure_from_data(data)
     module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     settings = OmegaConf.merge(cfg.trainer, {"strategy": "auto", "devices": 1, "num_nodes": 1})
-    return module, make_trainer(instantiate(settings), [], logger=loggers)
+    trainer = choose_precision(instantiate(settings), module.gpu_precision)
+    return module, make_trainer(trainer, [], logger=loggers)
 
 
 def finite_metrics(values: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:

@@ -45,6 +45,8 @@ def settings_hash(cfg: DictConfig) -> str:
     if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
         hashed["teacher"] = read_artifact(teacher, cfg.model.name).fingerprint
         del hashed["model"]["module"]["teacher"]
+    if hashed["trainer"].get("precision") == "auto":
+        hashed["trainer"]["precision"] = "32-true"  # the same training on each device
     if (hashed["trainer"].get("privacy") or {}).get("epsilon") is None:
         hashed["trainer"].pop("privacy", None)
     hashed["model"].pop("initial", None)

@@ -292,6 +292,10 @@ def test_weights_in_bf16_change_pixels_by_a_few_grey_levels(tmp_path: Path, monk
         assert difference.max() <= 10
         assert difference.mean() <= 1
     assert any(not np.array_equal(fast.frames(name), pixels.frames(name)) for name in exact.table["FileName"])
+    monkeypatch.setattr("echodream.runs.trainer._uses_bf16_gpu", lambda accelerator: True)
+    assert encode(folder, at="automatic").dataset.settings["precision"] == "32-true"
+    decode(folder, f"dst={folder}/automatic_pixels")
+    assert Store(folder / "automatic_pixels").checksum == fast.checksum
 
 
 def test_decoding_to_grey_and_back_to_the_size(tmp_path: Path) -> None:

@@ -78,11 +78,13 @@ def test_the_column_guidance_tells_all_that_is_not_the_default(tmp_path: Path, o
     assert set(store.table["Guidance"]) == {told}
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "bf16-true", "auto"])
 @pytest.mark.slow
 def test_precisions_that_images_are_drawn_with(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights in bf16, noise and samples are float32, and the record names the weights of the artifact."""
     folder, seen = study(tmp_path), list[torch.Tensor]()
+    setting, precision = precision, "bf16-true" if precision == "auto" else precision
+    monkeypatch.setattr("echodream.runs.trainer._uses_bf16_gpu", lambda accelerator: setting == "auto")
     forward = DiffusionModel.forward
 
     def watched(own: DiffusionModel, x_t: torch.Tensor, t: torch.Tensor, *more: Any) -> torch.Tensor:
@@ -91,7 +93,7 @@ def test_precisions_that_images_are_drawn_with(tmp_path: Path, precision: str, m
         return predicted
 
     monkeypatch.setattr(DiffusionModel, "forward", watched)
-    store = image(folder, "n=2", "steps=2", f"trainer.precision={precision}")
+    store = image(folder, "n=2", "steps=2", f"trainer.precision={setting}")
     assert len(store) == 2
     assert store.dataset.settings["precision"] == precision
     assert store.dataset.settings["model"] == model("lidm").fingerprint()
@@ -99,7 +101,7 @@ def test_precisions_that_images_are_drawn_with(tmp_path: Path, precision: str, m
     assert (x_t.dtype, embedding.dtype) == (torch.float32, torch.float32)
     assert weight.dtype == (torch.bfloat16 if precision == "bf16-true" else torch.float32)
     assert predicted.dtype == (torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
-    full = image(folder, "n=2", "steps=2", at="full")
+    full = image(folder, "n=2", "steps=2", "trainer.precision=32-true", at="full")
     for name in store.table["FileName"]:
         found, truth = (each.latents(name)[0].float() for each in (store, full))
         assert torch.nn.functional.cosine_similarity(found.flatten(), truth.flatten(), 0) > 0.95

@@ -25,6 +25,7 @@ from echodream.artifact import Artifact, read_artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
+from echodream.modules.vae import VAE
 from echodream.runs.predict import PredictionData
 from echodream.runs.trainer import AtomicCheckpointIO, make_trainer
 from echodream.store.checksums import file_sha256
@@ -480,3 +481,17 @@ def test_when_a_training_stops_is_among_its_settings(tmp_path: Path) -> None:
     target = "+callbacks.patience._target_=pytorch_lightning.callbacks.EarlyStopping"
     named = train_cfg(tmp_path, target, "+callbacks.patience.monitor=val/psnr")
     assert "monitor: val/psnr" in training.training_yaml(named)
+
+
+def test_a_training_on_a_gpu_has_the_precision_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, seen = study(tmp_path), list[str]()
+    monkeypatch.setattr("echodream.runs.trainer._uses_bf16_gpu", lambda accelerator: True)
+    step = VAE.training_step
+
+    def watched(own: VAE, *arguments: Any) -> None:
+        seen.append(str(own.trainer.precision))
+        step(own, *arguments)
+
+    monkeypatch.setattr(VAE, "training_step", watched)
+    engine.train(train_cfg(folder, "trainer.max_epochs=1"))
+    assert set(seen) == {"bf16-mixed"}

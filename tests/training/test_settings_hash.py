@@ -34,6 +34,8 @@ def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
         ("datamodule.workers", 7, False),
         ("datamodule.cache", True, False),
         ("trainer.log_every_n_steps", 7, False),
+        ("trainer.precision", "32-true", False),
+        ("trainer.precision", "bf16-mixed", True),
         ("model.fused", True, False),
         ("model.module.optimizer.fused", True, False),
         ("model.compile", True, False),
