@@ -19,6 +19,8 @@ class Denoiser(nn.Module, ABC):
 
     is_video: ClassVar[bool]
     """Whether samples are clips, (B, C, F, H, W), instead of images, (B, C, H, W)."""
+    network_class: ClassVar[str]
+    """Name of the diffusers class of the network, by which a trained denoiser is found and loaded."""
     network_name: ClassVar[str]
     """Name of the attribute with the diffusers network, and prefix of its weights in the state dict."""
     takes_tokens: ClassVar[bool] = True

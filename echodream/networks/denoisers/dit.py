@@ -30,6 +30,7 @@ class _Transformer(Denoiser):
 class ImageTransformer(_Transformer):
     """Denoiser of images, (B, C, H, W): PixArtTransformer2DModel, a DiT with cross-attention to tokens (2310.00426)."""
 
+    network_class = "PixArtTransformer2DModel"
     is_video = False
 
     def __init__(self, network: Any) -> None:
@@ -44,6 +45,7 @@ class ImageTransformer(_Transformer):
 class VideoTransformer(_Transformer):
     """Denoiser of clips of any length, (B, C, F, H, W): LatteTransformer3DModel (2401.03048)."""
 
+    network_class = "LatteTransformer3DModel"
     is_video = True
 
     def __init__(self, network: Any) -> None:

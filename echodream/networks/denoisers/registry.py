@@ -1,25 +1,32 @@
 """Registry of denoisers, which wrap networks of diffusers.
 
-To add a denoiser, write its class and a function that builds it in a new file of this folder, like ``dit.py``; add the
-class to ``DENOISERS``, which loads trained denoisers; and add a file to ``conf/denoiser/``, which names the function.
+To add a denoiser, write its class and a function that builds it in a new file of this folder, like ``dit.py``; and add
+a file to ``conf/denoiser/``, which names the function. ``DENOISERS`` has the classes of all files of this folder.
 """
 
+import importlib
+import inspect
 import json
+import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 from echodream.errors import UserError
+from echodream.networks import denoisers
 from echodream.networks.denoisers.base import Denoiser
-from echodream.networks.denoisers.dit import ImageTransformer, VideoTransformer
-from echodream.networks.denoisers.unet import ImageUNet, UnconditionalImageUNet, VideoUNet
 from echodream.weights import diffusers_weights_file, load_strictly, read_weights
 
-DENOISERS: dict[str, type[Denoiser]] = {
-    "UNet2DConditionModel": ImageUNet,
-    "UNet2DModel": UnconditionalImageUNet,
-    "UNetSpatioTemporalConditionModel": VideoUNet,
-    "PixArtTransformer2DModel": ImageTransformer,
-    "LatteTransformer3DModel": VideoTransformer,
-}
+
+def denoisers_by_network(package: ModuleType) -> dict[str, type[Denoiser]]:
+    """Denoiser classes in all modules of ``package``, by ``network_class``."""
+    names = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    modules = [importlib.import_module(name) for name in names if name != __name__]
+    classes = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
+    own = [kind for kind in classes if issubclass(kind, Denoiser) and "network_class" in vars(kind)]
+    return {kind.network_class: kind for kind in own}
+
+
+DENOISERS = denoisers_by_network(denoisers)
 """Denoiser class of each diffusers network, by ``_class_name`` in config.json of a diffusers folder."""
 
 
@@ -34,7 +41,7 @@ def load_denoiser(folder: str | Path) -> Denoiser:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}/config.json does not describe a diffusers model: give its folder") from error
     if name not in DENOISERS:
-        raise UserError(f"{folder}/config.json describes a {name}: give the folder of a {', '.join(DENOISERS)}")
+        raise UserError(f"{folder}/config.json describes a {name}: give the folder of a {', '.join(sorted(DENOISERS))}")
     denoiser = DENOISERS[name]
     if unsupported := [key for key in denoiser.unsupported_settings if config.get(key) is not None]:
         raise UserError(f"{folder}/config.json sets {unsupported[0]}, which is not supported: give another {name}")
@@ -75,4 +82,4 @@ def check_registered(denoiser: Denoiser) -> None:
         raise UserError(f"denoiser={type(denoiser).__name__} has a network {name}, which is none of diffusers: use one")
     if DENOISERS.get(name) is not type(denoiser):
         problem = f"denoiser={type(denoiser).__name__} with {name} cannot be loaded after training"
-        raise UserError(f"{problem}: add it to DENOISERS in echodream/networks/denoisers/registry.py")
+        raise UserError(f"{problem}: write it in a file of echodream/networks/denoisers, with its network_class")

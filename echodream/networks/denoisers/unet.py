@@ -49,6 +49,7 @@ class _UNet(Denoiser):
 class ImageUNet(_UNet):
     """Denoiser of images, (B, C, H, W): UNet2DConditionModel."""
 
+    network_class = "UNet2DConditionModel"
     is_video = False
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
@@ -59,6 +60,7 @@ class ImageUNet(_UNet):
 class UnconditionalImageUNet(_UNet):
     """Denoiser of images, (B, C, H, W), without conditions: UNet2DModel."""
 
+    network_class = "UNet2DModel"
     is_video = False
     takes_tokens = False
 
@@ -77,6 +79,7 @@ class _TemporalConvolution(nn.Conv3d):
 class VideoUNet(_UNet):
     """Denoiser of clips of any length, (B, C, F, H, W): UNetSpatioTemporalConditionModel with zero time ids."""
 
+    network_class = "UNetSpatioTemporalConditionModel"
     is_video = True
 
     def __init__(self, network: Any) -> None:

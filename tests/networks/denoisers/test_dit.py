@@ -13,9 +13,10 @@ from torch import Tensor
 from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
+from echodream.networks import denoisers
 from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.dit import ImageTransformer, VideoTransformer, build_transformer
-from echodream.networks.denoisers.registry import DENOISERS, check_registered, load_denoiser
+from echodream.networks.denoisers.registry import DENOISERS, check_registered, denoisers_by_network, load_denoiser
 from echodream.store import Store
 from echodream.types import Condition
 from tests.support.tiny_diffusion import latent_store, sample_cfg, train_cfg
@@ -170,6 +171,17 @@ def test_a_denoiser_that_is_not_registered_is_refused_before_training(
     with pytest.raises(UserError, match="ImageTransformer with PixArtTransformer2DModel cannot be loaded after train"):
         engine.train(train_cfg(tmp_path, "lidm", "denoiser=dit", *TINY, net=False))
     assert not (tmp_path / "lidm").exists()
+
+
+def test_a_new_file_registers_its_denoiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class in a new file of the folder is found by its ``network_class``; base classes are not."""
+    code = "from echodream.networks.denoisers.dit import _Transformer\n\n\nclass Hunyuan(_Transformer):\n"
+    code += '    """A denoiser."""\n\n    is_video = False\n    network_class = "HunyuanDiT2DModel"\n'
+    (tmp_path / "hunyuan.py").write_text(code)
+    monkeypatch.setattr(denoisers, "__path__", [*denoisers.__path__, str(tmp_path)])
+    found = denoisers_by_network(denoisers)
+    assert {name: kind for name, kind in found.items() if name in DENOISERS} == DENOISERS
+    assert [found[name].__name__ for name in found.keys() - DENOISERS.keys()] == ["Hunyuan"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("layers", 0), ("heads", 1.5), ("patch_size", None), ("sample_size", True)])

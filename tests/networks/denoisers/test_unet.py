@@ -329,7 +329,7 @@ def test_folders_of_something_else(tmp_path: Path) -> None:
             load_denoiser(tmp_path)
     (tmp_path / "config.json").write_text('{"_class_name": "UNet1DModel"}')
     with pytest.raises(
-        UserError, match=r"describes a UNet1DModel: give the folder of a UNet2DConditionModel, UNet2DMo"
+        UserError, match=r"describes a UNet1DModel: give the folder of a LatteTransformer3DModel, PixArtT"
     ):
         load_denoiser(tmp_path)
     image().unet.save_config(tmp_path)
