@@ -3,9 +3,9 @@
     python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--threads 2]
 
 References are recordings of 64 frames, each of another patient. Search and matrix product are timed in turns,
-``--repeats`` times, after imports and a small first run. The product is in double precision, in blocks of the size of
-the search, and its results are discarded. Memory is the increase of the peak memory of the process (or of the device).
-The full matrix is torch.corrcoef of samples and references together, as in the published filter.
+``--repeats`` times, after imports and a small first run. The matrix product is in double precision, with the block size
+of the search, and its results are discarded. Memory is the increase of the peak memory of the process (or of the
+device). The full matrix is torch.corrcoef of samples and references together, as in the published filter.
 """
 
 import argparse

@@ -109,7 +109,7 @@ def _closeness_of_new_patients(sets: AuditSets) -> Closeness:
 
 
 def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:
-    """Share of samples nearer to training than any held-out patient, with a permutation test over the patients."""
+    """Share of samples nearer to a training patient than any held-out patient is; permutation test over patients."""
     rows, of_patients = sets.patient_distances()
     distances = sets.sample_distances.to_patients, of_patients.to_patients
     result = nearer_than_new_patients(*distances, rows, sets.is_member, sets.repeats, sets.seed)

@@ -26,7 +26,7 @@ class RealAndSyntheticData(StoreData):
     ``train_on`` is "real", "synthetic" (TRAIN rows of ``synthetic`` instead of ``src``) or "both" (``ratio`` synthetic
     samples per real sample; None: all). ``length`` is the number of samples of an epoch. With ``folds``, ``fold``
     defines the splits (``split_by_fold``). Raises ``UserError`` if the stores have different frame sizes or classes, or
-    if VAL or TEST patients are among the training rows of ``synthetic``.
+    if a TRAIN row of ``synthetic`` has the PatientID of a VAL or TEST patient of ``src``.
     """
 
     def __init__(

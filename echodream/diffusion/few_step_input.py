@@ -36,7 +36,7 @@ class FewStepInput(nn.Module):
         self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
 
     def ends(self, t: Tensor, position: Tensor) -> Tensor:
-        """Time at the end of the sampling step that contains ``t``, (B,), or begins there: (B,), in the type of ``t``.
+        """End time, (B,), of the sampling step that contains ``t``, (B,), or begins at ``t``; same dtype as ``t``.
 
         ``position``, (B,), is the index in ``FewSteps.steps`` of each row's number of steps.
         """

@@ -126,7 +126,7 @@ def set_coefficients(scales: Mapping[str, Any], names: Sequence[str]) -> dict[fr
 def weighted_sum(
     coefficients: Mapping[frozenset[str], Any], predictions: Mapping[frozenset[str], Tensor], x: Tensor
 ) -> Tensor:
-    """Sum of ``predictions`` (B, C, *rest) with ``coefficients``, each a number or (B,), in the type of ``x``."""
+    """Sum of ``predictions`` (B, C, *rest) with ``coefficients``, each a number or (B,), in the dtype of ``x``."""
     total = torch.zeros_like(x)
     for kept, value in coefficients.items():
         total = total + (expand_like(value, x) if isinstance(value, Tensor) else value) * predictions[kept]

@@ -175,7 +175,7 @@ def _measured_values(
 
 
 def _training_ef(train: RecordingSet, predictions: Predictions, coverage: float) -> Range | None:
-    """The range of the column EF of ``train``; None if the predictions are of another column, or EF is rare."""
+    """Range of EF in ``train``; None if another column is predicted, or EF is missing for over half of patients."""
     if predictions.column != EF_COLUMN or EF_COLUMN not in train.rows:
         return None
     train = _one_recording_per_patient(train)

@@ -81,8 +81,8 @@ def check_initial_model(folder: str, name: str, key: str) -> None:
 def check_unused_for_model_selection(folder: str | None, key: str, splits: Sequence[str]) -> None:
     """Raise ``UserError`` if ``splits`` contain VAL, and VAL patients selected the model in ``folder``.
 
-    The VAL patients of early stopping and of a hyperparameter search are not new to the model. ``key`` is the setting
-    of ``folder``.
+    The VAL patients of early stopping and of a hyperparameter search are not new to the model. ``key``: name of the
+    setting that gave ``folder``, for the error message.
     """
     path = Path(str(folder)) / TRAINING_FILE
     if folder is None or "VAL" not in splits or not path.is_file():

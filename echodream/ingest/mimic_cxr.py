@@ -25,7 +25,7 @@ _VIEW_COLUMN = "ViewPosition"
 
 @dataclass(frozen=True)
 class MimicCxr:
-    """Reads ``p10/p10000032/s50414267/<dicom_id>.jpg`` anywhere below ``raw``, with the csv tables of the study.
+    """Reads ``p10/p10000032/s50414267/<dicom_id>.jpg`` anywhere below ``raw``, with the csv tables of the data set.
 
     Tables are joined by dicom_id, or by study_id if a table has no dicom_id. The first table with dicom_id and split
     lists the images, and requires subject_id and study_id. FileName, PatientID and the column Study are keyed

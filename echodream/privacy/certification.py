@@ -114,7 +114,8 @@ def certify(
 
     ``tau_range``: if tau was lowered because of the certifying patients, the lowest and highest possible tau, which do
     not depend on these patients. Fewer copies pass a lower threshold. Therefore the upper bound at the highest tau and
-    the lower bound at the lowest tau hold for ``tau``. ``known_bounds``: other upper bounds, by transform.
+    the lower bound at the lowest tau hold for ``tau``. ``known_bounds``: upper bounds that are already known, by
+    transform; a certificate has the smaller bound.
     """
     lowest, highest = tau_range or (tau, tau)
     rows = []

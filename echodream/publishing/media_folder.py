@@ -1,4 +1,4 @@
-"""Playable copies of a published store: a folder of videos or images that the hub and the library datasets open."""
+"""Playable copies of a published store: videos or images for the Hugging Face hub and the library ``datasets``."""
 
 from pathlib import Path
 

@@ -100,7 +100,7 @@ def _read_results(folder: Path) -> Iterator[tuple[str, SweepResult]]:
 
 
 def _collect_metrics(record: Mapping[str, Any], file: str) -> Any:
-    """The results of a record; their keys differ between kinds of records, so that results have different names."""
+    """The results of a record, under keys that no other kind of record uses, so that each result has its own name."""
     if file == "linkability.json":
         sets = {name: dict(entry) for name, entry in record["sets"].items()}
         sets["inner"]["AUC"] = {**sets["inner"]["AUC"], "floor": sets["originals"]["AUC"]}

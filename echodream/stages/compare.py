@@ -116,7 +116,7 @@ def _format_cell(result: SweepResult | None) -> str:
 
 
 def _plot_results(results: SweepResults, table: pd.DataFrame, shown: Sequence[str], setting: str) -> np.ndarray:
-    """Plot of each result with its interval and mean floor over the values of ``setting``: RGB pixels."""
+    """Plot of each result and its interval against ``setting``, with a line at the mean floor: RGB pixels."""
     panels = []
     for name in shown[:MAX_FIGURES]:
         part = table[table["Figure"] == name]

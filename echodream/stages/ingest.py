@@ -82,7 +82,7 @@ def ingest(
         "listing": listing_fingerprint(recordings, splits),
     }
     if synthetic:
-        settings["model"] = None  # as of stage=image and stage=video, which record their model
+        settings["model"] = None  # unknown; stage=image and stage=video record their model under this key
     size = prepare.size if isinstance(prepare.size, tuple) else (None, None)
     dataset = Dataset(
         kind="video",

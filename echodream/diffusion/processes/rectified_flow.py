@@ -64,7 +64,7 @@ class RectifiedFlow(Process):
         return (x_t - x_0) / self._time_like(t, x_t)
 
     def _time_like(self, t: Tensor, x: Tensor) -> Tensor:
-        """s of the times ``t`` (B,) on the device of ``x``: (B, 1, ..., 1)."""
+        """The relative times s of ``t``, (B,), shaped to broadcast to ``x``, on its device: (B, 1, ..., 1)."""
         return expand_like(self.relative_time(t).to(x.device, non_blocking=True), x)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
@@ -86,7 +86,7 @@ class RectifiedFlow(Process):
 
 
 def _set_heun_times(scheduler: Any, grid: np.ndarray, shift: float) -> None:
-    """Set the times of Heun's ``scheduler``, which evaluates the network at all times but the first and last twice."""
+    """Set the times of Heun's ``scheduler``: it evaluates the network once at the first time, twice at each other."""
     sigmas = torch.from_numpy(shift * grid / (1 + (shift - 1) * grid)).float()
     twice = torch.cat([sigmas[:1], sigmas[1:].repeat_interleave(2)])
     scheduler.timesteps, scheduler.sigmas = SCALE * twice, torch.cat([twice, twice.new_zeros(1)])

@@ -14,7 +14,7 @@ CLIP_FRAMES = 32
 
 
 class Spectrum(Extractor):
-    """Power spectra of gray levels, 0 to 255. ``power`` is a function from a clip (F, H, W) to R frequencies, (R,)."""
+    """Power spectra of gray levels, 0 to 255. ``power`` maps a clip (F, H, W) to its power at R frequencies, (R,)."""
 
     weights, resize, measures = "none", "none", "spectrum"
 

@@ -38,7 +38,9 @@ class ControlledAuc:
     """AUC of an attack, and of a control: the same attack without anything that depends on who was in training.
 
     If the interval of ``control`` excludes .5, the training patients differ from the others by themselves. ``beyond``:
-    difference of both AUCs; its interval treats them as independent, which is wide enough for the random samples.
+    ``auc`` minus ``control``. Its interval assumes that the two are independent; they are of the same patients, so the
+    interval tends to be too wide. This leaves room for the randomness of generated samples, which the intervals do not
+    include.
     """
 
     auc: Interval
