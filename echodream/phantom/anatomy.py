@@ -25,8 +25,8 @@ BODY_SIZE_SD = 0.045
 """Standard deviation of the factor for body size, whose mean is 1."""
 
 
-def normal_field(mean: float, sd: float, scales_with_body: bool = False) -> Any:
-    """Declare a field with a normal distribution; ``scales_with_body`` makes the value proportional to body size."""
+def gaussian_parameter(mean: float, sd: float, scales_with_body: bool = False) -> Any:
+    """Declare a dataclass field with a normal distribution; ``scales_with_body``: proportional to body size."""
     return field(metadata={"normal": (mean, sd), "scales_with_body": scales_with_body})
 
 
@@ -37,59 +37,59 @@ class Anatomy:
     Lengths are in mm, angles in degrees, fractions from 0 to 1.
     """
 
-    lv_length: float = normal_field(83, 4.5, scales_with_body=True)
+    lv_length: float = gaussian_parameter(83, 4.5, scales_with_body=True)
     """Distance from the left ventricular apex to the mitral annulus."""
-    lv_radius: float = normal_field(23.5, 1.7, scales_with_body=True)
+    lv_radius: float = gaussian_parameter(23.5, 1.7, scales_with_body=True)
     """Half of the largest left ventricular width, before the septum is flattened."""
-    lv_widest_position: float = normal_field(0.60, 0.045)
+    lv_widest_position: float = gaussian_parameter(0.60, 0.045)
     """Position of the largest width of the left ventricle, from apex (0) to annulus (1)."""
-    mitral_annulus_ratio: float = normal_field(0.76, 0.045)
+    mitral_annulus_ratio: float = gaussian_parameter(0.76, 0.045)
     """Diameter of the mitral annulus / largest left ventricular width."""
-    septal_flattening: float = normal_field(0.06, 0.05)
+    septal_flattening: float = gaussian_parameter(0.06, 0.05)
     """Flattening of the septum: 0 round, about 0.35 straight, above 0.35 bulging into the left ventricle."""
-    septum_thickness: float = normal_field(9.0, 1.0)
-    free_wall_thickness: float = normal_field(9.5, 1.0)
-    rv_width: float = normal_field(36, 2.6, scales_with_body=True)
+    septum_thickness: float = gaussian_parameter(9.0, 1.0)
+    free_wall_thickness: float = gaussian_parameter(9.5, 1.0)
+    rv_width: float = gaussian_parameter(36, 2.6, scales_with_body=True)
     """Largest width from the septum to the free wall of the right ventricle."""
-    rv_apex_position: float = normal_field(0.16, 0.04)
+    rv_apex_position: float = gaussian_parameter(0.16, 0.04)
     """Position of the right ventricular apex along the left ventricle, from apex (0) to annulus (1)."""
-    rv_shape_exponent: float = normal_field(0.74, 0.07)
+    rv_shape_exponent: float = gaussian_parameter(0.74, 0.07)
     """Exponent of the right ventricular outline: 0.9 gives a triangle, 0.5 an oval."""
-    rv_wall_thickness: float = normal_field(4.2, 0.4)
-    tricuspid_offset: float = normal_field(6.5, 1.2, scales_with_body=True)
+    rv_wall_thickness: float = gaussian_parameter(4.2, 0.4)
+    tricuspid_offset: float = gaussian_parameter(6.5, 1.2, scales_with_body=True)
     """Distance of the tricuspid annulus from the mitral annulus towards the apex."""
-    la_width: float = normal_field(38, 3.0, scales_with_body=True)
-    la_length: float = normal_field(45, 4.0, scales_with_body=True)
-    ra_width: float = normal_field(38.5, 3.0, scales_with_body=True)
-    ra_length: float = normal_field(46, 4.0, scales_with_body=True)
-    atrial_septum_thickness: float = normal_field(4.4, 0.35)
-    atrial_septum_tilt: float = normal_field(-7, 4.0)
+    la_width: float = gaussian_parameter(38, 3.0, scales_with_body=True)
+    la_length: float = gaussian_parameter(45, 4.0, scales_with_body=True)
+    ra_width: float = gaussian_parameter(38.5, 3.0, scales_with_body=True)
+    ra_length: float = gaussian_parameter(46, 4.0, scales_with_body=True)
+    atrial_septum_thickness: float = gaussian_parameter(4.4, 0.35)
+    atrial_septum_tilt: float = gaussian_parameter(-7, 4.0)
     """Angle between the atrial septum and the left ventricular axis; positive towards the left atrium."""
-    defect_length: float = normal_field(0, 0, scales_with_body=True)
+    defect_length: float = gaussian_parameter(0, 0, scales_with_body=True)
     """Length of the atrial septal defect; 0 without a defect."""
-    defect_position: float = normal_field(0.47, 0.05)
+    defect_position: float = gaussian_parameter(0.47, 0.05)
     """Center of the atrial septal defect, from the crux (0) to the atrial roof (1)."""
-    fossa_dropout: float = normal_field(4.5, 3.0)
+    fossa_dropout: float = gaussian_parameter(4.5, 3.0)
     """Echo drop-out of the intact fossa ovalis in dB, which can be mistaken for a septal defect."""
-    moderator_band: float = normal_field(0.15, 0.22)
+    moderator_band: float = gaussian_parameter(0.15, 0.22)
     """Brightness of the moderator band, 0 to 1."""
-    pericardium_level: float = normal_field(9, 2.0)
+    pericardium_level: float = gaussian_parameter(9, 2.0)
     """Brightness of the pericardium in dB above myocardium."""
-    lv_axis_angle: float = normal_field(11, 3.0)
+    lv_axis_angle: float = gaussian_parameter(11, 3.0)
     """Angle between the left ventricular axis and the beam."""
-    apex_x: float = normal_field(7, 3.0)
+    apex_x: float = gaussian_parameter(7, 3.0)
     """Lateral position of the left ventricular apex relative to the probe."""
-    ef: float = normal_field(0.63, 0.045)
+    ef: float = gaussian_parameter(0.63, 0.045)
     """Ejection fraction of the left ventricle, 0 to 1."""
-    heart_rate: float = normal_field(69, 9)
+    heart_rate: float = gaussian_parameter(69, 9)
     """Heart rate in beats per minute."""
-    lv_shortening: float = normal_field(0.165, 0.018)
+    lv_shortening: float = gaussian_parameter(0.165, 0.018)
     """Systolic descent of the mitral annulus / left ventricular length."""
-    rv_contraction: float = normal_field(0.72, 0.06)
+    rv_contraction: float = gaussian_parameter(0.72, 0.06)
     """Systolic decrease of the squared width of the right ventricle, as a fraction."""
-    e_wave_fraction: float = normal_field(0.68, 0.06)
+    e_wave_fraction: float = gaussian_parameter(0.68, 0.06)
     """Fraction of the left ventricular filling before atrial contraction."""
-    atrial_widening: float = normal_field(0.13, 0.03)
+    atrial_widening: float = gaussian_parameter(0.13, 0.03)
     """Systolic widening of the atria, as a fraction."""
 
 

@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from echodream.phantom.anatomy import COHORTS, MAX_DEVIATION, Anatomy, normal_field, sample_anatomy
+from echodream.phantom.anatomy import COHORTS, MAX_DEVIATION, Anatomy, gaussian_parameter, sample_anatomy
 from echodream.phantom.motion import CardiacCycle, Motion, contraction_for_ef, interpolate_cycle, systole_duration
 from echodream.phantom.shape import ChamberOutlines, chamber_outlines, lv_outline
 
@@ -26,34 +26,34 @@ COHORT_GAIN = {"ASD": (0.0, 58.0), "PAH": (5.0, 63.0)}
 class AcquisitionSettings:
     """Differences between recordings of one patient: pose of the probe, settings of the machine, heart rate and EF."""
 
-    rotation: float = normal_field(0, 2.5)
+    rotation: float = gaussian_parameter(0, 2.5)
     """Rotation about the left ventricular apex in degrees."""
-    apex_shift_x: float = normal_field(0, 2.5)
-    apex_shift_y: float = normal_field(0, 1.5)
+    apex_shift_x: float = gaussian_parameter(0, 2.5)
+    apex_shift_y: float = gaussian_parameter(0, 1.5)
     """Position of the apex in the recording minus its mean position in the patient, in mm."""
-    scale: float = normal_field(1, 0.015)
-    foreshortening: float = normal_field(0.97, 0.018)
+    scale: float = gaussian_parameter(1, 0.015)
+    foreshortening: float = gaussian_parameter(0.97, 0.018)
     """Apparent length of the left ventricular axis / true length."""
-    depth_ratio: float = normal_field(1.03, 0.02)
+    depth_ratio: float = gaussian_parameter(1.03, 0.02)
     """Imaging depth / depth of the heart."""
-    gain: float = normal_field(0, 2.0)
+    gain: float = gaussian_parameter(0, 2.0)
     """Gain in dB, relative to the gain of the simulated ultrasound machine."""
-    linear_gain_error: float = normal_field(0, 3.5)
-    quadratic_gain_error: float = normal_field(0, 4.0)
+    linear_gain_error: float = gaussian_parameter(0, 3.5)
+    quadratic_gain_error: float = gaussian_parameter(0, 4.0)
     """Linear and quadratic error of the time gain compensation in dB over the imaging depth."""
-    shadow_attenuation: float = normal_field(14, 5.0)
+    shadow_attenuation: float = gaussian_parameter(14, 5.0)
     """Attenuation at one side of the sector by a rib or the lung in dB."""
-    shadow_angle: float = normal_field(0, 1.0)
+    shadow_angle: float = gaussian_parameter(0, 1.0)
     """Angle of the edge of the shadow, as a fraction of the half angle; the sign is the side."""
-    noise: float = normal_field(-62.5, 1.5)
+    noise: float = gaussian_parameter(-62.5, 1.5)
     """Level of the electronic noise in dB."""
-    reverberation: float = normal_field(-17, 3.0)
+    reverberation: float = gaussian_parameter(-17, 3.0)
     """Level of the reverberation near the probe in dB."""
-    half_angle: float = normal_field(39, 1.0)
+    half_angle: float = gaussian_parameter(39, 1.0)
     """Half of the opening angle of the sector in degrees."""
-    heart_rate_ratio: float = normal_field(1, 0.04)
+    heart_rate_ratio: float = gaussian_parameter(1, 0.04)
     """Heart rate in the recording / mean heart rate of the patient."""
-    ef_difference: float = normal_field(0, 0.01)
+    ef_difference: float = gaussian_parameter(0, 0.01)
     """Ejection fraction in the recording minus mean ejection fraction of the patient."""
 
 

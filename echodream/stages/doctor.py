@@ -58,7 +58,7 @@ _TINY_TRAINING = (
     "view.per_recording=1", "datamodule.batch_size=4", "datamodule.workers=0", "callbacks.pictures=null",
 )  # fmt: skip
 _TINY_STUDY = ("data.source.patients=8", "+data.source.per_patient=[1,1]", "+data.source.seconds=[0.5,0.6]")
-_ROUND = (
+_PIPELINE = (
     ("sample", "stage=ingest", *_TINY_STUDY, "data.size=32", "data.split.train=0.5", "data.split.val=0.25",
      "data.split.test=0.25", "workers=1"),
     ("train", "model=vae", *_TINY_TRAINING),
@@ -69,7 +69,7 @@ _ROUND = (
     ("sample", "stage=verify", "src=samples/phantom/image_frames"),
 )  # fmt: skip
 """Commands of the small pipeline on patients of the phantom: program and overrides."""
-_ROUND_SCRIPT = """
+_PIPELINE_SCRIPT = """
 import json, sys, time
 from hydra.core.global_hydra import GlobalHydra
 from echodream import cli
@@ -81,7 +81,7 @@ for program, *overrides in json.loads(sys.argv[1]):
 print("begin", "end", time.monotonic(), flush=True)
 """
 _NEW_LINE = "\n    "
-_ROUND_TIME_LIMIT = 1800.0
+_PIPELINE_TIMEOUT = 1800.0
 """Time limit of the small pipeline in seconds."""
 
 
@@ -295,17 +295,17 @@ def _check_disk(folders: Mapping[str, str], problems: list[str]) -> str:
 
 
 def _run_small_pipeline(problems: list[str]) -> str:
-    """Run ``_ROUND`` in another process and a temporary folder; returns the seconds of each command."""
+    """Run ``_PIPELINE`` in another process and a temporary folder; returns the seconds of each command."""
     package = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    call, env = [sys.executable, "-c", _ROUND_SCRIPT, json.dumps(_ROUND)], {**os.environ, "PYTHONPATH": paths}
+    call, env = [sys.executable, "-c", _PIPELINE_SCRIPT, json.dumps(_PIPELINE)], {**os.environ, "PYTHONPATH": paths}
     with tempfile.TemporaryDirectory(prefix="echodream-doctor-") as folder:
         try:
             process = subprocess.run(
-                call, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=_ROUND_TIME_LIMIT
+                call, cwd=folder, env=env, capture_output=True, text=True, errors="replace", timeout=_PIPELINE_TIMEOUT
             )
         except subprocess.TimeoutExpired:
-            problems.append(f"the round took more than {_ROUND_TIME_LIMIT:.0f} s")
+            problems.append(f"the small pipeline took more than {_PIPELINE_TIMEOUT:.0f} s")
             return "not finished"
     begun = [line.split()[1:] for line in process.stdout.splitlines() if line.startswith("begin ")]
     times = [(name, float(seconds)) for name, seconds in begun]
@@ -314,5 +314,6 @@ def _run_small_pipeline(problems: list[str]) -> str:
         return ", ".join(durations)
     failed = times[-1][0] if times else "the start"
     errors = [line.strip() for line in process.stderr.splitlines() if line.strip()]
-    problems.append(f"{failed} of the round fails: {errors[-1][:300] if errors else f'exit {process.returncode}'}")
+    reason = errors[-1][:300] if errors else f"exit {process.returncode}"
+    problems.append(f"{failed} of the small pipeline fails: {reason}")
     return ", ".join([*durations, f"{failed} failed"])

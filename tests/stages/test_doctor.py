@@ -134,9 +134,9 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_are_problems(
 
 @pytest.mark.slow
 def test_a_round_that_fails_names_the_command_and_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ROUND", (("sample", "stage=verify", "src=nowhere"),))
+    monkeypatch.setattr(module, "_PIPELINE", (("sample", "stage=verify", "src=nowhere"),))
     summary = doctor(round=True, folders={"data": str(tmp_path)}, command="", code_version="1")
-    assert "stage=verify of the round fails: error: nowhere does not exist" in str(summary.problem)
+    assert "stage=verify of the small pipeline fails: error: nowhere does not exist" in str(summary.problem)
 
 
 @pytest.mark.slow
