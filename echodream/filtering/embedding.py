@@ -134,8 +134,8 @@ class FrameEmbedder:
             self.decoder = load_frozen_autoencoder(vae).to(device)
             if self.input_spec.encoder is not None and fingerprint(self.decoder) != self.input_spec.encoder:
                 raise UserError(
-                    f"artifact={reid} embeds pixels that autoencoder={vae} did not decode: give the one "
-                    "that made data/<study>/decoded, or train the reid again"
+                    f"artifact={reid} embeds pixels that autoencoder={vae} did not decode: give the "
+                    "autoencoder that made data/<study>/decoded, or train the reid again"
                 )
 
     def check(self, store: Store) -> None:

@@ -56,7 +56,7 @@ def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
     if not all(1 <= side <= MAX_SIDE for side in frames.shape[1:3]):
         raise StoreError(f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, sides may have 1 to {MAX_SIDE}")
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
-        raise StoreError(f"{path.name}: {fps} frames per second, a store allows {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
+        raise StoreError(f"{path.name}: {fps} frames per second; a store allows {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
 
 
 def read_video(
