@@ -181,7 +181,7 @@ MUTANTS = {
 
 
 def is_caught(mutant: Mutant, checkout: Path) -> bool:
-    """Whether a test of ``mutant`` fails with the mistake in ``checkout``; the file is restored afterwards."""
+    """Whether a test of ``mutant`` fails if ``checkout`` has its mistake; the file is restored afterwards."""
     path = checkout / "echodream" / mutant.file
     text = path.read_text()
     path.write_text(text.replace(mutant.code, mutant.mistake))

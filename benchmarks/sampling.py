@@ -88,7 +88,7 @@ class Setting:
 
 
 def build_setting(model: DiffusionModel, text: str, options: argparse.Namespace) -> Setting:
-    """The setting sampler:spacing:steps[:low:high], or artifact@steps of a distilled model, in ``text``."""
+    """The ``Setting`` of ``text``: sampler:spacing:steps[:low:high], or artifact@steps for a distilled model."""
     low, high = 0.0, 1.0
     if "@" in text:
         folder, steps = text.rsplit("@", 1)

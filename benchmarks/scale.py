@@ -60,7 +60,7 @@ FRAMES, SIDE, SOURCES, FEATURES, SAMPLES, STEPS = 13, 8, 16, 128, 200, 20
 
 
 def write_sources(folder: Path) -> None:
-    """Write the autoencoder, and the media files that all recordings are links to."""
+    """Write the autoencoder and the media files; the recordings are links to these files."""
     torch.manual_seed(0)
     network = build_autoencoder(1, [8, 16], layers=1, latent=4, groups=4).eval()
     artifact = Artifact("vae", "scale", fingerprint(network), "0" * 64)

@@ -138,7 +138,7 @@ def audit(
 
 
 def _interval_columns(name: str, interval: Interval) -> dict[str, float]:
-    """Columns ``name``, ``name``_low and ``name``_high."""
+    """Value and ends of ``interval`` in the columns ``name``, ``name``_low and ``name``_high."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), astuple(interval), strict=True))
 
 

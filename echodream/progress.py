@@ -33,7 +33,7 @@ def progress_bar(
 class ProgressStream:
     """Stream in place of ``stream``: the latest progress bar is written to the file ``path``, other text to ``stream``.
 
-    Bars are made as for a terminal. The file is replaced at most once per second.
+    tqdm and Lightning write bars to the stream as to a terminal. The file is replaced at most once per second.
     """
 
     def __init__(self, stream: TextIO, path: str | Path) -> None:

@@ -45,7 +45,7 @@ class RecordingBatches(Dataset[RecordingBatch]):
 
 
 class Anonymizer(pl.LightningModule):
-    """Anonymizes ``frames`` evenly spaced frames of each recording by ``method``; ``copies`` holds the networks."""
+    """Anonymizes ``frames`` evenly spaced frames of each recording by ``method``; ``copies`` has the networks."""
 
     def __init__(self, copies: CopyGenerator, method: Method, frames: int) -> None:
         super().__init__()

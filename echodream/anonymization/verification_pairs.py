@@ -16,7 +16,7 @@ _ATTEMPTS = 50
 
 
 def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
-    """Image indices of each patient who has images from two recordings (with ``within``: who has two images)."""
+    """Image indices of each patient with images from two or more recordings (``within``: with two or more images)."""
     indices = indices_by_value(images.patients)
     rows = np.arange(len(images)) if within else images.row
     return {patient: each for patient, each in indices.items() if len(np.unique(rows[each])) > 1}
@@ -25,8 +25,8 @@ def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
 def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequence[int]) -> np.ndarray:
     """Random pairs of images without repetition, alternately of one patient and of two patients: int64 (P, 2).
 
-    A patient has at most ``per_patient`` pairs of own images, from different recordings unless ``within``. Raises
-    ``UserError`` if no patient has a pair.
+    A patient has at most ``per_patient`` pairs of two of the patient's images, from different recordings unless
+    ``within``. Raises ``UserError`` if no patient has a pair.
     """
     store, split = images.recordings.store, images.recordings.split
     rng, owner = np.random.default_rng(list(seed)), images.patients

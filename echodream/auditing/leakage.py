@@ -1,7 +1,8 @@
 """Privacy measures of ``stage=audit``: whether samples are closer to training patients than new patients are.
 
-A new measure is a function that yields each ``Measure``, and an entry of ``LEAKAGE_MEASURES`` or ``LATENT_MEASURES``.
-Its mathematics belongs in ``privacy/attacks/``. The first words of its name choose its table in the report (``RISKS``).
+To add a measure, write a function that yields ``Measure`` objects, and add an entry to ``LEAKAGE_MEASURES`` or
+``LATENT_MEASURES``. The mathematics belongs in ``privacy/attacks/``. The first words of the measure's name choose the
+table of the report (``RISKS``).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """Quality and variety measures of ``stage=audit``, which complement the privacy measures.
 
-A new measure is a function that yields each ``Measure``, and an entry of ``QUALITY_MEASURES``.
+To add a measure, write a function that yields ``Measure`` objects, and add an entry to ``QUALITY_MEASURES``.
 """
 
 from collections.abc import Callable, Iterator

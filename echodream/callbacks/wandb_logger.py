@@ -66,9 +66,9 @@ class PrivateWandbLogger(WandbLogger):
     """Lightning's W&B logger, by default without data of patients, users or machines; its errors never stop a training.
 
     With ``offline`` None, the run is offline if W&B has no API key. With ``id`` None, ``set_run`` sets the id of the
-    run. ``pictures`` is the most private content of logged images, one of ``CONTENTS``. With ``upload``, the weights of
-    models are uploaded. Console, command line, machine and code are not recorded, because they may contain names.
-    Raises ``UserError`` for invalid settings.
+    run. ``pictures``, one of ``CONTENTS``, is the most private content that logged images may have. With ``upload``,
+    the weights of models are uploaded. Console, command line, machine and code are not recorded, because they may
+    contain names. Raises ``UserError`` for invalid settings.
     """
 
     error: str | None = None

@@ -158,7 +158,7 @@ class RandomTransform:
 
     @property
     def amount(self) -> str:
-        """Text of the amounts, such as "by 4 %" or "uniform from 0 to 10 % of the side"; several follow their names."""
+        """Text of the amounts, such as "by 4 %"; if there are several, each follows the name of its transform."""
         texts = {name: self._amount_text(name) for name in self.parameters}
         if self.count is not None:
             listed = "; ".join(f"{name} {text}".strip() for name, text in texts.items())

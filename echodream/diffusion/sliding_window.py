@@ -54,8 +54,9 @@ def sliding_window_denoiser(
 ) -> Denoise:
     """Denoiser of clips (B, C, frames, *rest) from a denoiser of windows, with at most ``batch`` windows per call.
 
-    The calls have as equal numbers of windows as possible. With ``AUTO``, a call has all windows on a GPU, and half as
-    many, also in all later calls, after the memory of the GPU was not sufficient; on a CPU at most ``CPU_WINDOWS``.
+    The windows are distributed over the calls as evenly as possible. With ``AUTO``, a call on a GPU has all windows; if
+    the GPU memory is not sufficient, this call and all later calls have at most half as many. A call on a CPU has at
+    most ``CPU_WINDOWS``.
     """
     starts = window_starts(frames, window, overlap)
     limit = len(starts) if batch in (ALL, AUTO) else check_windows("batch", batch)

@@ -87,7 +87,11 @@ class Control(ABC):
 
 @dataclass(frozen=True)
 class PosteriorSample(Control):
-    """A new sample of the stored posterior of the frames; ``leave_out`` excludes their frames or recording."""
+    """A new sample of the stored posterior of the frames.
+
+    ``leave_out``: references that are not compared with the copy: "nothing", "frames" (the copied frames and their
+    neighbors) or "recording" (the copied recording).
+    """
 
     kind: ClassVar[str] = "drawn"
     leave_out: LeaveOut = "nothing"
@@ -222,7 +226,7 @@ def generate_copies(
 
 
 def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], latents: Tensor) -> list[Tensor]:
-    """Posterior means of latents, (n, C, H, W), after each transform of ``controls`` in each direction."""
+    """Versions of ``latents``, (n, C, H, W): posterior means after each transform of ``controls`` in each direction."""
     if not controls:
         return []
     pixels = copy_generator.decode(latents)
@@ -259,7 +263,7 @@ class ViewGrid:
         return [transform for transform in transforms if transform != Transform()]
 
     def views(self, copy_generator: "CopyGenerator", latents: Tensor) -> list[Tensor]:
-        """Posterior means of latents, (n, C, H, W), after each of the ``transforms``."""
+        """Versions of ``latents``, (n, C, H, W): posterior means after each of the ``transforms``."""
         pixels, rng = copy_generator.decode(latents), np.random.default_rng(0)
         return [copy_generator.encode(_transform_frames(each, pixels, rng))[0] for each in self.transforms()]
 

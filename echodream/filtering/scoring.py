@@ -314,7 +314,7 @@ def embed_queries(
 class Queries:
     """Embedded samples, calibration patients and copies, in the order in which they are added.
 
-    ``by_network``: the queries of each of the ``embedders``.
+    ``by_network``: the queries for each network, in the order of ``embedders``.
     """
 
     def __init__(self, embedders: Sequence[FrameEmbedder], views: Sequence[View]) -> None:
@@ -349,7 +349,7 @@ class ReferenceFrames:
     def score(self, queries: Sequence[Query], similarity: Similarity) -> QueryScores:
         """Scores of ``queries``, in one pass over the references, which need not fit in memory."""
         search = PatientSearch(torch.cat([query.embeddings for query in queries]), similarity, second=True)
-        copies: dict[str, list[int]] = {}  # by patient, the copies whose control excludes references
+        copies: dict[str, list[int]] = {}  # patient -> copies that are not compared with all references
         for number, query in enumerate(queries):
             if query.selection is not None and query.control is not None and query.control.leave_out != "nothing":
                 copies.setdefault(self.patients[query.selection.row], []).append(number)

@@ -129,7 +129,7 @@ def _list_recordings(
 def _group_nifti_files(
     root: Path, class_folder: Path, unused: dict[str, RawFile]
 ) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
-    """Map (number, "image" or "label") -> name in the class folder -> files, and remove these files from ``unused``."""
+    """(number, "image" or "label") -> name in the class folder -> files; these files are removed from ``unused``."""
     groups: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
     for folder in listing.subfolders(class_folder):
         if match := _IMAGE_OR_LABEL.fullmatch(folder.name):

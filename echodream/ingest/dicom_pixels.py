@@ -302,7 +302,7 @@ def _stored_bit_count(frames: np.ndarray, dataset: "Dataset") -> int:
 
 
 def _has_unused_bits(dataset: "Dataset") -> bool:
-    """Whether decoded values have all BitsAllocated bits of the file, unlike JPEG, JPEG-LS and JPEG 2000."""
+    """Whether decoded values keep bits outside BitsStored (uncompressed and RLE files), unlike those of JPEG codecs."""
     syntax = dataset.file_meta.TransferSyntaxUID
     return not syntax.is_compressed or syntax == _RLE_SYNTAX
 

@@ -133,7 +133,7 @@ def reject_file(entry: RawFile) -> Recording:
 
 
 def may_be_recording(path: Path) -> bool:
-    """Whether a file has the suffix of a video or image, or else is neither a document by its suffix nor plain text."""
+    """Whether a file may be a recording: a video or image by its suffix, or neither a document nor plain text."""
     if _is_media(path):
         return True
     try:

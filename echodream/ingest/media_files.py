@@ -115,7 +115,7 @@ def _read_header(path: Path, limits: Limits) -> _VideoHeader:
         if _are_distinct(times):
             seconds = sorted(time for time in times if time is not None)
             present = round(seconds[-1] / tick) + 1
-            # a time base finer than camera frame rates encodes irregular times instead of repeated frames
+            # if a tick is shorter than the frame interval of any camera, frames are irregular in time, not repeated
             interval = tick if tick > 1 / _MAX_CAMERA_FPS else min((b - a for a, b in pairwise(seconds)), default=tick)
     if announced - present > (0 if "mp4" in name else 1 + 0.05 * announced):
         raise Rejected(f"unreadable: truncated, {present} of {announced} frames are there")

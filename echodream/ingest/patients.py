@@ -130,8 +130,9 @@ _NAME_GROUPS: tuple[Callable[[str], str], ...] = (
 def _find_names_of_one_patient(names: Sequence[str], are_files: bool) -> list[str]:
     """Find two names that probably belong to one patient, such as ``p01_a`` and ``p01_b``; [] if there are none.
 
-    Most names must be in groups by one of ``_NAME_GROUPS``. Groups of IDs have up to four names, because IDs may begin
-    with a site. Numbered groups of files have up to twelve names.
+    At least half of the names must be in groups by one of ``_NAME_GROUPS``. There must be five or more groups with
+    a median size of at most four names, because a larger group may be a site. For files in numbered groups, two groups
+    with a median size of at most twelve are enough.
     """
     stems = {name: re.sub(r"\.[^./]*$", "", name) if are_files else name for name in names}
     for group_key in _NAME_GROUPS:

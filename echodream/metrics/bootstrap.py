@@ -73,7 +73,7 @@ def resample(generator: np.random.Generator, count: int, repeats: int) -> Iterat
 def percentile_interval(
     value: float, resampled: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
 ) -> Interval:
-    """``value`` with the percentile interval of the finite ``resampled`` values, NaN to NaN without such values."""
+    """``value`` with the percentile interval of the finite ``resampled`` values; the ends are NaN if there are none."""
     finite = np.asarray(resampled)[np.isfinite(resampled)]
     if not len(finite):
         return Interval(float(value), math.nan, math.nan)

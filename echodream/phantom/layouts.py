@@ -27,7 +27,7 @@ TRACINGS = "Traced"
 def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
     """Write one recording below ``root`` in the layout of CardiacNet, such as ``CardiacNet-PAH/PAH/007_image.nii.gz``.
 
-    ``frames`` and ``labels`` are uint8, (F, H, W). Volumes are (W, H, F), with the frame time in the header. Like in
+    ``frames`` and ``labels`` are uint8, (F, H, W). Volumes are (W, H, F), with the frame time in the header. As in
     copies of the study, every third image file is in a folder ``NNN_image.nii``, and every fifth label is truncated.
     """
     import nibabel
@@ -74,7 +74,7 @@ def write_echonet(view: str, root: Path, name: str, frames: np.ndarray, labels: 
 def write_echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
     """Write ``FileList.csv`` (names without .avi) and ``VolumeTracings.csv`` (chords, names with .avi).
 
-    Of ten patients, seven are in TRAIN, one in VAL and two in TEST. Like in the study, the tables do not name patients.
+    Of ten patients, seven are in TRAIN, one in VAL and two in TEST. As in the study, the tables do not name patients.
     Every fifth recording has no tracing.
     """
     listed, traced = [], []

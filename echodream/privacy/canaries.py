@@ -103,7 +103,8 @@ def epsilon_p_value(canaries: int, guesses: int, correct: int, epsilon: float, d
 def epsilon_lower_bound(canaries: int, guesses: int, correct: int, delta: float, level: float) -> float:
     """Largest epsilon >= 0 that ``correct`` guesses reject at ``level``; the training is not (epsilon, delta)-DP.
 
-    0 if no epsilon is rejected. Without delta, it is the logit of the exact lower bound of the rate of correct guesses.
+    0 if no epsilon is rejected. If ``delta`` is 0, the result is the logit of the exact lower bound of the rate of
+    correct guesses.
     """
     low, high = 0.0, 1.0
     if epsilon_p_value(canaries, guesses, correct, 0.0, delta) >= level:

@@ -40,7 +40,7 @@ class CopyRule:
     others: int
 
     def classify(self, distances: np.ndarray) -> np.ndarray:
-        """Index in ``CLASSES`` for each of ``distances``, (n,); int (n,)."""
+        """Index in ``CLASSES`` of the class for each of ``distances``, (n,): int (n,)."""
         return np.where(distances >= self.novel, 2, np.where(distances <= self.copy, 0, 1))
 
 

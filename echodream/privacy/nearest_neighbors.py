@@ -207,7 +207,7 @@ class NearestReferences:
 
 
 def _name_ranks(patients: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Position of the name of each of ``patients``, numbers in ``names``, in the alphabetical order of these names."""
+    """Alphabetical rank of each of ``patients``, indices in ``names``, among the names of these patients."""
     codes = np.unique(patients)
     ranks = np.argsort(np.argsort(np.array([names[code] for code in codes]), kind="stable"))
     return ranks[np.searchsorted(codes, patients)]

@@ -51,7 +51,7 @@ def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embedding
 
 
 def paired_similarity(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:
-    """Similarity of row i of ``x`` to row i of ``y``, normalized, (n, D) each: float64 (n,), rounded to float32.
+    """Similarity of row i of ``x`` to row i of ``y``, both normalized, (n, D): float32 values as float64 (n,).
 
     Euclidean distances are negative, so that a larger value always means closer.
     """
@@ -76,9 +76,10 @@ def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tens
 
 
 def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Distance of each row of ``x``, float64 (n, D), to each row of ``y``, (m, D), both near the origin: (n, m).
+    """Euclidean distances, (n, m), of the rows of ``x``, float64 (n, D), from the rows of ``y``, (m, D).
 
-    Distances are computed from dot products, or from differences where rounding would be too large.
+    Distances are computed from dot products, or from differences where rounding would be too large, which is rarer for
+    rows near the origin.
     """
     sizes = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     squared = torch.addmm(sizes, x, y.T, alpha=-2)

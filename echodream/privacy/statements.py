@@ -211,5 +211,5 @@ def _patients_needed(certifying: int, choose: float) -> int:
 
 
 def _round_up(value: float) -> float:
-    """``value`` rounded up to three decimals."""
+    """``value`` rounded up, to a multiple of 0.001."""
     return math.ceil(value * 1000 - 1e-9) / 1000

@@ -81,7 +81,7 @@ class Sources:
         return " ".join(["python sample.py", f"stage={stage}", f"data={self.study}", *arguments])
 
     def missing(self, name: str, message: str) -> MissingRecord:
-        """A missing record: ``message``, with the command that makes the record or store ``name``."""
+        """A ``MissingRecord`` with ``message`` and the command that makes the record or store ``name``."""
         return MissingRecord(message, self.command(name))
 
     def unknown_verdict(self, topic: str, name: str, message: str) -> Verdict:

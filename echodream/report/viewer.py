@@ -101,7 +101,7 @@ class NearestPatients:
 
     @cached_property
     def recordings(self) -> dict[str, dict[str, Any]]:
-        """Rows of the recordings of the patients by FileName."""
+        """Rows of FileList.csv of ``real``, by FileName."""
         return self.real.rows()
 
     def rows_of(self, samples: Store) -> dict[str, dict[str, Any]]:

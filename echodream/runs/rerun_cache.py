@@ -82,7 +82,7 @@ def _is_distributed_run() -> bool:
 
 
 def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
-    """Digest of size and modification time: of all files of the store ``dst``, or of ``names`` in another folder."""
+    """Digest of sizes and modification times of all files of the store ``dst``, or of ``names`` in another folder."""
     files = [path for path in sorted(dst.glob("*")) if path.is_file() and (not names or path.name in names)]
     state = _file_state(dst) if (dst / DATASET).is_file() else [[path.name, *_size_and_time(path)] for path in files]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()

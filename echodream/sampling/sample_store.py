@@ -99,8 +99,8 @@ def sampling_config(
 ) -> SamplingConfig:
     """Sampling configuration for ``model``. Raises ``UserError`` for settings that ``model`` cannot sample with.
 
-    ``steps``, ``sampler`` and ``spacing`` None: ``DEFAULT_STEPS``, ``DEFAULT_SAMPLER`` and ``DEFAULT_SPACING``; of a
-    distilled model, its own, with its largest number of steps.
+    If ``steps``, ``sampler`` or ``spacing`` is None, ``DEFAULT_STEPS``, ``DEFAULT_SAMPLER`` or ``DEFAULT_SPACING`` is
+    used. A distilled model has its own defaults, with its largest number of steps.
     """
     if (few_steps := model.process.few_steps) is not None:
         steps = few_steps.steps[-1] if steps is None else steps
@@ -200,7 +200,7 @@ def sample_to_store(
     compile: bool | str = False,
     channels_last: bool = False,
 ) -> str:
-    """Sample the ``rows`` that are not yet in the store ``dst``, in batches of ``batch``; returns the store's state.
+    """Sample the ``rows`` that the store ``dst`` lacks, in batches of ``batch``; returns ``StoreWriter.state``.
 
     ``compile``, ``channels_last``: see ``Denoiser.accelerate``.
     """

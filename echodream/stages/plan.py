@@ -160,7 +160,7 @@ def _memory_problems(timings: Sequence[ModelTiming], batches: Mapping[str, int],
 
 
 def _facts(record: Mapping[str, Any], folder: Path) -> dict[str, object]:
-    """The plan as lines of a summary, one screen."""
+    """The plan as the lines of a summary that fits on one screen."""
     study, privacy, models = record["study"], record["privacy"], record["models"]
     counts = [f"{name} {count}" for name, count in study["patients"].items()]
     facts: dict[str, object] = {"patients": f"{sum(study['patients'].values())}: {', '.join(counts)}"}

@@ -56,7 +56,7 @@ def track(
 
 
 def _record_numbers(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Key and value of each number of a ``record``, with the bounds of intervals; ``name`` begins the keys."""
+    """Key and value of each number in ``record``, and of the ends of its interval; keys begin with ``name``."""
     if name.startswith("filter"):
         decision = record.get("decision") or {}
         values = {key: {"value": decision.get(key)} for key in ("drawn", "kept", "rejected", "passed")}

@@ -1,4 +1,4 @@
-"""File formats of ``stage=export``. A new format is a function and an entry of ``FORMATS``."""
+"""File formats of ``stage=export``. To add a format, add a function and an entry of ``FORMATS``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -233,7 +233,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def describe_difference(existing: Dataset, new: Dataset) -> str | None:
-    """Describe the first difference of two stores except command and statistics; None if there is none."""
+    """Describe the first difference between two stores, without command and statistics; None if they are equal."""
     left, right = (json.loads(replace(store, command="", statistics=None).to_json()) for store in (existing, new))
     return _first_difference(left, right)
 

@@ -186,7 +186,7 @@ class Process(ABC):
         x_0: Tensor | None = None,
         strength: float = 1.0,
     ) -> Tensor:
-        """Generate samples from standard normal ``noise``, (B, C, *rest) each.
+        """Generate samples, (B, C, *rest), from standard normal ``noise`` of the same shape.
 
         Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
         ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (2108.01073); a

@@ -124,14 +124,15 @@ def build_unet(
     patch: int = 1,
     dropout: float = 0.0,
 ) -> ImageUNet | VideoUNet:
-    """Build a U-Net for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
+    """Build a U-Net for images or, with ``video``, for videos.
 
+    ``channels`` are those of samples, ``extra_channels`` those of conditions; tokens have ``token_width`` values.
     ``widths`` are the channels of the levels. ``attention`` is the type of attention per level: "none", "self" (over
     pixels, images only), or "cross" (over pixels, frames and tokens). The middle block always has "cross". ``heads`` is
     the number of attention heads, for all levels or per level. For "self", ``heads`` is the dimension of a head
-    (attention_head_dim of diffusers). ``groups`` of GroupNorm apply to images only. With ``patch`` p, patches of p x p
-    latents become one pixel with p^2 times the channels, which reduces computation. ``dropout`` is the probability that
-    an activation of a residual block is set to zero in training (images only).
+    (attention_head_dim of diffusers). ``groups`` is the number of groups of GroupNorm (images only). With ``patch`` p,
+    patches of p x p latents become one pixel with p^2 times the channels, which reduces computation. ``dropout`` is the
+    probability that an activation of a residual block is set to zero in training (images only).
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
@@ -194,7 +195,8 @@ def build_unconditional_unet(
 ) -> UnconditionalImageUNet:
     """Build a U-Net for images without conditions, the LIDM of EchoNet-Synthetic.
 
-    Settings: see ``build_unet``. Levels with "cross" have "self". A list of ``heads`` stands for heads of dimension 8.
+    Settings: see ``build_unet``. Here, "cross" means "self", because there are no tokens, and a list of ``heads`` means
+    heads of dimension 8.
     """
     from diffusers import UNet2DModel
 

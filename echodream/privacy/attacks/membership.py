@@ -166,7 +166,7 @@ def trained_attacker_scores(distances: np.ndarray, member: np.ndarray, seed: int
 
 
 def without_own_distances(distances: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Distances of real patients in place of samples, (q, P), without those of a patient to itself: (q - 1, P).
+    """Distances, (q - 1, P), of real patients in place of samples, without the distance of a patient to itself.
 
     Row k is of the patient ``patients[k]``. A patient without a row of its own is compared with a random q - 1 of the
     rows, so that all patients are compared with equally many.

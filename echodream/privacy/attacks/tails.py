@@ -105,11 +105,11 @@ def singling_out(to_patients: np.ndarray, controls: np.ndarray, member: np.ndarr
     """Find samples whose nearest patient is much nearer than the second nearest, by the Benjamini-Hochberg rule.
 
     ``to_patients``, (n, P): distance of each sample to each patient. ``controls``, (K, P): distance of each new patient
-    to each patient, infinite to itself. ``member``, bool (P,): whether a patient is in training. In a smooth
-    distribution of patients, the log ratio of the second nearest and the nearest distance is exponential (TwoNN, Facco
-    et al. 2017). The p-value therefore has a closed form (``gap_p_values``), and the number of patients does not limit
-    it. If no sample is a copy, the test finds a sample with probability at most ``level``. Raises ``UserError`` for
-    fewer than three controls.
+    to each patient; the distance to the patient itself is infinite. ``member``, bool (P,): whether a patient is in
+    training. In a smooth distribution of patients, the log ratio of the second nearest and the nearest distance is
+    exponential (TwoNN, Facco et al. 2017). The p-value therefore has a closed form (``gap_p_values``), and the number
+    of patients does not limit it. If no sample is a copy, the test finds a sample with probability at most ``level``.
+    Raises ``UserError`` for fewer than three controls.
     """
     from scipy.stats import false_discovery_control
 
