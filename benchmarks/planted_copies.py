@@ -39,8 +39,9 @@ from echodream.datamodules.recordings import Recordings, gaussian_sample, named_
 from echodream.diffusion.model import load_diffusion_model
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
 from echodream.filtering.embedding import FrameEmbedder, View
-from echodream.filtering.positive_controls import Control, generate_copies, latent_views
+from echodream.filtering.positive_controls import Control, generate_copies
 from echodream.filtering.scoring import Query, ReferenceFrames, embed_queries, train_to_test_similarity
+from echodream.filtering.views import latent_views
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import resize
 from echodream.ingest.source import Limits, Video

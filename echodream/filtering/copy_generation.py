@@ -130,6 +130,15 @@ class CopyGenerator:
         parts = [self.vae.encode(part).latent_dist for part in split_into_chunks(pixels.to(self.device), BATCH_FRAMES)]
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
+    def training_frames(self, count: int) -> Tensor:
+        """Posterior means of at most ``count`` evenly spread frames of ``recordings``, (n, C, H, W)."""
+        ends = np.cumsum(self.recordings.frames)
+        places = evenly_spaced_frames(int(ends[-1]), min(count, int(ends[-1])))
+        rows = np.searchsorted(ends, places, side="right")
+        frames = places - (ends - self.recordings.frames)[rows]
+        parts = [self.recordings.posterior(int(row), frames[rows == row])[0] for row in np.unique(rows)]
+        return torch.cat(parts)
+
     def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
         """Select the same number of random frames of a random other patient. Raises ``UserError`` if there is none."""
         recordings = self.recordings

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.datamodules.augmentation import Transform
-from echodream.datamodules.random_transforms import FLIPS, RandomTransform
+from echodream.datamodules.random_transforms import RandomTransform
 from echodream.datamodules.recordings import gaussian_sample, named_rng
 from echodream.errors import UserError
 from echodream.privacy.certification import WEAKEST
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 LeaveOut = Literal["nothing", "frames", "recording"]
 KINDS: dict[str, "type[Control]"] = {}
 """Classes of controls by ``kind``."""
-GRID_FLIPS: dict[str, tuple[int, ...]] = dict(
-    zip(("none", "horizontal", "vertical", "both"), ((), *FLIPS), strict=True)
-)
-"""Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that they reverse."""
 _ALWAYS_RECORDED = ("leave_out", "gain", "contrast", "speckle", "shift", "rotate", "zoom", "flip")
 """Settings of ``PixelTransform`` that records have also at their defaults; later ones would change existing records."""
 
@@ -136,7 +132,7 @@ class PixelTransform(RandomTransform, Control):
             sizes, samples = [len(part) for part in pixels], [self.sample(rng) for rng in rngs]
             others = [self._frames_of_other_patient(copy_generator, request) for request in batch]
             transformed = [
-                _transform_frames(sample, part, rng, copy_generator.pixels(other)[0] if other else None)
+                transform_frames(sample, part, rng, copy_generator.pixels(other)[0] if other else None)
                 for sample, part, rng, other in zip(samples, pixels, rngs, others, strict=True)
             ]
             means, stds = (part.split(sizes) for part in copy_generator.encode(torch.cat(transformed)))
@@ -156,10 +152,10 @@ class PixelTransform(RandomTransform, Control):
             return super().pixel_views(pixels)
         amounts, rng = (self.gain, self.contrast, self.shift, self.shift, self.rotate), np.random.default_rng(0)
         signs = itertools.product(*[(1, -1) if amount else (1,) for amount in amounts])
-        return [_transform_frames(self.sample_in_direction(each, rng), pixels, rng) for each in signs]
+        return [transform_frames(self.sample_in_direction(each, rng), pixels, rng) for each in signs]
 
 
-def _transform_frames(
+def transform_frames(
     sample: Transform, pixels: Tensor, rng: np.random.Generator, other: Tensor | None = None
 ) -> Tensor:
     """Transformed pixels in [-1, 1], (F, C, H, W); ``other``: pixels of another patient."""
@@ -223,49 +219,6 @@ def generate_copies(
     names, seed = copy_generator.recordings.names, copy_generator.seed
     requests = [(selection, named_rng(seed, f"{name}/{names[selection.row]}")) for selection in selections]
     return control.generate(copy_generator, requests)
-
-
-def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], latents: Tensor) -> list[Tensor]:
-    """Versions of ``latents``, (n, C, H, W): posterior means after each transform of ``controls`` in each direction."""
-    if not controls:
-        return []
-    pixels = copy_generator.decode(latents)
-    return [copy_generator.encode(view)[0] for control in controls for view in control.pixel_views(pixels)]
-
-
-@dataclass(frozen=True)
-class ViewGrid:
-    """Versions of a frame that are compared, too: each combination of a flip, a shift and a zoom.
-
-    ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, for both directions.
-    ``zoom``: factors. Raises ``UserError`` for a value out of range.
-    """
-
-    flip: Sequence[str] = ("none",)
-    shift: Sequence[float] = (0.0,)
-    zoom: Sequence[float] = (1.0,)
-
-    def __post_init__(self) -> None:
-        for name in ("flip", "shift", "zoom"):
-            object.__setattr__(self, name, validation.list_of_values(f"view_grid.{name}", getattr(self, name)))
-        for flip in self.flip:
-            validation.one_of("view_grid.flip", flip, GRID_FLIPS)
-        for shift in self.shift:
-            validation.number("view_grid.shift", shift, -1, 1)
-        for zoom in self.zoom:
-            validation.number("view_grid.zoom", zoom, 0.1, 10)
-
-    def transforms(self) -> list[Transform]:
-        """All combinations except the identity."""
-        shifts = itertools.product(self.shift, self.shift)
-        combinations = itertools.product((GRID_FLIPS[flip] for flip in self.flip), shifts, self.zoom)
-        transforms = [Transform(flip=flip, shift=shift, zoom=zoom) for flip, shift, zoom in combinations]
-        return [transform for transform in transforms if transform != Transform()]
-
-    def views(self, copy_generator: "CopyGenerator", latents: Tensor) -> list[Tensor]:
-        """Versions of ``latents``, (n, C, H, W): posterior means after each of the ``transforms``."""
-        pixels, rng = copy_generator.decode(latents), np.random.default_rng(0)
-        return [copy_generator.encode(_transform_frames(each, pixels, rng))[0] for each in self.transforms()]
 
 
 def describe_control(name: str, record: Mapping[str, Any]) -> str:

@@ -114,6 +114,8 @@ def public_decision(
         ]
         record["statement"] = " ".join([record["statement"], *filter(None, sentences)])
     record["statement"] = " ".join([record["statement"], *unknown])
+    if decision.outliers and decision.passed and scores.ranks is not None:
+        record["rejected_as_outliers"] = int((is_rejected & (scores.ranks.max(axis=0) < decision.tau)).sum())
     several = decision.passed and scores.ranks is not None and len(scores.ranks) > 1
     networks = asdict(disagreement(scores.ranks, decision.tau)) if several and scores.ranks is not None else None
     return {
@@ -229,6 +231,8 @@ def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
     if decision.get("unknown"):
         patients = f"{decision['other_patients']} other patients of the study"
         lines["generator"] = f"unknown; {decision['rejected_by_others']} rejected for similarity to {patients} only"
+    if (outliers := decision.get("rejected_as_outliers")) is not None:
+        lines["outliers"] = f"{outliers} rejected by the outlier test only"
     if networks := decision.get("disagreement"):
         by_all = f"{networks['by_all']} are rejected by all networks"
         lines["networks disagree"] = f"on {networks['by_some']} of {networks['samples']} samples; {by_all}"

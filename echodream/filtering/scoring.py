@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from echodream.datamodules.recordings import Recordings, gaussian_sample, named_
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
 from echodream.filtering.embedding import FrameEmbedder, View, group_parts, reference_frames
-from echodream.filtering.positive_controls import Control, ViewGrid, generate_copies, latent_views
+from echodream.filtering.outliers import OutlierTest
+from echodream.filtering.positive_controls import Control, generate_copies
+from echodream.filtering.views import GridViews, ViewGrid, latent_views
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.conformal import rank_scores
 from echodream.privacy.nearest_neighbors import PatientSearch, nearest_patients
@@ -23,6 +25,8 @@ from echodream.privacy.similarity import Similarity, normalize, similarity_matri
 from echodream.progress import progress_bar
 from echodream.store import Store
 
+OUTLIERS = "Outliers"
+"""Name of the outlier test among the networks."""
 BATCH_FRAMES = 1024
 """Number of query frames that are embedded together."""
 
@@ -34,7 +38,8 @@ class ScoringConfig:
     ``on``: "image" or "video". ``check_every``: stride of the compared frames of a sample. ``reference``, ``all`` or
     ``first``, and ``reference_every``: selection of the reference frames of each training recording. ``calibration``:
     splits of the calibration patients. ``views``: names of controls. ``patients``: number of training patients that are
-    copied; None: all. ``steps``: sampler steps. ``view_grid``: grid of views; None: no grid.
+    copied; None: all. ``steps``: sampler steps. ``view_grid``: grids of views; None: no grid. ``outliers``: fraction of
+    the variance of ``OutlierTest``; None: no outlier test.
     """
 
     on: str
@@ -46,7 +51,8 @@ class ScoringConfig:
     patients: int | None
     steps: int
     seed: int
-    view_grid: ViewGrid | None = None
+    view_grid: Sequence[ViewGrid] | None = None
+    outliers: float | None = None
 
     def __post_init__(self) -> None:
         validation.one_of("on", self.on, ("image", "video"))
@@ -116,7 +122,7 @@ class FilterScores:
     frames_per_sample: int
     by_network: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranks: np.ndarray | None = None
-    """``rank_scores`` of the samples by each of K networks, (K, n); of one network, its scores."""
+    """``rank_scores`` of the samples by each of K networks, without the outlier test, (K, n); or their only scores."""
     further: np.ndarray = field(default_factory=lambda: np.zeros(0))
     to_training: np.ndarray | None = None
     other_patients: int = 0
@@ -142,11 +148,12 @@ def score_samples(
     """
     recordings = copy_generator.recordings
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
-    views += [] if config.view_grid is None else [partial(config.view_grid.views, copy_generator)]
+    views += [] if config.view_grid is None else [GridViews(copy_generator, config.view_grid)]
+    test = None if config.outliers is None else OutlierTest(copy_generator, config.outliers)
     names = sorted(store.table["FileName"].tolist())
     total = frames_per_sample(store)
     frames = len(config.compared_frame_indices(total))
-    queries = Queries([*embedders.values()], views)
+    queries = Queries([*embedders.values(), *([] if test is None else [test])], views)
     queries.add(read_samples(store, names, config))
     held_out = [Recordings(real, split) for split in config.calibration]
     new = {patient: part for rows in held_out for patient, part in _new_patients(rows, frames, config).items()}
@@ -160,19 +167,19 @@ def score_samples(
     queries.add(further)
     first = config.reference == "first"
     references = [ReferenceFrames(each, recordings, config.reference_every, first) for each in embedders.values()]
-    by_network = [
-        one.score(embedded, rule.similarity) for one, embedded in zip(references, queries.by_network, strict=True)
-    ]
+    by_network = [one.score(queries.by_network[k], rule.similarity) for k, one in enumerate(references)]
+    by_network += [] if test is None else [test.score(queries.by_network[-1], by_network[0])]
+    highest = [0.0 if rule.similarity == "euclidean" else 1.0 for _ in references] + [1.0] * (test is not None)
     counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
-    scores, ranks = combine_networks(by_network, slice(*counts[:2]), rule.similarity)
+    scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest)
     to_training = None
     if others is not None:
         outside = [ReferenceFrames(each, others, config.reference_every, first) for each in embedders.values()]
         to_training = scores.score[: len(names)]
-        for number, (one, queried) in enumerate(zip(outside, queries.by_network, strict=True)):
-            found = one.score(queried[: len(names)], rule.similarity)
+        for number, one in enumerate(outside):
+            found = one.score(queries.by_network[number][: len(names)], rule.similarity)
             by_network[number] = take_higher_scores(by_network[number], found)
-        scores, ranks = combine_networks(by_network, slice(*counts[:2]), rule.similarity)
+        scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest)
     samples, calibration, copies_, no_evidence = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
@@ -186,10 +193,12 @@ def score_samples(
         samples=scores.score[samples] if to_training is None else to_training,
         amounts={name: control.amount for name, control in controls.items()},
         copied=min(recordings.table["PatientID"].nunique(), config.patients or len(recordings)),
-        networks=len(embedders),
+        networks=len(by_network),
+        outliers=test is not None,
     )
-    each = {} if len(embedders) == 1 else dict(zip(embedders, (one.score[samples] for one in by_network), strict=True))
-    parts = (each, ranks[:, samples], scores.score[no_evidence])
+    labels = [*embedders, *([] if test is None else [OUTLIERS])]
+    each = dict(zip(labels, (one.score[samples] for one in by_network), strict=True)) if len(labels) > 1 else {}
+    parts = (each, ranks[: len(embedders), samples], scores.score[no_evidence])
     compared = (to_training, 0 if others is None else others.table["PatientID"].nunique())
     return FilterScores(names, scores.select(samples), evidence, frames, total, *parts, *compared)
 
@@ -206,17 +215,18 @@ def take_higher_scores(scores: QueryScores, others: QueryScores) -> QueryScores:
 
 
 def combine_networks(
-    scores: Sequence[QueryScores], calibration: slice, similarity: Similarity
+    scores: Sequence[QueryScores], calibration: slice, highest: Sequence[float]
 ) -> tuple[QueryScores, np.ndarray]:
     """Highest of the ``rank_scores`` of K networks, and those of each, (K, n); the unchanged scores of one network.
 
-    ``calibration``: slice object that selects the scores of calibration patients. The nearest reference is that of the
-    network with the highest score.
+    ``calibration``: slice object that selects the scores of calibration patients. ``highest``: largest possible score
+    of each network, (K,). The nearest reference is that of the network with the highest score.
     """
     if len(scores) == 1:
         return scores[0], scores[0].score[None]
-    highest = 0.0 if similarity == "euclidean" else 1.0
-    ranks = np.stack([rank_scores(one.score, one.score[calibration], highest) for one in scores])
+    ranks = np.stack(
+        [rank_scores(one.score, one.score[calibration], most) for one, most in zip(scores, highest, strict=True)]
+    )
     decisive = np.where(np.isnan(ranks[0]), 0, np.argmax(ranks, axis=0))
     arrays = {name: np.stack([getattr(one, name) for one in scores]) for name in ("patient", "recording", "frame")}
     nearest = {name: np.take_along_axis(array, decisive[None], axis=0)[0] for name, array in arrays.items()}
@@ -297,8 +307,16 @@ def _scores_by_control(
     return {name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in kept.items()}
 
 
+class VersionEmbedder(Protocol):
+    """Maps frames and their transformed versions to embeddings, one of which decides about a sample."""
+
+    def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings, (n, D) each, of ``latents`` (n, C, H, W) and of their ``versions``."""
+        ...
+
+
 def embed_queries(
-    embedders: Sequence[FrameEmbedder], latents: Iterable[Tensor], views: Sequence[View] = ()
+    embedders: Sequence[VersionEmbedder], latents: Iterable[Tensor], views: Sequence[View] = ()
 ) -> Iterator[list[Tensor]]:
     """Yield embeddings, (f versions, D) per network, of each of ``latents``, (f, C, H, W), and of its ``views``."""
     for group in group_parts(latents, BATCH_FRAMES):
@@ -317,7 +335,7 @@ class Queries:
     ``by_network``: the queries for each network, in the order of ``embedders``.
     """
 
-    def __init__(self, embedders: Sequence[FrameEmbedder], views: Sequence[View]) -> None:
+    def __init__(self, embedders: Sequence[VersionEmbedder], views: Sequence[View]) -> None:
         self.embedders, self.views = embedders, views
         self.by_network: list[list[Query]] = [[] for _ in embedders]
 

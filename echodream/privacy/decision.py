@@ -103,8 +103,8 @@ class Decision:
     ``thresholds`` that is ``tau``. ``table``: certificates of the transforms of the guarantee; ``reported``:
     certificates of the transforms that are only measured. ``sizes``: numbers of patients. ``settings``: settings of the
     rule. ``calibration``: scores of the calibration patients. ``between``: the lowest and highest possible tau, if tau
-    was lowered because of the certifying copies. ``networks``: number of networks; with several networks, a score is
-    the highest of their scores by ``conformal.rank_scores``.
+    was lowered because of the certifying copies. ``networks``: number of networks, with the outlier test, if
+    ``outliers``; with several networks, a score is the highest of their scores by ``conformal.rank_scores``.
     """
 
     rule: str
@@ -121,6 +121,7 @@ class Decision:
     between: tuple[float, float] | None = None
     reported: tuple[Certificate, ...] = ()
     networks: int = 1
+    outliers: bool = False
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
         """Whether a sample with each of the ``scores``, (n,), is rejected: bool (n,)."""

@@ -28,7 +28,8 @@ class Evidence:
     (n_train,), for the published rule. ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``:
     strength of each transform, as text. ``copied``: number of training patients who were selected for copying, None if
     unknown; a patient without further recordings or frames has no copy under some transforms. ``networks``: number of
-    networks; the score of several networks is the highest of their ranks (``conformal.rank_scores``).
+    networks, with the outlier test, if ``outliers``; the score of several networks is the highest of their ranks
+    (``conformal.rank_scores``).
     """
 
     calibration: PatientScores | None = None
@@ -39,6 +40,7 @@ class Evidence:
     amounts: Mapping[str, str] = field(default_factory=dict)
     copied: int | None = None
     networks: int = 1
+    outliers: bool = False
 
     def __post_init__(self) -> None:
         if WEAKEST in self.controls:
@@ -121,7 +123,8 @@ class Percentile(Rule):
         table = certify(rows, tau, self.delta, frozenset(), patients) if rows else ()
         if evidence.networks > 1:
             raise UserError(
-                "rule=percentile compares samples by one network: leave out copies=, or use rule=calibrated"
+                "rule=percentile compares samples by one network: leave out copies= and outliers=, or use "
+                "rule=calibrated"
             )
         return Decision(
             rule=self.name,
@@ -222,6 +225,7 @@ class Calibrated(Rule):
             between=tau_range,
             reported=evidence.certify_report_only_controls(tau, self.delta, choosing, tau_range) if table else (),
             networks=evidence.networks,
+            outliers=evidence.outliers,
         )
 
     def _too_little_evidence(
@@ -230,7 +234,7 @@ class Calibrated(Rule):
         """Sentence about too few patients or copies of the ``required`` transforms; empty if they are enough."""
         patients = 0 if evidence.calibration is None else len(evidence.calibration)
         if patients < calibration_patients_needed(self.alpha / evidence.networks):
-            return statements.too_few_calibration_patients(self.alpha, patients, evidence.networks)
+            return statements.too_few_calibration_patients(self.alpha, patients, evidence.networks, evidence.outliers)
         if not required:
             return statements.no_controls(self.beta, self.delta, self.choose)
         if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in required:
@@ -310,9 +314,10 @@ class Calibrated(Rule):
             decisive == "certified",
             self.choose,
             evidence.networks,
+            evidence.outliers,
         )
         fdr = self.benjamini_hochberg  # its threshold depends on the samples, so ``cost`` is no bound
         rejection = statements.rejection_guarantee(
-            level, fdr and decisive == "alpha", None if fdr else cost, self.delta
+            level, fdr and decisive == "alpha", None if fdr else cost, self.delta, evidence.outliers
         )
         return f"{copies} {rejection}"

@@ -27,13 +27,14 @@ def copy_guarantee(
     lowered: bool,
     choose: float,
     networks: int = 1,
+    outliers: bool = False,
 ) -> str:
     """Text of the guarantee about copies. ``transforms``: amounts by name, such as "by 4 %".
 
     ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
     recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.
     ``choose``: fraction of the patients whose copies chose the first threshold. ``networks``: number of networks, each
-    of which may reject a sample.
+    of which may reject a sample, with the outlier test, if ``outliers``.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
@@ -42,10 +43,13 @@ def copy_guarantee(
     weakest = " It holds also for whichever transform hides each patient best." if worst and several else ""
     patients = "patients who were not used to choose the first threshold" if choose else "patients"
     threshold = " The threshold is the highest at which these copies confirm this bound." if lowered else ""
-    scope = SCOPE if networks == 1 else SCOPE.replace("this identity network", f"these {networks} networks")
-    several_networks = (
-        f" A sample passes if each of {networks} networks accepts it; each rejects an equal share of harmless samples."
-    )
+    identity = "identity network" if networks - outliers == 1 else f"{networks - outliers} networks"
+    these = f"{'this' if identity == 'identity network' else 'these'} {identity}"
+    scope = SCOPE.replace("this identity network", f"{these} and this outlier test" if outliers else these)
+    each = f"each of {identity} accepts it"
+    if outliers:
+        each = f"{'the ' if identity == 'identity network' else ''}{identity} and the outlier test accept it"
+    several_networks = f" A sample passes if {each}; each rejects an equal share of harmless samples."
     joint += several_networks if networks > 1 else ""
     return (
         f"A copy of a random training patient under {under} passes with probability at most {percent(beta)}, with "
@@ -60,7 +64,9 @@ def amount_and_patients(amount: str, patients: int, copied: int | None) -> str:
     return f"{amount}{f' for the {patients} of {copied} patients who have such copies' if missing else ''}".strip()
 
 
-def rejection_guarantee(level: float, false_discovery_rate: bool, cost: RejectionCost | None, delta: float) -> str:
+def rejection_guarantee(
+    level: float, false_discovery_rate: bool, cost: RejectionCost | None, delta: float, outliers: bool = False
+) -> str:
     """Guarantee for the rejection of harmless samples: on average, and with these calibration patients."""
     if false_discovery_rate:
         return f"Of the samples rejected, at most {percent(level)} are expected to be no closer than new patients are."
@@ -70,9 +76,10 @@ def rejection_guarantee(level: float, false_discovery_rate: bool, cost: Rejectio
             f" With these {cost.patients} calibration patients, the probability is at most {percent(cost.bound)}, with "
             f"confidence {percent(1 - delta)}."
         )
+    than_new = "and no more of an outlier, than a new patient is," if outliers else "than a new patient is,"
     return (
-        "A sample that is no closer to the training patients than a new patient is, is rejected with probability at "
-        f"most {percent(level)}, on average over the choice of calibration patients.{conditional}"
+        f"A sample that is no closer to the training patients{',' if outliers else ''} {than_new} is rejected with "
+        f"probability at most {percent(level)}, on average over the choice of calibration patients.{conditional}"
     )
 
 
@@ -149,11 +156,12 @@ def no_guarantee(percent_: float) -> str:
     )
 
 
-def too_few_calibration_patients(alpha: float, patients: int, networks: int = 1) -> str:
+def too_few_calibration_patients(alpha: float, patients: int, networks: int = 1, outliers: bool = False) -> str:
     """Reason: too few calibration patients for a conformal p-value of ``alpha``, shared by ``networks``."""
     needed = calibration_patients_needed(alpha / networks)
     alternative = f", or allow rule.alpha={_round_up(networks / (patients + 1)):g}" if patients else ""
-    shared = "" if networks == 1 else f", shared by {networks} networks,"
+    tests = f"{networks} networks" if networks - outliers > 1 else "the identity network and the outlier test"
+    shared = "" if networks == 1 else f", shared by {tests},"
     return (
         f"Nothing may pass: rule.alpha={alpha:g}{shared} needs {needed} calibration patients and there are {patients}; "
         f"hold out {needed - patients} more patients from the training of the generator and of the identity network"

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ from echodream.filtering.memorization import (
     measure_memorization,
     sample_memorised,
 )
-from echodream.filtering.positive_controls import Control, ViewGrid, select_controls
+from echodream.filtering.positive_controls import Control, select_controls
 from echodream.filtering.record import RECORD, complete_batch, summary_lines
 from echodream.filtering.scoring import FilterScores, ScoringConfig, frames_per_sample, score_samples
+from echodream.filtering.views import read_view_grids
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import read_record
@@ -52,7 +53,7 @@ GENERATORS = {"image": "lidm", "video": "lvdm"}
 
 NETWORKS = {"artifact": "Identity", "copies": "Copies"}
 """Names of the networks in scores.csv, by setting."""
-NEWER_SETTINGS = ("copies", "view_grid", "others")
+NEWER_SETTINGS = ("copies", "view_grid", "outliers", "others")
 """Settings that are part of a decision if they are set."""
 
 
@@ -78,7 +79,8 @@ def filter_(
     reference_every: int,
     calibration: Sequence[str],
     views: Sequence[str],
-    view_grid: Mapping[str, Any] | None,
+    view_grid: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    outliers: float | None,
     patients: int | None,
     steps: int,
     memoriser: bool,
@@ -95,7 +97,8 @@ def filter_(
     encodes its frames. Samples without a recorded generator are compared with all patients of ``real``, and neither
     ``generator`` nor a control that needs it is used.
 
-    ``artifact`` is the identity network, ``copies`` a copy-detection network, which rejects samples as well.
+    ``artifact`` is the identity network, ``copies`` a copy-detection network, which rejects samples as well, and
+    ``outliers`` the fraction of variance of an outlier test, which does, too.
     ``controls``, except ``leave_out``, generate copies of TRAIN patients with the ``autoencoder`` and the ``generator``
     of ``src``, from frames of ``videos``, if this store exists; controls in ``report_only`` are not part of the
     guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
@@ -105,10 +108,14 @@ def filter_(
     not depend on them.
     """
     tuning = MemorizationTestConfig(**memoriser_settings) if validation.true_or_false("memoriser", memoriser) else None
-    grid = None if view_grid is None else _view_grid(view_grid)
-    config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed, grid)
-    if copies is not None and not isinstance(rule, Calibrated):
-        raise UserError(f"rule={rule.name} compares samples by one network: set copies=null, or rule=calibrated")
+    config = ScoringConfig(
+        *(on, check_every, reference, reference_every, calibration, views, patients, steps, seed),
+        view_grid=None if view_grid is None else read_view_grids(view_grid),
+        outliers=outliers,
+    )
+    for key, value in (("copies", copies), ("outliers", outliers)):
+        if value is not None and not isinstance(rule, Calibrated):
+            raise UserError(f"rule={rule.name} compares samples by one network: set {key}=null, or rule=calibrated")
     store, study = Store(src), Store(real, kind="latent")
     _check_stores(store, study)
     not_tested: list[str] | None = None
@@ -349,14 +356,6 @@ def _load_embedder(
             f"rule.similarity={similarity}"
         )
     return embedder
-
-
-def _view_grid(settings: Mapping[str, Any]) -> ViewGrid:
-    """Build the ``ViewGrid`` from the setting ``view_grid``. Raises ``UserError`` for an unknown setting."""
-    known = [field.name for field in fields(ViewGrid)]
-    for name in settings:
-        validation.one_of("view_grid", name, known)
-    return ViewGrid(**settings)
 
 
 def _withdraw_passed_store(dst: Path) -> str:

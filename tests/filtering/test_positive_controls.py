@@ -24,10 +24,8 @@ from echodream.filtering.positive_controls import (
     PixelTransform,
     PosteriorSample,
     SDEdit,
-    ViewGrid,
     describe_control,
     generate_copies,
-    latent_views,
 )
 from echodream.networks.decoder_noise import add_decoder_noise, set_noise_correlation
 from tests.support import tiny_diffusion as tiny
@@ -269,32 +267,6 @@ def test_records_of_amounts_are_those_of_before() -> None:
     assert describe_control("x", json.loads(json.dumps(ranged))) == "1 of these at random: blurred by 0 to 2 px"
 
 
-def test_a_grid_is_every_combination_of_its_views(copier: CopyGenerator) -> None:
-    grid = ViewGrid(["none", "both"], [-0.25, 0.0], [1.0, 1.25])
-    x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float().clamp(-10, 10)
-    views = grid.views(copier, x)
-    assert len(views) == 2 * 4 * 2 - 1
-    y = x.transpose(0, 1)
-    truths = [
-        affine(y, (down, right), zoom=zoom).flip(axes).transpose(0, 1)
-        for axes in ((), (-1, -2))
-        for down in (-0.25, 0.0)
-        for right in (-0.25, 0.0)
-        for zoom in (1.0, 1.25)
-        if (axes, down, right, zoom) != ((), 0.0, 0.0, 1.0)
-    ]
-    assert all(torch.allclose(view, truth, atol=1e-4) for view, truth in zip(views, truths, strict=True))
-    assert ViewGrid().transforms() == []
-    for wrong, words in (
-        ({"flip": ["up"]}, "view_grid.flip is 'up'"),
-        ({"shift": [2]}, "view_grid.shift is 2"),
-        ({"zoom": [0]}, "view_grid.zoom is 0"),
-        ({"zoom": "1"}, "view_grid.zoom is '1': give a list"),
-    ):
-        with pytest.raises(UserError, match=words):
-            ViewGrid(**wrong)  # type: ignore[arg-type]
-
-
 def test_a_copy_is_drawn_from_the_posterior_of_the_changed_pixels(
     copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,21 +306,6 @@ def test_frames_are_picked_by_patient(copier: CopyGenerator) -> None:
     for patient, one in select_frames(back, 1, 5).items():
         same = select_frames(rows, 1, 5)[patient]
         assert (back.names[one.row], one.frames.tolist()) == (rows.names[same.row], same.frames.tolist())
-
-
-def test_views_are_all_directions_of_a_change(copier: CopyGenerator) -> None:
-    x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float()
-    (flipped,) = latent_views(copier, [PixelTransform(flip=True)], x)
-    assert torch.allclose(flipped, x.clamp(-10, 10).flip(-1), atol=1e-5)
-    shifted = latent_views(copier, [PixelTransform(shift=0.1, gain=0.2)], x)
-    assert len(shifted) == 8
-    both = latent_views(copier, [PixelTransform(flip=True), PixelTransform(shift=0.1, gain=0.2)], x)
-    assert all(torch.equal(one, other) for one, other in zip(both, [flipped, *shifted], strict=True))
-    assert len(latent_views(copier, [PixelTransform()], x)) == 1
-    assert latent_views(copier, [], x) == []
-    for control in (PosteriorSample(), PixelTransform(speckle=0.1), SDEdit(0.1), PixelTransform(shift=(0.0, 0.1))):
-        with pytest.raises(UserError, match="without randomness"):
-            latent_views(copier, [control], x)
 
 
 def generator(kind: str, conditions: tuple[str, ...] = ("class_id",), **facts: Any) -> DiffusionModel:

@@ -11,6 +11,7 @@ import pytest
 
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import clopper_pearson_upper
+from echodream.privacy import statements
 from echodream.privacy.certification import WEAKEST, PatientScores, certify, lowest_patient_scores, split_patients
 from echodream.privacy.conformal import conformal_threshold
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
@@ -382,3 +383,27 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], words: st
         Calibrated(**settings)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"rule\.percent"):
         Percentile(percent=100.0)
+
+
+@pytest.mark.parametrize(
+    ("networks", "outliers", "scope", "accepted"),
+    [
+        (1, False, "this identity network and copies", None),
+        (2, False, "these 2 networks and copies", "each of 2 networks accepts it"),
+        (
+            2,
+            True,
+            "this identity network and this outlier test and copies",
+            "the identity network and the outlier test",
+        ),
+        (3, True, "these 2 networks and this outlier test and copies", "if 2 networks and the outlier test accept it"),
+    ],
+)
+def test_a_statement_names_all_that_can_reject_a_sample(
+    networks: int, outliers: bool, scope: str, accepted: str | None
+) -> None:
+    transforms = {"exact": "", "flip": ""}
+    text = statements.copy_guarantee(transforms, 60, 0.05, 0.05, False, False, 0, networks, outliers)
+    assert scope in text
+    assert ("A sample passes if" in text) == (accepted is not None)
+    assert accepted is None or accepted in text

@@ -37,6 +37,7 @@ from tests.support.tiny_filter import (
     COPIES,
     ENCODER,
     GENERATOR,
+    MEAN,
     C,
     Flat,
     H,
@@ -363,11 +364,52 @@ def test_two_networks_need_more_calibration_patients(folder: Path, monkeypatch: 
     refused(folder, r"copies=.*second was trained on another store than real=", f"copies={folder}/second")
 
 
+def test_an_outlier_is_rejected_and_counted(folder: Path) -> None:
+    """Three times the contrast changes no cosine similarity, and leaves the span of training frames."""
+    contrast = (3 * (recording(200, 0, 1).astype(np.float64) - MEAN) + MEAN).astype(np.float16)
+    samples(folder / "further", {**drawn(), "contrast": contrast})
+    alpha = ["rule.alpha=0.4", "rule.alpha_max=0.4", f"src={folder}/further"]
+    summary = run(folder, *alpha, "outliers=0.9")
+    shared = Store(folder / "private").dataset.settings
+    decision = shared["decision"]
+    assert (shared["outliers"], decision["networks"], decision["outliers"], decision["passed"]) == (0.9, 2, True, True)
+    assert decision["disagreement"] is None
+    assert decision["cost"]["level"] == pytest.approx(2 * 1 / 6)
+    for words in (
+        "A sample passes if the identity network and the outlier test accept it; each rejects an equal share",
+        "these transforms, this identity network and this outlier test and copies",
+        "no closer to the training patients, and no more of an outlier, than a new patient is, is rejected",
+    ):
+        assert words in decision["statement"]
+    found = {row["FileName"]: row for row in rows(folder / "report/scores.csv")}
+    test, references = Recordings(Store(folder / "latents"), "TEST"), training()
+    new = [recordings()[test.names[one.row]][2][one.frames] for one in select_frames_by_patient(test, 1, 0).values()]
+    tau = max(highest(frames, references)[0] for frames in new)
+    similar = {name for name, row in found.items() if float(row["Score_Identity"]) > tau + 1e-6}
+    rejected = {name for name, row in found.items() if row["Kept"] == "false"}
+    assert similar >= {"copy-0", "copy-1", "copy-2"}
+    assert similar < rejected
+    assert decision["rejected_as_outliers"] == len(rejected - similar)
+    assert "contrast" in rejected - similar
+    assert float(found["contrast"]["Score_Outliers"]) == max(float(row["Score_Outliers"]) for row in found.values())
+    assert summary.facts["outliers"] == f"{len(rejected - similar)} rejected by the outlier test only"
+    entry = json.loads(next((folder / "latents.decisions").glob("*.json")).read_text())
+    assert entry["decision"]["outliers"] == 0.9
+
+
+def test_an_outlier_test_needs_more_calibration_patients_and_the_calibrated_rule(folder: Path) -> None:
+    words = r"rule.alpha=0.2, shared by the identity network and the outlier test, needs 9 calibration patients"
+    refused(folder, words, "outliers=0.9")
+    refused(
+        folder, "rule=percentile compares samples by one network: set outliers=null", "outliers=0.9", "rule=percentile"
+    )
+
+
 def test_without_a_second_network_and_a_grid_the_decision_is_that_of_before(folder: Path) -> None:
     """Neither the record of the ledger nor the scores name what is not set."""
     run(folder)
     (entry,) = (json.loads(path.read_text()) for path in (folder / "latents.decisions").glob("*.json"))
-    assert not {"copies", "view_grid"} & (entry["decision"].keys() | entry["evidence"].keys())
+    assert not {"copies", "view_grid", "outliers"} & (entry["decision"].keys() | entry["evidence"].keys())
     assert not [name for name in rows(folder / "report/scores.csv")[0] if name.startswith("Score_")]
 
 

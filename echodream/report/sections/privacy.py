@@ -127,12 +127,18 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         "The guarantee covers only the transforms listed below and this identity network. It is not differential "
         "privacy.",
     ]
+    if (outliers := decision.get("rejected_as_outliers")) is not None:
+        notes.append(
+            f"An outlier test rejects {kind}s that differ from all training frames, too: {outliers} were rejected for "
+            "this alone."
+        )
     frames, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
     if total is not None and frames < total:
         notes.append(f"The filter compares {frames} of the {total} frames of each {kind}.")
     if networks := decision.get("disagreement"):
+        count = decision["networks"] - decision.get("outliers", False)
         notes.append(
-            f"Its {decision['networks']} networks disagree on {networks['by_some']} of {networks['samples']} samples "
+            f"Its {count} networks disagree on {networks['by_some']} of {networks['samples']} samples "
             f"({format_percent(float(networks['share']['value']))}); a sample passes if all networks accept it."
         )
     if copies:

@@ -1,0 +1,55 @@
+"""Outlier test of the filter: residuals of a principal component analysis of the training frames."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echodream import validation
+from echodream.filtering.copy_generation import CopyGenerator
+
+if TYPE_CHECKING:
+    from echodream.filtering.scoring import Query, QueryScores
+
+TRAINING_FRAMES = 2048
+"""Largest number of training frames to which the principal components are fitted."""
+
+
+class OutlierTest:
+    """Residual of a frame after projection on the principal components of training frames (Jackson, Mudholkar 1979).
+
+    The frames, unscaled latents, are decoded and encoded first: latents of a diffusion model have errors that no
+    encoded frame has, and that the decoder removes. Channels have the unit of their standard deviation. The fewest
+    components are used that explain the fraction ``explained`` of the variance. Raises ``UserError`` unless this is a
+    number between 0 and 1.
+    """
+
+    def __init__(self, copy_generator: CopyGenerator, explained: float) -> None:
+        validation.number("outliers", explained, above=0, below=1)
+        self.copy_generator = copy_generator
+        frames = self._encode_again(copy_generator.training_frames(TRAINING_FRAMES))
+        self.mean = frames.mean(dim=0)
+        self.scale = (frames - self.mean).square().mean(dim=(0, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)[0]
+        _, singular, components = torch.linalg.svd(self._standardize(frames), full_matrices=False)
+        variance = singular.square().cumsum(dim=0)
+        count = int((variance < explained * variance[-1]).sum()) + 1
+        self.components = components[:count]
+
+    def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
+        """Outlier scores of ``latents``, (n, C, H, W), from 0 to 1: [(n, 1)]; ``versions`` are not tested."""
+        x = self._standardize(self._encode_again(latents))
+        residual = (x - x @ self.components.T @ self.components).square().sum(dim=1)
+        return [(residual / (1 + residual))[:, None].float()]
+
+    def score(self, queries: Sequence["Query"], like: "QueryScores") -> "QueryScores":
+        """The highest outlier score over the frames of each query; nearest references as in ``like``."""
+        return replace(like, score=np.array([float(query.embeddings.max()) for query in queries]))
+
+    def _encode_again(self, latents: Tensor) -> Tensor:
+        return self.copy_generator.encode(self.copy_generator.decode(latents))[0].double()
+
+    def _standardize(self, latents: Tensor) -> Tensor:
+        return ((latents - self.mean) / self.scale).flatten(1)

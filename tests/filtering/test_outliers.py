@@ -1,0 +1,59 @@
+"""The outlier test of the filter: residuals against the PCA of scikit-learn, and planted frames."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from echodream.datamodules.recordings import Recordings
+from echodream.errors import UserError
+from echodream.filtering.copy_generation import CopyGenerator
+from echodream.filtering.outliers import OutlierTest
+from echodream.filtering.scoring import Query, QueryScores
+from tests.support.tiny_filter import plant, study
+
+
+@pytest.fixture
+def copier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CopyGenerator:
+    plant(monkeypatch, tmp_path)
+    return CopyGenerator(Recordings(study(tmp_path / "latents", std=0.25), "TRAIN"), "vae")
+
+
+@pytest.mark.parametrize("explained", [0.5, 0.9])
+def test_the_score_is_the_residual_of_principal_components(copier: CopyGenerator, explained: float) -> None:
+    frames = copier.training_frames(2048)
+    frames = copier.encode(copier.decode(frames))[0].double()
+    centered = frames - frames.mean(dim=0)
+    x = (centered / centered.square().mean(dim=(0, 2, 3), keepdim=True).sqrt()).flatten(1).numpy()
+    pca = PCA(n_components=explained, svd_solver="full").fit(x)
+    residual = np.square(x - pca.inverse_transform(pca.transform(x))).sum(axis=1)
+    (scores,) = OutlierTest(copier, explained).embed_versions(copier.training_frames(2048), [frames])
+    np.testing.assert_allclose(scores[:, 0].numpy(), residual / (1 + residual), atol=1e-5)
+    assert scores.shape == (len(frames), 1)
+
+
+def test_frames_outside_the_span_of_training_are_outliers(copier: CopyGenerator) -> None:
+    """Noise that the decoder removes changes nothing; a frame of another kind has the highest score."""
+    test, frames = OutlierTest(copier, 0.999), copier.training_frames(8).clamp(-9, 9)
+    other = frames.flip(0).roll(1, dims=-1).flip(-2)
+    (own,), (different,) = test.embed_versions(frames, []), test.embed_versions(other, [])
+    assert own.max() < different.min()
+    beyond = 5 * frames  # the decoder clips pixels
+    assert (beyond > 10).any()
+    assert torch.equal(test.embed_versions(beyond, [])[0], test.embed_versions(beyond.clamp(-10, 10), [])[0])
+
+
+def test_a_sample_has_the_score_of_its_worst_frame(copier: CopyGenerator) -> None:
+    nearest = QueryScores(np.zeros(2), *(np.array(["a", "b"], dtype=object),) * 2, np.array([4, 5]), 9, 3)
+    queries = [Query(torch.tensor([[0.1], [0.7]])), Query(torch.tensor([[0.2], [0.3]]))]
+    found = OutlierTest(copier, 0.9).score(queries, nearest)
+    np.testing.assert_allclose(found.score, [0.7, 0.3], rtol=1e-6)
+    assert (found.patient.tolist(), found.frame.tolist()) == (["a", "b"], [4, 5])
+
+
+@pytest.mark.parametrize("explained", [0, 1, True, "much"])
+def test_the_fraction_of_variance_lies_between_0_and_1(copier: CopyGenerator, explained: float) -> None:
+    with pytest.raises(UserError, match=r"^outliers is "):
+        OutlierTest(copier, explained)
