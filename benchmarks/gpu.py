@@ -306,10 +306,11 @@ def loading(bench: Bench, seconds: float, name: str) -> Result:
 
 
 def video(bench: Bench, seconds: float, steps: int, fast: bool = True, compile: bool = False) -> Result:
-    """Sampling of videos with guidance: fast, or as published (float32, DDPM, one window per call)."""
+    """Sampling of videos with guidance: fast, or as published (float32, DDPM, overlap of half, one window per call)."""
     model, rows = bench.diffusion_model("lvdm"), 4 if fast and not bench.tiny else 1
     metadata, ddpm, window = model.metadata, steps == 256, model.metadata.frames
-    length = ClipLengthConfig(bench.sizes.frames, window, window // 2, "auto" if fast else 1)
+    overlap = window // 4 if fast else window // 2
+    length = ClipLengthConfig(bench.sizes.frames, window, overlap, "auto" if fast else 1)
     values = model.conditioner.encode_request(model.conditioner.uniform_requests(rows))
     values["reference"] = torch.randn(rows, metadata.channels, 1, metadata.height, metadata.width)
     values["reference_time"] = torch.zeros(rows, 1)

@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=400, help="number of samples")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--frames", type=int, help="frames of a video; default: as in training")
-    parser.add_argument("--overlap", type=int, help="frames that neighboring windows share; default: half a window")
+    parser.add_argument("--overlap", type=int, help="frames that windows share; default: a quarter of a window")
     parser.add_argument("--windows", type=int, default=8, help="windows of a video in one network call")
     parser.add_argument("--condition", default="class_id", help="guided condition")
     parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale")

@@ -73,7 +73,8 @@ def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
 def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: str) -> ImageSet:
     """``frames`` evenly spaced frames of each recording in ``splits`` (None: all splits); one is the middle frame.
 
-    Recordings are sorted by FileName. ``key``: setting name of ``store``. Raises ``UserError`` without recordings.
+    Recordings are sorted by FileName. ``key``: name of the setting that gives ``store``. Raises ``UserError`` without
+    recordings.
     """
     unknown = [split for split in splits or () if split not in SPLITS]
     if unknown or splits == []:

@@ -94,10 +94,10 @@ def measure_power(
 ) -> tuple[list[Measure], dict[str, dict[str, dict[str, float]]]]:
     """``measures`` with their power, and the fraction of ``plantings`` in which each stands out, by kind and share.
 
-    ``spaces``: audit sets whose samples are followed by all copies. ``copies``: number of copies of each kind. Each
-    planting replaces random samples by random copies. A measure stands out if it is significantly worse than expected.
-    Shares are tested in ascending order until the measure detects one. Measures that stand out without copies, and
-    measures that do not depend on the samples, get no power.
+    ``spaces``: audit sets of each embedding space, with the rows of all copies after their samples. ``copies``: number
+    of copies of each kind. Each planting replaces random samples by random copies. A measure stands out if it is
+    significantly worse than expected. Shares are tested in ascending order until the measure detects one. Measures that
+    stand out without copies, and measures that do not depend on the samples, get no power.
     """
     total = len(spaces[0].samples) - sum(copies.values())
     testable = {measure.name for measure in measures if measure.about == PRIVACY and not measure.stands_out}

@@ -130,7 +130,7 @@ class RealAndSyntheticData(StoreData):
     def metadata(self) -> dict[str, Any]:
         """Metadata of the training data for the artifact: sizes and checksums of the stores, and source of labels.
 
-        ``synthetic_labels`` are models that predicted labels, or "asked" for labels from conditions of the generator.
+        ``synthetic_labels`` names the models that predicted the labels; "asked": labels are the generator's conditions.
         """
         import pandas as pd
 

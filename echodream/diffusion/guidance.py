@@ -57,7 +57,7 @@ class Guidance:
         return set_coefficients({name: float(scale) for name, scale in self.scales.items()}, names)
 
     def check_distilled(self, few_steps: FewSteps) -> None:
-        """Raise ``UserError`` for guidance that is not an input of a distilled model: all but scales in its limits."""
+        """Raise ``UserError`` unless all guidance is scales within the limits of the distilled model."""
         for key, value, neutral in (
             ("interval", tuple(self.interval), (0.0, 1.0)),
             ("rescale", self.rescale, 0.0),

@@ -252,8 +252,8 @@ def select_frames_by_patient(
     """``count`` frames of one random recording of each patient, by patient in the order of names.
 
     Three frames are the key frames ED-ES-ED of a random beat, if key frames are marked. With a ``stride`` above 1,
-    frames have this distance. In shorter recordings, and with stride 1, frames are evenly spaced. The order of rows has
-    no influence.
+    the frames are ``stride`` frames apart. In shorter recordings, and with stride 1, they are evenly spaced. The order
+    of rows has no influence.
     """
     selections = {}
     for number, patient in enumerate(sorted(set(recordings.table["PatientID"].astype(str)))):

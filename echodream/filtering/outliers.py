@@ -1,18 +1,12 @@
 """Outlier test of the filter: residuals of a principal component analysis of the training frames."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from echodream import validation
 from echodream.filtering.copy_generation import CopyGenerator
-
-if TYPE_CHECKING:
-    from echodream.filtering.scoring import Query, QueryScores
 
 TRAINING_FRAMES = 2048
 """Largest number of training frames to which the principal components are fitted."""
@@ -43,10 +37,6 @@ class OutlierTest:
         x = self._standardize(self._encode_again(latents))
         residual = (x - x @ self.components.T @ self.components).square().sum(dim=1)
         return [(residual / (1 + residual))[:, None].float()]
-
-    def score(self, queries: Sequence["Query"], like: "QueryScores") -> "QueryScores":
-        """The highest outlier score over the frames of each query; nearest references as in ``like``."""
-        return replace(like, score=np.array([float(query.embeddings.max()) for query in queries]))
 
     def _encode_again(self, latents: Tensor) -> Tensor:
         return self.copy_generator.encode(self.copy_generator.decode(latents))[0].double()

@@ -52,7 +52,7 @@ class Control(ABC):
 
     @abstractmethod
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
-        """Yield a copy of the selection of each request, unscaled latents (f, C, H, W), with its random generator."""
+        """Yield a copy of the frames of each request, with its random generator: unscaled latents (f, C, H, W)."""
 
     @property
     def amount(self) -> str:

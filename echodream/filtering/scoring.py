@@ -168,7 +168,7 @@ def score_samples(
     first = config.reference == "first"
     references = [ReferenceFrames(each, recordings, config.reference_every, first) for each in embedders.values()]
     by_network = [one.score(queries.by_network[k], rule.similarity) for k, one in enumerate(references)]
-    by_network += [] if test is None else [test.score(queries.by_network[-1], by_network[0])]
+    by_network += [] if test is None else [highest_outlier_scores(queries.by_network[-1], by_network[0])]
     highest = [0.0 if rule.similarity == "euclidean" else 1.0 for _ in references] + [1.0] * (test is not None)
     counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
     scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest)
@@ -212,6 +212,11 @@ def take_higher_scores(scores: QueryScores, others: QueryScores) -> QueryScores:
         own, other = getattr(scores, name), getattr(others, name)
         arrays[name] = np.concatenate([np.where(nearer, other, own[:count]), own[count:]])
     return replace(scores, **arrays)
+
+
+def highest_outlier_scores(queries: Sequence[Query], nearest: QueryScores) -> QueryScores:
+    """The highest outlier score over the frames of each query, with the references of ``nearest``."""
+    return replace(nearest, score=np.array([float(query.embeddings.max()) for query in queries]))
 
 
 def combine_networks(

@@ -45,8 +45,8 @@ class Certificate:
 
     ``lower``, ``bound``: lower and upper bound, at confidence 1 - delta, of the probability that a copy of a random
     training patient passes the filter. ``joint_bound``: upper bound at confidence 1 - delta / rows, which holds for all
-    rows at once. ``choosing``, ``choosing_passes``: copies, and passing copies, of patients whose copies chose the
-    first threshold.
+    rows at once. ``choosing``: number of copies that chose the first
+    threshold; ``choosing_passes``: how many of them pass.
     """
 
     transform: str

@@ -181,7 +181,7 @@ def clip_config(
     validation.one_of("join", join, ("crossfade", "continue"))
     if join == "continue" and frames > window and not model.conditioner.interpolates_references:
         raise UserError("join=continue needs a model conditioned on several reference frames: use join=crossfade")
-    shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
+    shared = (max(1, window // 4) if join == "crossfade" else 1) if overlap is None else overlap
     if frames > window and not 0 < validation.whole_number("overlap", shared, 0) < window:
         raise UserError(f"overlap={shared} is not possible: give 1 to {window - 1} frames, fewer than a window has")
     return ClipLengthConfig(frames, window, shared, windows, join)

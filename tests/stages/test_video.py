@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from echodream.stages.video import clip_config
 from echodream.store import find_problems
 from tests.support.sampling_study import image, planted, ready_study, refused, study, video, whitened
 from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, artifact, latent_store, model, published
@@ -229,3 +230,7 @@ def test_videos_that_cannot_be_drawn(sources: Path, overrides: list[str], words:
 def test_a_model_without_references_draws_videos_from_noise_alone(sources: Path) -> None:
     assert len(video(sources, f"artifact={sources}/free", "frames=13", "overlap=4", at="free_videos")) == 3
     assert WINDOW == 8
+
+
+def test_windows_share_a_quarter_of_their_frames_by_default() -> None:
+    assert clip_config(model("lvdm"), 20, "crossfade", None, 1).overlap == WINDOW // 4 > 0
