@@ -18,9 +18,9 @@ from echodream.filtering.outliers import OutlierTest
 from echodream.filtering.positive_controls import Control, generate_copies
 from echodream.filtering.views import GridViews, ViewGrid, latent_views
 from echodream.privacy.certification import PatientScores
-from echodream.privacy.conformal import rank_scores
+from echodream.privacy.conformal import conformal_threshold, rank_grid, rank_scores
 from echodream.privacy.nearest_neighbors import PatientSearch, nearest_patients
-from echodream.privacy.rules import Evidence, Percentile, Rule
+from echodream.privacy.rules import Calibrated, Evidence, Percentile, Rule
 from echodream.privacy.similarity import Similarity, normalize, similarity_matrix
 from echodream.progress import progress_bar
 from echodream.store import Store
@@ -170,8 +170,9 @@ def score_samples(
     by_network = [one.score(queries.by_network[k], rule.similarity) for k, one in enumerate(references)]
     by_network += [] if test is None else [highest_outlier_scores(queries.by_network[-1], by_network[0])]
     highest = [0.0 if rule.similarity == "euclidean" else 1.0 for _ in references] + [1.0] * (test is not None)
+    share = rule.outlier_share(len(by_network)) if test is not None and isinstance(rule, Calibrated) else None
     counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
-    scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest)
+    scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest, share)
     to_training = None
     if others is not None:
         outside = [ReferenceFrames(each, others, config.reference_every, first) for each in embedders.values()]
@@ -179,7 +180,7 @@ def score_samples(
         for number, one in enumerate(outside):
             found = one.score(queries.by_network[number][: len(names)], rule.similarity)
             by_network[number] = take_higher_scores(by_network[number], found)
-        scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest)
+        scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest, share)
     samples, calibration, copies_, no_evidence = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
@@ -220,18 +221,22 @@ def highest_outlier_scores(queries: Sequence[Query], nearest: QueryScores) -> Qu
 
 
 def combine_networks(
-    scores: Sequence[QueryScores], calibration: slice, highest: Sequence[float]
+    scores: Sequence[QueryScores], calibration: slice, highest: Sequence[float], outlier_share: float | None = None
 ) -> tuple[QueryScores, np.ndarray]:
     """Highest of the ``rank_scores`` of K networks, and those of each, (K, n); the unchanged scores of one network.
 
     ``calibration``: slice object that selects the scores of calibration patients. ``highest``: largest possible score
-    of each network, (K,). The nearest reference is that of the network with the highest score.
+    of each network, (K,). ``outlier_share``: level of the last of them, the outlier test, whose ranks below its
+    threshold become 0. The nearest reference is that of the network with the highest score.
     """
     if len(scores) == 1:
         return scores[0], scores[0].score[None]
     ranks = np.stack(
         [rank_scores(one.score, one.score[calibration], most) for one, most in zip(scores, highest, strict=True)]
     )
+    if outlier_share is not None:
+        tau = conformal_threshold(rank_grid(len(scores[-1].score[calibration])), outlier_share)
+        ranks[-1] = np.where(ranks[-1] >= tau, ranks[-1], 0.0)
     decisive = np.where(np.isnan(ranks[0]), 0, np.argmax(ranks, axis=0))
     arrays = {name: np.stack([getattr(one, name) for one in scores]) for name in ("patient", "recording", "frame")}
     nearest = {name: np.take_along_axis(array, decisive[None], axis=0)[0] for name, array in arrays.items()}

@@ -36,18 +36,22 @@ class RejectionCost:
 
 
 def rejection_cost(
-    calibration: PatientScores | None, tau: float, delta: float, networks: int = 1
+    calibration: PatientScores | None, tau: float, delta: float, networks: int = 1, outlier_tau: float | None = None
 ) -> RejectionCost | None:
     """RejectionCost of the threshold ``tau``; None without calibration patients.
 
     With several ``networks``, a score is the highest of the networks' scores by ``conformal.rank_scores``.
+    ``outlier_tau``: threshold of the last of them, the outlier test; None: all have the threshold ``tau``.
     """
     if calibration is None:
         return None
     rejected, patients = int((calibration.values >= tau).sum()), len(calibration)
     by_each = rejected if networks == 1 else int((rank_grid(patients) >= tau).sum())
-    level = networks * (1 + by_each) / (patients + 1)
-    bound = networks * clopper_pearson_upper(by_each, patients, delta / networks)
+    counts = [by_each] * networks
+    if outlier_tau is not None:
+        counts[-1] = int((rank_grid(patients) >= outlier_tau).sum())
+    level = sum(1 + count for count in counts) / (patients + 1)
+    bound = sum(clopper_pearson_upper(count, patients, delta / networks) for count in counts)
     return RejectionCost(min(1.0, level), min(1.0, bound), rejected, patients)
 
 

@@ -160,7 +160,7 @@ class Calibrated(Rule):
     ``choose``: fraction of the patients whose copies choose the first tau; with 0, the first tau is that of ``alpha``.
     With several networks, a sample is rejected if one of them rejects it, and each network has an equal share of
     ``alpha`` (Bonferroni). The thresholds of the networks are lowered together, along the ranks of the calibration
-    scores.
+    scores. The threshold of the outlier test is not lowered: the ranks of other samples than outliers are 0.
 
     ``worst_case``: the lowest score of each patient over all transforms must meet ``beta`` as well.
     ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among the rejected samples.
@@ -209,7 +209,10 @@ class Calibrated(Rule):
             if failing := [row for row in table if row.transform in required and row.bound > self.beta]:
                 worst = max(failing, key=lambda row: row.bound)
                 failure = statements.bound_not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
-        cost = rejection_cost(evidence.calibration, tau, self.delta, evidence.networks) if thresholds else None
+        outliers = self.outlier_threshold(len(calibration), evidence) if calibration is not None else None
+        cost = (
+            rejection_cost(evidence.calibration, tau, self.delta, evidence.networks, outliers) if thresholds else None
+        )
         return Decision(
             rule=self.name,
             tau=tau,
@@ -276,9 +279,25 @@ class Calibrated(Rule):
         return {
             "alpha": conformal_threshold(calibration, level / networks),
             "beta": beta,
-            "alpha_max": conformal_threshold(calibration, self.alpha_max / networks),
+            "alpha_max": conformal_threshold(calibration, self._largest_level(evidence)),
             "certified": certification.highest_certified_threshold(rows, certifying, self.beta, self.delta),
         }
+
+    def outlier_share(self, networks: int) -> float:
+        """Level of the outlier test, one of ``networks`` tests, which have equal shares of ``alpha``."""
+        return self.alpha / networks
+
+    def outlier_threshold(self, patients: int, evidence: Evidence) -> float | None:
+        """Threshold of the outlier test on the scale of ranks; None without this test."""
+        if not evidence.outliers:
+            return None
+        return conformal_threshold(rank_grid(patients), self.outlier_share(evidence.networks))
+
+    def _largest_level(self, evidence: Evidence) -> float:
+        """Level of each identity network at ``alpha_max``; the outlier test keeps its level."""
+        if not evidence.outliers:
+            return self.alpha_max / evidence.networks
+        return (self.alpha_max - self.outlier_share(evidence.networks)) / (evidence.networks - 1)
 
     def _first_and_final_threshold(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
         """Names of the first and of the final threshold.

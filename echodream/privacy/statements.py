@@ -46,10 +46,11 @@ def copy_guarantee(
     identity = "identity network" if networks - outliers == 1 else f"{networks - outliers} networks"
     these = f"{'this' if identity == 'identity network' else 'these'} {identity}"
     scope = SCOPE.replace("this identity network", f"{these} and this outlier test" if outliers else these)
-    each = f"each of {identity} accepts it"
+    each, share = f"each of {identity} accepts it", "each rejects an equal share of harmless samples"
     if outliers:
         each = f"{'the ' if identity == 'identity network' else ''}{identity} and the outlier test accept it"
-    several_networks = f" A sample passes if {each}; each rejects an equal share of harmless samples."
+        share = f"the outlier test rejects at most alpha / {networks} of harmless samples"
+    several_networks = f" A sample passes if {each}; {share}."
     joint += several_networks if networks > 1 else ""
     return (
         f"A copy of a random training patient under {under} passes with probability at most {percent(beta)}, with "

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from echodream.filtering.scoring import QueryScores, combine_networks
 from echodream.metrics.binomial_bounds import passing_copies_bound
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.conformal import rank_scores
@@ -310,3 +311,45 @@ def test_what_alpha_max_promises_of_harmless_samples_holds_where_tau_goes_down()
     mean, error = interval(np.array(lost))
     assert mean <= 0.2 + error
     assert mean > 0.06  # it did go down
+
+
+@pytest.mark.slow
+def test_the_outlier_test_keeps_its_threshold_when_copies_lower_that_of_the_identity_network() -> None:
+    """1,000 studies: both statements hold, and the outlier test rejects the same samples at every threshold."""
+    generator, rule = np.random.default_rng(1), Calibrated(choose=0.0, alpha_max=0.6)
+    held, patients, studies, wrong, down, passed, missed = 60, 200, 1000, 0, 0, 0, 0
+    shift = np.array([[2.4], [1.0]])
+    truth, lost, levels = np.tanh(generator.normal(size=(2, 20_000)) + shift), list[float](), list[float]()
+    for _ in range(studies):
+        calibration, novel = np.tanh(generator.normal(size=(2, held))), np.tanh(generator.normal(size=(2, 400)))
+        copies = np.tanh(generator.normal(size=(2, patients)) + shift)
+        ranks, combined = [], []
+        for part in (calibration, copies, truth, novel):
+            parts = [QueryScores(one, *(np.zeros(len(one)),) * 3, 9, 9) for one in np.hstack([calibration, part])]
+            scores, each = combine_networks(parts, slice(0, held), [1.0, 1.0], rule.outlier_share(2))
+            ranks.append(each[:, held:])
+            combined.append(scores.score[held:])
+        new, known, all_, harmless = combined
+        copied = {"any": PatientScores(known, named(patients, "t"))}
+        decision = rule.decide(Evidence(PatientScores(new, named(held, "c")), copied, networks=2, outliers=True))
+        outlier_tau = np.sort(calibration[1])[-int(0.025 * (held + 1))]
+        outliers = novel[1] > outlier_tau
+        assert ((ranks[3][1] > 0) == outliers).all()
+        if decision.passed:
+            assert decision.cost is not None
+            identity = ranks[3][0] >= decision.tau
+            assert (decision.rejected(harmless) == (identity | outliers)).all()
+            passed += 1
+            down += decision.decisive == "certified"
+            wrong += (all_ < decision.tau).mean() > rule.beta
+            lost.append((identity | outliers).mean())
+            levels.append(decision.cost.level)
+            grid = np.arange(1, held + 1) / (held + 1)
+            ends = np.array([np.interp(decision.tau, grid, np.sort(calibration[0])), outlier_tau])
+            missed += stats.norm.sf(np.arctanh(ends)).sum() > decision.cost.bound
+    assert passed > 0.5 * studies
+    assert down > 0.3 * studies
+    assert wrong <= 0.05 * studies + 3 * np.sqrt(0.05 * 0.95 * studies)
+    mean, error = interval(np.array(lost) - np.array(levels))
+    assert mean - error <= 0
+    assert missed <= 0.05 * studies

@@ -376,7 +376,7 @@ def test_an_outlier_is_rejected_and_counted(folder: Path) -> None:
     assert decision["disagreement"] is None
     assert decision["cost"]["level"] == pytest.approx(2 * 1 / 6)
     for words in (
-        "A sample passes if the identity network and the outlier test accept it; each rejects an equal share",
+        "if the identity network and the outlier test accept it; the outlier test rejects at most alpha / 2 of",
         "these transforms, this identity network and this outlier test and copies",
         "no closer to the training patients, and no more of an outlier, than a new patient is, is rejected",
     ):
