@@ -9,8 +9,8 @@ half a window at every step, and a window contributes only the frames that earli
 is the mean frame difference at the joins divided by the mean frame difference elsewhere, over all videos, with a 95 %
 bootstrap interval over videos; 1 means that no seam is visible. The seam ratio is printed twice: for the frames where a
 window begins, and for the frames after the end of the previous window, where "drop" changes from one window to the
-next. The row "real" is for held-out recordings of equal length, at the joins of "crossfade". ``--overlaps`` are values
-of ``overlap=``; the default is that of stage=video.
+next. The row "real" is for held-out recordings of equal length, at the joins of "crossfade" with the default
+overlap. ``--overlaps`` are values of ``overlap=``; the default is that of stage=video, and half a window for "drop".
 """
 
 import argparse
@@ -130,6 +130,7 @@ def main() -> None:
     for frames in options.frames:
         begins: list[int] = []
         for join, overlap in itertools.product(options.joins, options.overlaps):
+            overlap = window // 2 if overlap is None and join == "drop" else overlap
             videos, begins, cost = sample_videos(options, frames, join, overlap)
             overlapping = join != "continue"
             ends = [begin + window for begin in [0, *begins] if begin + window < frames] if overlapping else begins
@@ -137,7 +138,7 @@ def main() -> None:
             shared = "default" if overlap is None else overlap
             seams = f"{seam_ratio(videos, begins)}  {seam_ratio(videos, ends)}"
             print(f"{frames:>6}  {join:<9}  {shared:>7}{cost}  {seams}{change:8.2f}", flush=True)
-        begins = window_starts(frames, window, window // 2)[1:] if frames > window else []
+        begins = window_starts(frames, window, window // 4)[1:] if frames > window else []
         print(
             f"{frames:>6}  real                                  {seam_ratio(real_videos(options, frames), begins)}",
             flush=True,

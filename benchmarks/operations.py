@@ -6,13 +6,15 @@ Prints a line for each autoencoder (encoding and decoding of one frame) and for 
 image, or for a clip of 64 frames), at the frame size of the network: 64 x 64 for ``tiny``, 112 x 112 for the others.
 """
 
+import argparse
+
 import torch
+from gpu import count_operations
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.gpu import count_operations
 from echodream.config.paths import CONF_DIR
 from echodream.types import Condition
 
@@ -29,6 +31,7 @@ def training_config(model: str, size: str) -> DictConfig:
 
 def main() -> None:
     """Print the operations of all sizes in GFLOP."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for size, side in SIZES.items():
         network, latent = instantiate(training_config("vae", size).vae), side // DOWNSAMPLING
         frame = torch.empty(1, network.config.in_channels, side, side)

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from echodream import validation
+from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 
+CONSTANT = 1e-6
+"""Standard deviation of a channel, relative to the largest, up to which the channel is constant."""
 TRAINING_FRAMES = 2048
 """Largest number of training frames to which the principal components are fitted."""
 
@@ -17,16 +19,16 @@ class OutlierTest:
 
     The frames, unscaled latents, are decoded and encoded first: latents of a diffusion model have errors that no
     encoded frame has, and that the decoder removes. Channels have the unit of their standard deviation. The fewest
-    components are used that explain the fraction ``explained`` of the variance. Raises ``UserError`` unless this is a
-    number between 0 and 1.
+    components are used that explain the fraction ``explained`` of the variance, between 0 and 1. A frame in the span of
+    these components, such as a blurred frame, is no outlier. Channels that are constant in training are not compared.
     """
 
     def __init__(self, copy_generator: CopyGenerator, explained: float) -> None:
-        validation.number("outliers", explained, above=0, below=1)
         self.copy_generator = copy_generator
         frames = self._encode_again(copy_generator.training_frames(TRAINING_FRAMES))
         self.mean = frames.mean(dim=0)
-        self.scale = (frames - self.mean).square().mean(dim=(0, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)[0]
+        scale = (frames - self.mean).square().mean(dim=(0, 2, 3), keepdim=True).sqrt()[0]
+        self.scale = torch.where(scale > CONSTANT * scale.max(), scale, torch.inf)
         _, singular, components = torch.linalg.svd(self._standardize(frames), full_matrices=False)
         variance = singular.square().cumsum(dim=0)
         count = int((variance < explained * variance[-1]).sum()) + 1
@@ -36,7 +38,9 @@ class OutlierTest:
         """Outlier scores of ``latents``, (n, C, H, W), from 0 to 1: [(n, 1)]; ``versions`` are not tested."""
         x = self._standardize(self._encode_again(latents))
         residual = (x - x @ self.components.T @ self.components).square().sum(dim=1)
-        return [(residual / (1 + residual))[:, None].float()]
+        if not torch.isfinite(residual).all():
+            raise UserError("outliers: the autoencoder gives latents that are NaN or infinite: train it again")
+        return [(residual / (1 + residual))[:, None]]
 
     def _encode_again(self, latents: Tensor) -> Tensor:
         return self.copy_generator.encode(self.copy_generator.decode(latents))[0].double()

@@ -60,6 +60,8 @@ class ScoringConfig:
         for name in ("check_every", "reference_every", "steps"):
             validation.whole_number(name, getattr(self, name))
         validation.whole_number("seed", self.seed, 0)
+        if self.outliers is not None:
+            validation.number("outliers", self.outliers, above=0, below=1)
         if self.patients is not None:
             validation.whole_number("patients", self.patients)
         splits = [self.calibration] if isinstance(self.calibration, str) else list(self.calibration)
@@ -180,6 +182,7 @@ def score_samples(
         for number, one in enumerate(outside):
             found = one.score(queries.by_network[number][: len(names)], rule.similarity)
             by_network[number] = take_higher_scores(by_network[number], found)
+        by_network[-1:] = by_network[-1:] if test is None else [replace(by_network[0], score=by_network[-1].score)]
         scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest, share)
     samples, calibration, copies_, no_evidence = np.split(np.arange(len(scores.score)), counts)
     by_control = _scores_by_control(controls, copied, scores.score[copies_], report_only)

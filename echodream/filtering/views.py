@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ GRID_FLIPS: dict[str, tuple[int, ...]] = dict(
     zip(("none", "horizontal", "vertical", "both"), ((), *FLIPS), strict=True)
 )
 """Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that they reverse."""
+_EXAMPLE = "give a grid such as {shift: [-.05, 0, .05]}, or a list of grids"
+_RECORDED = ("flip", "shift", "zoom")
+"""Keys of a ``ViewGrid`` that records have also at their defaults."""
 HISTOGRAM_FRAMES = 128
 """Largest number of training frames whose histograms are averaged."""
 
@@ -37,7 +40,8 @@ class ViewGrid:
 
     ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, for both directions.
     ``zoom``: factors. ``rotate``: degrees. ``intensity``: "original", or "matched", the frame with the mean histogram
-    of training frames, which undoes changes of gain and contrast. Raises ``UserError`` for a value out of range.
+    of training frames, which undoes changes of gain and contrast where no pixels are clipped. Raises ``UserError`` for
+    a value out of range.
     """
 
     flip: Sequence[str] = ("none",)
@@ -49,6 +53,8 @@ class ViewGrid:
     def __post_init__(self) -> None:
         for field in fields(self):
             values = validation.list_of_values(f"view_grid.{field.name}", getattr(self, field.name))
+            if not values:
+                validation.refuse(f"view_grid.{field.name}", [], "give one or more values")
             object.__setattr__(self, field.name, values)
         for flip in self.flip:
             validation.one_of("view_grid.flip", flip, GRID_FLIPS)
@@ -74,13 +80,27 @@ class ViewGrid:
 def read_view_grids(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[ViewGrid, ...]:
     """Grids from the setting ``view_grid``: a grid or a list of grids. Raises ``UserError`` for an unknown setting."""
     grids = [settings] if isinstance(settings, Mapping) else settings
+    if not isinstance(grids, Sequence) or isinstance(grids, str):
+        validation.refuse("view_grid", settings, _EXAMPLE)
     known = [field.name for field in fields(ViewGrid)]
     for grid in grids:
         if not isinstance(grid, Mapping):
-            validation.refuse("view_grid", grid, "give a grid such as {shift: [-.05, 0, .05]}, or a list of grids")
+            validation.refuse("view_grid", grid, _EXAMPLE)
         for name in grid:
             validation.one_of("view_grid", name, known)
     return tuple(ViewGrid(**grid) for grid in grids)
+
+
+def record_view_grids(grids: Sequence[ViewGrid] | None) -> Any:
+    """JSON value of ``grids``: a mapping or a list; None without views. Newer keys are left out at their defaults."""
+    if not any(grid.combinations() for grid in grids or ()):
+        return None
+    defaults = asdict(ViewGrid())
+    records = [
+        {name: list(value) for name, value in asdict(grid).items() if name in _RECORDED or value != defaults[name]}
+        for grid in grids or ()
+    ]
+    return records[0] if len(records) == 1 else records
 
 
 class GridViews:

@@ -23,7 +23,7 @@ from torch import Tensor
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.composition import composed_command
 from echodream.networks.autoencoder import downsampling_factor
-from echodream.runs.trainer import make_trainer
+from echodream.runs.trainer import choose_precision, make_trainer
 from echodream.store import Dataset, Statistics
 from echodream.store.latents import write_latents
 from echodream.store.schema import DATASET, FILE_LIST, MEDIA_FILES, REQUIRED_COLUMNS, media_path
@@ -250,7 +250,7 @@ def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -
     def trainer_with(**limits: Any) -> pl.Trainer:
         short: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 0, **limits}
         return make_trainer(
-            instantiate(OmegaConf.merge(cfg.trainer, short)),
+            choose_precision(instantiate(OmegaConf.merge(cfg.trainer, short)), module.gpu_precision),
             callbacks,
             unused_parameters=module.has_unused_parameters,
             logger=False,

@@ -333,7 +333,7 @@ class Calibrated(Rule):
             decisive == "certified",
             self.choose,
             evidence.networks,
-            evidence.outliers,
+            self.outlier_share(evidence.networks) if evidence.outliers else None,
         )
         fdr = self.benjamini_hochberg  # its threshold depends on the samples, so ``cost`` is no bound
         rejection = statements.rejection_guarantee(

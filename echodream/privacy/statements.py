@@ -27,14 +27,14 @@ def copy_guarantee(
     lowered: bool,
     choose: float,
     networks: int = 1,
-    outliers: bool = False,
+    outlier_share: float | None = None,
 ) -> str:
     """Text of the guarantee about copies. ``transforms``: amounts by name, such as "by 4 %".
 
     ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
     recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.
     ``choose``: fraction of the patients whose copies chose the first threshold. ``networks``: number of networks, each
-    of which may reject a sample, with the outlier test, if ``outliers``.
+    of which may reject a sample. ``outlier_share``: level of the outlier test, the last of them; None: no such test.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
@@ -43,13 +43,14 @@ def copy_guarantee(
     weakest = " It holds also for whichever transform hides each patient best." if worst and several else ""
     patients = "patients who were not used to choose the first threshold" if choose else "patients"
     threshold = " The threshold is the highest at which these copies confirm this bound." if lowered else ""
+    outliers = outlier_share is not None
     identity = "identity network" if networks - outliers == 1 else f"{networks - outliers} networks"
     these = f"{'this' if identity == 'identity network' else 'these'} {identity}"
     scope = SCOPE.replace("this identity network", f"{these} and this outlier test" if outliers else these)
     each, share = f"each of {identity} accepts it", "each rejects an equal share of harmless samples"
     if outliers:
         each = f"{'the ' if identity == 'identity network' else ''}{identity} and the outlier test accept it"
-        share = f"the outlier test rejects at most alpha / {networks} of harmless samples"
+        share = f"the outlier test rejects at most {percent(outlier_share or 0)} of the harmless samples"
     several_networks = f" A sample passes if {each}; {share}."
     joint += several_networks if networks > 1 else ""
     return (
@@ -70,7 +71,11 @@ def rejection_guarantee(
 ) -> str:
     """Guarantee for the rejection of harmless samples: on average, and with these calibration patients."""
     if false_discovery_rate:
-        return f"Of the samples rejected, at most {percent(level)} are expected to be no closer than new patients are."
+        no_outlier = ", and no more of an outlier," if outliers else ""
+        return (
+            f"Of the samples rejected, at most {percent(level)} are expected to be no closer{no_outlier} than new "
+            "patients are."
+        )
     conditional = ""
     if cost is not None:
         conditional = (
@@ -161,7 +166,8 @@ def too_few_calibration_patients(alpha: float, patients: int, networks: int = 1,
     """Reason: too few calibration patients for a conformal p-value of ``alpha``, shared by ``networks``."""
     needed = calibration_patients_needed(alpha / networks)
     alternative = f", or allow rule.alpha={_round_up(networks / (patients + 1)):g}" if patients else ""
-    tests = f"{networks} networks" if networks - outliers > 1 else "the identity network and the outlier test"
+    tests = f"{networks - outliers} networks" if networks - outliers > 1 else "the identity network"
+    tests += " and the outlier test" if outliers else ""
     shared = "" if networks == 1 else f", shared by {tests},"
     return (
         f"Nothing may pass: rule.alpha={alpha:g}{shared} needs {needed} calibration patients and there are {patients}; "

@@ -184,10 +184,11 @@ def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]
                 f"real={real.root} lacks the recording {absent[0]}, which the filter's record names: give the study "
                 "that the filter was run with"
             )
-        return [_nearest_pair(synthetic, real, row, patients) for row in rows]
+        networks = int(decision.get("networks", 1))
+        return [_nearest_pair(synthetic, real, row, patients, networks) for row in rows]
 
 
-def _nearest_pair(synthetic: Store, real: Store, row: dict[Any, Any], patients: int) -> NearestPair:
+def _nearest_pair(synthetic: Store, real: Store, row: dict[Any, Any], patients: int, networks: int) -> NearestPair:
     name, patient = str(row["FileName"]), str(row["NearestPatient"])
     length = int(synthetic.table["NumberOfFrames"][synthetic.table["FileName"] == name].iloc[0])
     frame = int(row["NearestFrame"])
@@ -195,5 +196,5 @@ def _nearest_pair(synthetic: Store, real: Store, row: dict[Any, Any], patients: 
     label, caption = f"Real recording of patient {patient}", f"{patient}, frame {frame}"
     recording = Clip(real, str(row["NearestRecording"]), label, caption, start=max(0, frame - length // 2))
     p_value = str(row.get("PValue", ""))  # empty if the filter compared no new patients
-    nearer_patients = max(0, round(float(p_value) * (patients + 1)) - 1) if p_value else 0
+    nearer_patients = max(0, round(float(p_value) / networks * (patients + 1)) - 1) if p_value else 0
     return NearestPair(sample, recording, float(row["Score"]), nearer_patients, patients if p_value else 0)

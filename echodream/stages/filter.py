@@ -37,7 +37,7 @@ from echodream.filtering.memorization import (
 from echodream.filtering.positive_controls import Control, select_controls
 from echodream.filtering.record import RECORD, complete_batch, summary_lines
 from echodream.filtering.scoring import FilterScores, ScoringConfig, frames_per_sample, score_samples
-from echodream.filtering.views import read_view_grids
+from echodream.filtering.views import read_view_grids, record_view_grids
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import read_record
@@ -147,6 +147,7 @@ def filter_(
         "controls": {name: control.settings() for name, control in selected.items()},
         "report_only": sorted(set(report_only) & set(selected)),
         **asdict(config),
+        "view_grid": record_view_grids(config.view_grid),
         "others": others or None,
     }
     private_lock = lock_for_writing(Path(private), key="private=")
@@ -198,7 +199,9 @@ def filter_(
         filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin}, files)
         private_record = measure(Path(private))
         if decision.rejected(scores.samples.score).all():
+            more = " or are outliers" if decision.outliers else ""
             problem = f"none of the {len(scores.names)} samples is below the threshold: all resemble a training patient"
+            problem += more
             problem = (problem if decision.passed else decision.statement) + _withdraw_passed_store(Path(dst))
             return Summary(f"filter: no sample passes, {dst} was not written", summary_lines(private_record), problem)
         samples_record = {**record, "samples": store.dataset.settings}

@@ -27,7 +27,7 @@ from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
 from echodream.privacy.canaries import assign_canaries
 from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process
-from echodream.runs.trainer import choose_precision, interruptible, is_sharded, make_trainer
+from echodream.runs.trainer import choose_precision, interruptible, is_sharded, make_trainer, trainer_precision
 from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
@@ -60,6 +60,8 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     source = Store(cfg.src).checksum
     privacy = privacy_settings(cfg)
     module, data = build_module_and_data(cfg)
+    trainer_settings = choose_precision(instantiate(cfg.trainer), module.gpu_precision)
+    cfg.trainer.precision = trainer_precision(trainer_settings)  # for training.yaml
     origin = str(data.store.dataset.settings.get("source", ""))
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)
     artifact = replace(artifact, initial=initial_record(cfg))
@@ -73,7 +75,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         trainer = make_trainer(
-            choose_precision(instantiate(cfg.trainer), module.gpu_precision),
+            trainer_settings,
             callbacks,
             unused_parameters=module.has_unused_parameters,
             logger=loggers,
@@ -174,8 +176,7 @@ def gather_shards(
     module.configure_from_data(data)
     module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     settings = OmegaConf.merge(cfg.trainer, {"strategy": "auto", "devices": 1, "num_nodes": 1})
-    trainer = choose_precision(instantiate(settings), module.gpu_precision)
-    return module, make_trainer(trainer, [], logger=loggers)
+    return module, make_trainer(instantiate(settings), [], logger=loggers)
 
 
 def finite_metrics(values: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:

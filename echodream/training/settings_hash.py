@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from echodream import validation
-from echodream.artifact import METADATA_FILE, read_artifact
+from echodream.artifact import METADATA_FILE, TRAINING_FILE, read_artifact
 from echodream.errors import UserError
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -46,7 +46,7 @@ def settings_hash(cfg: DictConfig) -> str:
         hashed["teacher"] = read_artifact(teacher, cfg.model.name).fingerprint
         del hashed["model"]["module"]["teacher"]
     if hashed["trainer"].get("precision") == "auto":
-        hashed["trainer"]["precision"] = "32-true"  # the same training on each device
+        hashed["trainer"]["precision"] = "32-true"  # as by default before; the artifact has its precision
     if (hashed["trainer"].get("privacy") or {}).get("epsilon") is None:
         hashed["trainer"].pop("privacy", None)
     hashed["model"].pop("initial", None)
@@ -71,8 +71,19 @@ def metrics_of_existing_artifact(cfg: DictConfig, settings: str) -> dict[str, fl
     artifact = read_artifact(dst, cfg.model.name)
     if artifact.settings != settings:
         raise UserError(f"{dst} was trained with other settings: choose another dst=, or remove it")
+    precision, trained = str(cfg.trainer.get("precision")), _recorded_precision(dst)
+    if precision != "auto" and trained not in (None, "auto", precision):
+        raise UserError(f"{dst} was trained with trainer.precision={trained}: choose another dst=, or remove it")
     log.info("train: %s already complete, nothing to do", dst)
     return artifact.metrics
+
+
+def _recorded_precision(folder: Path) -> str | None:
+    """Precision in the training configuration of the artifact in ``folder``; None if there is none."""
+    file = folder / TRAINING_FILE
+    config = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    precision = OmegaConf.select(config, "trainer.precision")
+    return None if precision is None else str(precision)
 
 
 def training_stores(cfg: DictConfig) -> list[Path]:

@@ -11,7 +11,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.filtering.outliers import OutlierTest
-from echodream.filtering.scoring import Query, QueryScores, highest_outlier_scores
+from echodream.filtering.scoring import Query, QueryScores, ScoringConfig, highest_outlier_scores
 from tests.support.tiny_filter import plant, study
 
 
@@ -54,6 +54,21 @@ def test_a_sample_has_the_score_of_its_worst_frame() -> None:
 
 
 @pytest.mark.parametrize("explained", [0, 1, True, "much"])
-def test_the_fraction_of_variance_lies_between_0_and_1(copier: CopyGenerator, explained: float) -> None:
+def test_the_fraction_of_variance_lies_between_0_and_1(explained: float) -> None:
     with pytest.raises(UserError, match=r"^outliers is "):
-        OutlierTest(copier, explained)
+        ScoringConfig("image", 1, "all", 1, ["TEST"], [], None, 20, 0, outliers=explained)
+
+
+def test_latents_that_are_not_finite_are_refused(copier: CopyGenerator) -> None:
+    """A score that is NaN would count as no outlier."""
+    with pytest.raises(UserError, match="outliers: the autoencoder gives latents that are NaN or infinite"):
+        OutlierTest(copier, 0.9).embed_versions(torch.full_like(copier.training_frames(2), torch.nan), [])
+
+
+def test_a_constant_channel_is_not_compared(copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = copier.training_frames(2048)
+    constant = torch.cat([frames[:, :1], torch.ones_like(frames[:, 1:])], dim=1)
+    monkeypatch.setattr(copier, "training_frames", lambda count: constant)
+    test = OutlierTest(copier, 0.9)
+    changed = constant + torch.cat([torch.zeros_like(frames[:, :1]), torch.full_like(frames[:, 1:], 0.1)], dim=1)
+    torch.testing.assert_close(test.embed_versions(changed, []), test.embed_versions(constant, []))

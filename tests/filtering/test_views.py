@@ -18,6 +18,7 @@ from echodream.filtering.views import (
     match_histogram,
     mean_sorted_pixels,
     read_view_grids,
+    record_view_grids,
 )
 from tests.support.tiny_filter import plant, recordings, study
 
@@ -81,8 +82,23 @@ def test_grids_are_read_from_one_mapping_or_several() -> None:
     assert read_view_grids([{"shift": [-0.1, 0, 0.1]}, {"rotate": [5]}]) == (*single, ViewGrid(rotate=[5]))
     with pytest.raises(UserError, match="view_grid is 'turn': choose one of flip, shift, zoom, rotate, intensity"):
         read_view_grids([{"turn": [5]}])
-    with pytest.raises(UserError, match="view_grid is 'flip': give a grid such as"):
-        read_view_grids(["flip"])  # type: ignore[list-item]
+    for wrong in (["flip"], "flip", 5, True):
+        with pytest.raises(UserError, match=r"view_grid is .*: give a grid such as"):
+            read_view_grids(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"view_grid\.flip is .*: give one or more values"):
+        read_view_grids({"flip": [], "shift": [-0.05, 0, 0.05]})
+
+
+def test_the_record_of_a_grid_is_that_of_before() -> None:
+    """One mapping with three keys, as before there were rotations, intensities and lists; no views: no grid."""
+    shift = {"flip": ["none"], "shift": [-0.1, 0], "zoom": [1.0]}
+    assert record_view_grids(read_view_grids({"shift": [-0.1, 0]})) == shift
+    assert record_view_grids(read_view_grids([{"shift": [-0.1, 0]}, {"rotate": [5]}])) == [
+        shift,
+        {"flip": ["none"], "shift": [0.0], "zoom": [1.0], "rotate": [5]},
+    ]
+    for nothing in ([], {}, [{}], {"flip": ["none"]}):
+        assert record_view_grids(read_view_grids(nothing)) is None
 
 
 def test_a_matched_histogram_undoes_every_increasing_change_of_intensity(copier: CopyGenerator) -> None:

@@ -403,7 +403,13 @@ def test_a_statement_names_all_that_can_reject_a_sample(
     networks: int, outliers: bool, scope: str, accepted: str | None
 ) -> None:
     transforms = {"exact": "", "flip": ""}
-    text = statements.copy_guarantee(transforms, 60, 0.05, 0.05, False, False, 0, networks, outliers)
+    share = 0.05 / networks if outliers else None
+    text = statements.copy_guarantee(transforms, 60, 0.05, 0.05, False, False, 0, networks, share)
     assert scope in text
     assert ("A sample passes if" in text) == (accepted is not None)
     assert accepted is None or accepted in text
+    assert ("; the outlier test rejects at most " in text) == outliers
+    rejection = statements.rejection_guarantee(0.05, True, None, 0.05, outliers)
+    assert (", and no more of an outlier, than new patients are" in rejection) == outliers
+    few = statements.too_few_calibration_patients(0.05, 20, networks, outliers)
+    assert ("and the outlier test, needs" in few) == outliers

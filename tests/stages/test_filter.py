@@ -376,7 +376,7 @@ def test_an_outlier_is_rejected_and_counted(folder: Path) -> None:
     assert decision["disagreement"] is None
     assert decision["cost"]["level"] == pytest.approx(2 * 1 / 6)
     for words in (
-        "if the identity network and the outlier test accept it; the outlier test rejects at most alpha / 2 of",
+        "if the identity network and the outlier test accept it; the outlier test rejects at most 20 % of the",
         "these transforms, this identity network and this outlier test and copies",
         "no closer to the training patients, and no more of an outlier, than a new patient is, is rejected",
     ):
@@ -400,6 +400,7 @@ def test_an_outlier_is_rejected_and_counted(folder: Path) -> None:
 def test_an_outlier_test_needs_more_calibration_patients_and_the_calibrated_rule(folder: Path) -> None:
     words = r"rule.alpha=0.2, shared by the identity network and the outlier test, needs 9 calibration patients"
     refused(folder, words, "outliers=0.9")
+    refused(folder, "outliers is 99.9", "outliers=99.9")
     refused(
         folder, "rule=percentile compares samples by one network: set outliers=null", "outliers=0.9", "rule=percentile"
     )

@@ -495,3 +495,7 @@ def test_a_training_on_a_gpu_has_the_precision_of_its_model(tmp_path: Path, monk
     monkeypatch.setattr(VAE, "training_step", watched)
     engine.train(train_cfg(folder, "trainer.max_epochs=1"))
     assert set(seen) == {"bf16-mixed"}
+    assert OmegaConf.load(folder / "vae" / "training.yaml").trainer.precision == "bf16-mixed"
+    engine.train(train_cfg(folder, "trainer.max_epochs=1"))  # complete
+    with pytest.raises(UserError, match=r"was trained with trainer\.precision=bf16-mixed: choose another dst="):
+        engine.train(train_cfg(folder, "trainer.max_epochs=1", "trainer.precision=32-true"))

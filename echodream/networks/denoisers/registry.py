@@ -23,7 +23,13 @@ def denoisers_by_network(package: ModuleType) -> dict[str, type[Denoiser]]:
     modules = [importlib.import_module(name) for name in names if name != __name__]
     classes = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
     own = [kind for kind in classes if issubclass(kind, Denoiser) and "network_class" in vars(kind)]
-    return {kind.network_class: kind for kind in own}
+    found: dict[str, type[Denoiser]] = {}
+    for kind in own:
+        if found.setdefault(kind.network_class, kind) is not kind:
+            raise TypeError(
+                f"{kind.__name__} needs a network_class of its own: {found[kind.network_class].__name__} has it"
+            )
+    return found
 
 
 DENOISERS = denoisers_by_network(denoisers)

@@ -124,13 +124,13 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     notes = [
         f"Stated with {format_percent(confidence)} confidence{single}, "
         f"from copies of {format_count(copied_patients, 'training patient')}.",
-        "The guarantee covers only the transforms listed below and this identity network. It is not differential "
-        "privacy.",
+        "The guarantee covers only the transforms listed below and this identity network"
+        f"{' and outlier test' if decision.get('outliers') else ''}. It is not differential privacy.",
     ]
     if (outliers := decision.get("rejected_as_outliers")) is not None:
         notes.append(
-            f"An outlier test rejects {kind}s that differ from all training frames, too: {outliers} were rejected for "
-            "this alone."
+            f"An outlier test also rejects {kind}s with a large residual outside the principal components of the "
+            f"training frames: {outliers} were rejected for this alone."
         )
     frames, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
     if total is not None and frames < total:
@@ -139,7 +139,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         count = decision["networks"] - decision.get("outliers", False)
         notes.append(
             f"Its {count} networks disagree on {networks['by_some']} of {networks['samples']} samples "
-            f"({format_percent(float(networks['share']['value']))}); a sample passes if all networks accept it."
+            f"({format_percent(float(networks['share']['value']))}); a sample passes only if all networks accept it."
         )
     if copies:
         notes.append(

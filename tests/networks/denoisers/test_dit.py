@@ -182,6 +182,9 @@ def test_a_new_file_registers_its_denoiser(tmp_path: Path, monkeypatch: pytest.M
     found = denoisers_by_network(denoisers)
     assert {name: kind for name, kind in found.items() if name in DENOISERS} == DENOISERS
     assert [found[name].__name__ for name in found.keys() - DENOISERS.keys()] == ["Hunyuan"]
+    (tmp_path / "again.py").write_text(code.replace("Hunyuan(", "Again("))
+    with pytest.raises(TypeError, match="needs a network_class of its own"):
+        denoisers_by_network(denoisers)
 
 
 @pytest.mark.parametrize(("key", "value"), [("layers", 0), ("heads", 1.5), ("patch_size", None), ("sample_size", True)])
