@@ -250,8 +250,7 @@ def test_sharded_training_says_what_it_cannot_do(tmp_path: Path, more: list[str]
 
 
 def test_sharded_training_needs_a_gpu() -> None:
-    cfg = composed(
-        "train", "data=phantom", "trainer=fsdp", "model=lidm", "trainer.devices=2", "trainer.accelerator=cpu"
-    )
+    settings = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    cfg = composed("train", "data=phantom", "trainer=fsdp", "model=lidm", *settings)
     with pytest.raises(UserError, match=r"fsdp. requires a GPU accelerator"):
         trainers.make_trainer(instantiate(cfg.trainer), [])
