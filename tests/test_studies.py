@@ -65,7 +65,7 @@ SMALL: dict[str, list[str]] = {
     "image": ["n=16", "steps=8", *_CPU],
     "filter": ["patients=5", "device=cpu"],
     "lvdm": [*_TRAIN, "view.frames=8"],
-    "video": ["n=null", "frames=12", "steps=8", *_CPU],
+    "video": ["n=null", "frames=12", "overlap=4", "steps=8", *_CPU],
     "decode": ["workers=0", *_CPU],
     "classifier": [*_TRAIN[:-1], "view.frames=4"],
     "utility": ["repeats=100"],
@@ -304,6 +304,7 @@ def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
     assert image.guidance.class_id == (1.0 if ef else 5.0 if published else 1.5)
     assert video.guidance.class_id == (5.0 if published and not ef else 1.0)
     assert (video.guidance.reference, video.frames) == (1.0, 192)
+    assert video.overlap == (32 if published else None)
     told = ("leading", 4.0) if published else (None, None)
     assert (image.spacing, image.clip) == (video.spacing, video.clip) == told
     assert image.n == (2000 if not ef else 20000 if published else 12000)

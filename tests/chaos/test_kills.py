@@ -1,6 +1,7 @@
 """Real runs of the command line, killed at any moment and run again, end with the bytes of one that was left alone."""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -132,7 +133,8 @@ def test_a_dozen_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     whole = tree(tmp_path / "whole" / STORE)
     kills = rounds = 0
     reached: list[int] = []
-    for moment in moments(seconds):
+    early = (Moment(0.0, WORK / "journal-0.jsonl", count) for _ in range(KILLS) for count in (1, 3, 5))
+    for moment in itertools.chain(moments(seconds), early):  # on a busy machine, the moments come late
         folder = tmp_path / str(rounds)
         if killed(folder, moment, group=bool(kills % 2)):
             kills += 1
@@ -140,10 +142,11 @@ def test_a_dozen_kills_do_not_change_a_byte(tmp_path: Path) -> None:
         if (folder / STORE).exists():
             assert tree(folder / STORE) == whole
             rounds += 1
-        if kills == KILLS:
+        midway = sum(0 < count < 20 for count in reached)
+        if kills >= KILLS and midway > 2:
             break
-    assert kills == KILLS
-    assert sum(0 < count < 20 for count in reached) > 2, f"all kills were too early or too late: {reached}"
+    assert kills >= KILLS
+    assert midway > 2, f"all kills were too early or too late: {reached}"
     for number in range(rounds + 1):
         folder = tmp_path / str(number)
         if (folder / WORK).exists() or not (folder / STORE).exists():  # killed while it tidied up, or before
