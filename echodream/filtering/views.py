@@ -130,7 +130,7 @@ def mean_sorted_pixels(copy_generator: CopyGenerator) -> Tensor:
 
 
 def match_histogram(pixels: Tensor, sorted_pixels: Tensor) -> Tensor:
-    """``pixels``, (n, C, H, W), whose k-th smallest value becomes the k-th of ``sorted_pixels``, (C H W,)."""
+    """``pixels``, (n, C, H, W), with the k-th smallest value of a frame replaced by ``sorted_pixels[k]``, (C H W,)."""
     flat = pixels.flatten(1)
     order = flat.argsort(dim=1, stable=True)
     matched = torch.empty_like(flat).scatter_(1, order, sorted_pixels.expand(len(flat), -1))

@@ -139,7 +139,7 @@ def choose_precision(settings: Callable[..., pl.Trainer], on_gpu: str) -> Callab
     if keywords.get("precision") != "auto":
         return settings
     precision = on_gpu if _uses_bf16_gpu(keywords.get("accelerator", "auto")) else "32-true"
-    return partial(settings.func, **keywords | {"precision": precision})  # type: ignore[attr-defined]
+    return partial(settings.func, *settings.args, **keywords | {"precision": precision})  # type: ignore[attr-defined]
 
 
 def _uses_bf16_gpu(accelerator: str) -> bool:

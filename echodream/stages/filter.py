@@ -199,9 +199,8 @@ def filter_(
         filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin}, files)
         private_record = measure(Path(private))
         if decision.rejected(scores.samples.score).all():
-            more = " or are outliers" if decision.outliers else ""
-            problem = f"none of the {len(scores.names)} samples is below the threshold: all resemble a training patient"
-            problem += more
+            reason = f"all resemble a training patient{' or are outliers' if decision.outliers else ''}"
+            problem = f"none of the {len(scores.names)} samples is below the threshold: {reason}"
             problem = (problem if decision.passed else decision.statement) + _withdraw_passed_store(Path(dst))
             return Summary(f"filter: no sample passes, {dst} was not written", summary_lines(private_record), problem)
         samples_record = {**record, "samples": store.dataset.settings}

@@ -102,7 +102,7 @@ def test_the_record_of_a_grid_is_that_of_before() -> None:
 
 
 def test_a_matched_histogram_undoes_every_increasing_change_of_intensity(copier: CopyGenerator) -> None:
-    """Gain and contrast keep the order of the pixels, and the order is all that is left of the intensities."""
+    """Gain and contrast keep the order of the pixel values, which alone determines the matched frame."""
     x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float() / 20
     target = mean_sorted_pixels(copier)
     frames = copier.decode(copier.training_frames(128)).flatten(1)
