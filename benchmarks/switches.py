@@ -32,6 +32,8 @@ from train_step import build_module_and_data, training_config, write_latent_stor
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.dataset import ViewDataset
+from echodream.datamodules.device_cache import DeviceCache
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.diffusion import samplers
 from echodream.diffusion.guidance import Guidance
@@ -252,6 +254,21 @@ def cached(networks: Networks, name: str) -> Pair:
     return Pair(lambda: read(data), lambda: read(fast))
 
 
+def cached_on_device(networks: Networks, name: str) -> Pair:
+    """A batch of 64 training samples from latents on the device, compared with latents in the memory of the machine.
+
+    The results differ by the noise of the posterior.
+    """
+    (_, data), (_, other) = networks.module_and_data(name), networks.module_and_data(name)
+    data.cache = True
+    samples, cache = data.samples("TRAIN"), DeviceCache(other.samples("TRAIN"), torch.device(networks.device))
+
+    def read(dataset: ViewDataset) -> Tensor:
+        return torch.stack([dataset[number % len(dataset)]["x"] for number in range(64)])
+
+    return Pair(lambda: read(samples).to(networks.device), lambda: cache.batch_latents(read(cache.dataset)))
+
+
 def fused(networks: Networks) -> Pair:
     """Step of a fused AdamW; the results are the weights."""
     model = networks.diffusion_model("lidm").requires_grad_(True)
@@ -308,6 +325,8 @@ SWITCHES: dict[str, Callable[[Networks], Pair]] = {
     "writing during the next batch": writing,
     "cache, lidm": lambda networks: cached(networks, "lidm"),
     "cache, lvdm": lambda networks: cached(networks, "lvdm"),
+    "cache=device, lidm": lambda networks: cached_on_device(networks, "lidm"),
+    "cache=device, lvdm": lambda networks: cached_on_device(networks, "lvdm"),
     "fused": fused,
     "EMA in one kernel": averaging,
 }

@@ -191,9 +191,13 @@ class Augment:
         for field in fields(self):
             validation.number(f"augment.{field.name}", getattr(self, field.name), 0, maxima.get(field.name, 100.0))
 
+    def enabled(self) -> list[str]:
+        """Names of the enabled augmentations."""
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
     def pixel_augmentations(self) -> list[str]:
         """Names of the enabled augmentations that are defined for pixels only."""
-        return [name for name in ("gain", "contrast", "speckle") if getattr(self, name)]
+        return [name for name in self.enabled() if name in ("gain", "contrast", "speckle")]
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment one sample, (C, F, H, W), with random numbers from ``rng``."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset
+from echodream.datamodules.device_cache import LATENTS, DeviceCache
 from echodream.datamodules.patient_batches import PatientBatches
 from echodream.datamodules.recordings import Recordings, require_column
 from echodream.datamodules.views import View
@@ -26,7 +27,8 @@ class StoreData(LightningDataModule):
     (``seed``, epoch, index). Batches contain ``columns`` of FileList.csv: numbers as tensors (B,), int64 or float32
     (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
     batch is dropped. With ``cache``, the latents of used splits are in memory; "auto": on a machine with a GPU, if the
-    latents of the store fit (``Store.latents_fit_in_memory``). Raises ``UserError`` if the store is unsuitable.
+    latents of the store fit (``Store.latents_fit_in_memory``); "device": those of training samples are on the device of
+    the trainer (``DeviceCache``). Raises ``UserError`` if the store is unsuitable.
     """
 
     def __init__(
@@ -49,13 +51,15 @@ class StoreData(LightningDataModule):
         self.store = Store(src, kind=kind, encoder=encoder)
         self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
-        if cache != "auto" and not isinstance(cache, bool):
-            validation.refuse("datamodule.cache", cache, "give auto, true or false")
+        if cache not in ("auto", "device") and not isinstance(cache, bool):
+            validation.refuse("datamodule.cache", cache, "give auto, true, device or false")
         has_latents = self.store.dataset.kind == "latent"
-        if cache is True and not has_latents:
-            raise UserError(f"datamodule.cache=true is for latents, and {self.store.root} holds videos: give false")
+        if cache in (True, "device") and not has_latents:
+            key = f"datamodule.cache={str(cache).lower()}"
+            raise UserError(f"{key} is for latents, and {self.store.root} holds videos: give false")
         fits = cache == "auto" and has_latents and torch.cuda.is_available() and self.store.latents_fit_in_memory()
-        self.cache = cache is True or fits
+        self.cache, self.on_device = cache in (True, "device") or fits, cache == "device"
+        self._device_cache: DeviceCache | None = None
         self._datasets: dict[str, ViewDataset] = {}
         self.canaries: Canaries | None = None
         """Training patients, of whom some are left out; set before the first use of training samples."""
@@ -74,6 +78,8 @@ class StoreData(LightningDataModule):
             raise UserError(f"{problem}, which cannot form a batch: ingest with one data.size=")
         if self.store.dataset.kind == "latent" and self.augment and (names := self.augment.pixel_augmentations()):
             raise UserError(f"augment.{names[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
+        if self.on_device and self.augment and (names := self.augment.enabled()):
+            raise UserError(f"augment.{names[0]} is not for datamodule.cache=device: set it to 0, or give cache=true")
 
     def samples(self, split: str) -> ViewDataset:
         """Dataset of ``split`` (TRAIN, VAL or TEST), created on first use."""
@@ -96,11 +102,19 @@ class StoreData(LightningDataModule):
 
     def training_dataset(self) -> ViewDataset | MixedDataset:
         """Dataset of training samples."""
-        return self.samples("TRAIN")
+        samples = self.samples("TRAIN")
+        if not self.on_device:
+            return samples
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if self._device_cache is None or self._device_cache.device != device:
+            self._device_cache = DeviceCache(samples, device)
+        return self._device_cache.dataset
 
     def train_dataloader(self) -> ResumableLoader:
         """Loader of training batches, shuffled by (seed, epoch), that can resume in the middle of an epoch."""
         if self.private_batches is not None:
+            if self.on_device:
+                raise UserError("datamodule.cache=device is not for trainer.privacy: give datamodule.cache=true")
             settings = self._loader_settings(self.private_batches, fixed=False)
             return ResumableLoader(self.private_batches, **{**settings, "batch_size": None})
         samples = self.training_dataset()
@@ -117,6 +131,9 @@ class StoreData(LightningDataModule):
         if "patients" in batch:  # of private training
             patients = (self.transfer_batch_to_device(each, device, dataloader_idx) for each in batch["patients"])
             return {"patients": list(patients)}
+        if self._device_cache is not None and not batch["x"].is_floating_point():
+            latents = {key: self._device_cache.batch_latents(batch[key]) for key in LATENTS if key in batch}
+            batch = {**batch, **latents}
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if "reference_time" in batch:
             moved["reference_time"] = batch["reference_time"]

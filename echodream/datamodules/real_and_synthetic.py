@@ -55,6 +55,8 @@ class RealAndSyntheticData(StoreData):
 
     def _check_settings(self, synthetic: str | None, folds: int | None) -> None:
         validation.one_of("train_on", self.train_on, TRAIN_ON)
+        if self.on_device:
+            raise UserError("datamodule.cache=device is not for classifiers: give datamodule.cache=true")
         if self.train_on != "real" and synthetic is None:
             raise UserError(f"train_on={self.train_on} needs synthetic=, a store of decoded synthetic videos")
         if self.ratio is not None and self.train_on != "both":

@@ -36,6 +36,8 @@ def settings_hash(cfg: DictConfig) -> str:
     hashed: dict[str, Any] = {"source": file_sha256(checksums) if checksums.is_file() else cfg.src}
     for key in _HASHED_KEYS:
         hashed[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
+    if hashed["datamodule"].get("cache") == "device":  # other noise
+        hashed["device_cache"] = True
     for key, names in _NOT_HASHED.items():
         for name in (*names, *_NOT_HASHED_OF_VAE * (key == "model" and cfg.model.name == "vae")):
             *parents, last = name.split(".")

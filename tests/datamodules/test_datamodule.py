@@ -9,8 +9,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
 
 from echodream.config.paths import CONF_DIR
+from echodream.datamodules import device_cache
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.views import Clips, Frames, Pairs, View
@@ -137,7 +139,7 @@ def test_cached_latents_give_the_same_samples_without_the_files(latents: str, tm
 def test_a_cache_is_for_latents_alone(videos: str) -> None:
     with pytest.raises(UserError, match=r"^datamodule.cache=true is for latents, and .*holds videos: give false$"):
         data(videos, cache=True)
-    with pytest.raises(UserError, match=r"^datamodule.cache is 'yes': give auto, true or false$"):
+    with pytest.raises(UserError, match=r"^datamodule.cache is 'yes': give auto, true, device or false$"):
         data(videos, cache="yes")
 
 
@@ -239,3 +241,81 @@ def test_the_configuration_says_the_same_as_the_constructors(latents: str, view:
     assert made.columns == ("EF",)
     batch = made.samples("TRAIN")[0]
     assert batch["x"].shape[-2:] == (5, 7)
+
+
+DEVICE_VIEWS = [
+    Frames(per_recording=2),
+    Clips(frames=4, reference="random"),
+    Pairs(),
+    Clips(frames=4, posterior="mean"),
+]
+
+
+def moved(batch: dict, made: StoreData) -> dict:
+    return made.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+
+
+@pytest.mark.parametrize("view", DEVICE_VIEWS)
+def test_a_cache_on_the_device_gives_the_same_samples_but_for_the_noise(
+    latents: str, tmp_path: Path, view: View
+) -> None:
+    """The store has posteriors of standard deviation 0 for the comparison, so that samples are means."""
+    copied = Store(shutil.copytree(latents, tmp_path / "latents"))
+    for name in copied.table["FileName"]:
+        mean, std = copied.latents(name)
+        save_file({"mean": mean, "std": torch.zeros_like(std)}, copied.path(name))
+    plain, cached = (data(str(copied.root), view=view, columns=["FPS"], cache=cache) for cache in (False, "device"))
+    truth = list(plain.train_dataloader())
+    found = [moved(batch, cached) for batch in cached.train_dataloader()]
+    for one, other in zip(truth, found, strict=True):
+        assert one.keys() == other.keys()
+        assert one["name"] == other["name"]
+        assert torch.equal(one["columns"]["FPS"], other["columns"]["FPS"])
+        for key in one.keys() & {"x", "reference", "other", "mask", "same"}:
+            torch.testing.assert_close(one[key], other[key])
+
+
+def test_the_noise_of_a_cache_on_the_device_is_that_of_the_posterior(latents: str) -> None:
+    made = data(latents, view=Frames(), batch_size=6, cache="device")
+    made.train_dataloader()
+    cache, number = made._device_cache, 3
+    assert cache is not None
+    seeds = torch.arange(4000)
+    one = torch.stack([torch.full_like(seeds, number), seeds], dim=1)
+    many = torch.cat([cache.batch_latents(part) for part in one.split(50)]).double()
+    statistics = made.store.dataset.statistics
+    mean, std = (moment[number].double() for moment in (cache.mean, cache.std))
+    offset, scale = (torch.tensor(each).double()[:, None, None] for each in (statistics.mean, statistics.std))
+    expected, spread = (mean - offset) / scale, std / scale
+    assert ((many.mean(0) - expected).abs() < 5 * spread / 4000**0.5).all()
+    assert ((many.std(0) / spread - 1).abs() < 5 / 8000**0.5).all()
+    assert torch.equal(cache.batch_latents(one[:50]), cache.batch_latents(one[:50]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_with_a_cache_on_the_device_goes_on_where_it_stopped(
+    latents: str, tmp_path: Path, workers: int
+) -> None:
+    whole = fit(data(latents, cache="device"), 3).seen
+    first = fit(data(latents, workers, cache="device"), 3, kill=KillAfter(4, tmp_path / "stopped.ckpt")).seen
+    rest = fit(data(latents, workers, cache="device"), 3, resume=tmp_path / "stopped.ckpt").seen
+    assert same([*first, *rest], whole)
+    assert whole[0][2].dtype == torch.float32
+    assert not same(whole, fit(data(latents, cache=True), 3).seen)
+
+
+def test_a_cache_on_the_device_that_does_not_fit_or_apply_is_refused(
+    latents: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**31))
+    device_cache._check_memory(2**28, torch.device("cuda"))
+    with pytest.raises(UserError, match=r"^datamodule.cache=device: the latents take 0.3 GiB, and cuda has 1.0 GiB"):
+        device_cache._check_memory(2**28 + 1, torch.device("cuda"))
+    device_cache._check_memory(2**40, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"^augment.noise is not for datamodule.cache=device: set it to 0"):
+        data(latents, cache="device", augment=Augment(noise=0.5))
+    made = data(latents, cache="device", augment=Augment())
+    made.private_batches = object()  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"^datamodule.cache=device is not for trainer.privacy"):
+        made.train_dataloader()

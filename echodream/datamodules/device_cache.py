@@ -1,0 +1,88 @@
+"""Latents of training recordings that stay on the device of the training, where batches are put together."""
+
+from copy import copy
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echodream.datamodules.dataset import ViewDataset
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.views import Sample
+from echodream.errors import UserError
+
+LATENTS = ("x", "reference", "other")
+"""Entries of a batch that are latents."""
+MAX_SHARE = 0.25
+"""Largest share of the free memory of a GPU that the latents may take."""
+
+
+class NumberedRecordings(Recordings):
+    """Recordings whose frames are read as frame numbers, counted over all recordings."""
+
+    @classmethod
+    def of(cls, rows: Recordings) -> Self:
+        """The recordings ``rows``, in the same order."""
+        numbered = cls.__new__(cls)
+        vars(numbered).update(vars(copy(rows)))
+        return numbered
+
+    def read(self, row: int, indices: Any, rng: np.random.Generator, posterior: str = "sample") -> Tensor:
+        """Numbers of the frames ``indices`` of a recording, and a random seed: int64, (F + 1,)."""
+        first = int(self.cumulative_frames[row] - self.frames[row])
+        return torch.from_numpy(np.append(first + np.asarray(indices), rng.integers(2**62)))
+
+
+class NumberedDataset(ViewDataset):
+    """The samples of ``ViewDataset``, without augmentation, as frame numbers in place of latents."""
+
+    def _augmented_tensors(self, sample: Sample, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {name: value for name in LATENTS if (value := getattr(sample, name)) is not None}
+
+
+class DeviceCache:
+    """Latents of ``samples``, the training samples of a store, on ``device``.
+
+    ``dataset`` has the same samples as frame numbers; ``batch_latents`` gives their latents. The noise of the posterior
+    comes from a generator of the device: it is a function of the samples of a batch, and differs from the noise that
+    the loader draws on the CPU. Raises ``UserError`` if the latents take more than ``MAX_SHARE`` of the free memory of
+    a GPU.
+    """
+
+    def __init__(self, samples: ViewDataset, device: torch.device) -> None:
+        rows = samples.rows
+        self.device, self.view = device, samples.view
+        self.dataset = NumberedDataset(NumberedRecordings.of(rows), samples.view, samples.seed, tuple(samples.columns))
+        moments = [rows.store.latents(name) for name in rows.names]
+        mean, std = (torch.cat(tensors) for tensors in zip(*moments, strict=True))
+        _check_memory(mean.nbytes + std.nbytes, device)
+        self.mean, self.std = mean.to(device), std.to(device)
+        statistics = rows.store.dataset.statistics
+        assert statistics is not None
+        self.statistics = torch.tensor([statistics.mean, statistics.std], device=device)[..., None, None]
+        """Mean and standard deviation of each channel, (2, C, 1, 1)."""
+
+    def batch_latents(self, numbers: Tensor) -> Tensor:
+        """Normalized latents of a batch of frame ``numbers`` and seeds, (B, F + 1), on the CPU.
+
+        Returns (B, C, F, H, W), or (B, F * C, H, W) for views that stack frames.
+        """
+        frames = numbers[:, :-1].to(self.device, non_blocking=True)
+        x = self.mean[frames].float()
+        if self.view.posterior == "sample":
+            generator = torch.Generator(self.device).manual_seed(int(numbers[:, -1].sum()) % 2**62)
+            noise = torch.randn(x.shape, generator=generator, device=self.device)
+            x = torch.addcmul(x, self.std[frames].float(), noise)
+        x = (x - self.statistics[0]) / self.statistics[1]
+        return x.flatten(1, 2) if self.view.stacks_frames else x.transpose(1, 2)
+
+
+def _check_memory(size: int, device: torch.device) -> None:
+    """Raise ``UserError`` if ``size`` bytes are more than ``MAX_SHARE`` of the free memory of the GPU ``device``."""
+    if device.type != "cuda":
+        return
+    free = torch.cuda.mem_get_info(device)[0]
+    if size > MAX_SHARE * free:
+        gib = f"{size / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB of free memory"
+        raise UserError(f"datamodule.cache=device: the latents take {gib}; at most a quarter may be used: give true")
