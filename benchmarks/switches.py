@@ -245,7 +245,7 @@ def writing(networks: Networks) -> Pair:
 def cached(networks: Networks, name: str) -> Pair:
     """Reading of 64 training samples of the model ``name`` from memory, compared with files in the page cache."""
     (_, data), (_, fast) = networks.module_and_data(name), networks.module_and_data(name)
-    fast.cache = True
+    data.cache, fast.cache = False, True
 
     def read(data: StoreData) -> Tensor:
         samples = data.samples("TRAIN")

@@ -18,6 +18,7 @@ from echodream.datamodules.views import View
 from echodream.errors import UserError
 from echodream.privacy.canaries import Canaries
 from echodream.store import Store
+from echodream.store.reader import MOST_CACHED, SMALL_STUDY
 
 
 class StoreData(LightningDataModule):
@@ -26,9 +27,9 @@ class StoreData(LightningDataModule):
     Training samples are shuffled in each epoch; validation and test samples are fixed. A sample is a function of
     (``seed``, epoch, index). Batches contain ``columns`` of FileList.csv: numbers as tensors (B,), int64 or float32
     (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
-    batch is dropped. With ``cache``, the latents of used splits are in memory; "auto": on a machine with a GPU, if the
-    latents of the store fit (``Store.latents_fit_in_memory``); "device": those of training samples are on the device of
-    the trainer (``DeviceCache``). Raises ``UserError`` if the store is unsuitable.
+    batch is dropped. With ``cache``, the recordings of used splits are in memory; "auto": if the store has at most
+    ``SMALL_STUDY`` bytes, or latents of at most ``MOST_CACHED`` bytes on a machine with a GPU; "device": the latents of
+    training samples are on the device of the trainer (``DeviceCache``). Raises ``UserError`` if the store is unsuitable.
     """
 
     def __init__(
@@ -53,12 +54,9 @@ class StoreData(LightningDataModule):
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
         if cache not in ("auto", "device") and not isinstance(cache, bool):
             validation.refuse("datamodule.cache", cache, "give auto, true, device or false")
-        has_latents = self.store.dataset.kind == "latent"
-        if cache in (True, "device") and not has_latents:
-            key = f"datamodule.cache={str(cache).lower()}"
-            raise UserError(f"{key} is for latents, and {self.store.root} holds videos: give false")
-        fits = cache == "auto" and has_latents and torch.cuda.is_available() and self.store.latents_fit_in_memory()
-        self.cache, self.on_device = cache in (True, "device") or fits, cache == "device"
+        if cache == "device" and self.store.dataset.kind != "latent":
+            raise UserError(f"datamodule.cache=device is for latents, and {self.store.root} holds videos: give true")
+        self.cache, self.on_device = cache, cache == "device"
         self._device_cache: DeviceCache | None = None
         self._datasets: dict[str, ViewDataset] = {}
         self.canaries: Canaries | None = None
@@ -88,9 +86,14 @@ class StoreData(LightningDataModule):
             view = self.view if train else self.view.for_evaluation()
             rows = self.recordings(split)
             self._datasets[split] = ViewDataset(rows, view, self.seed, self.columns, self.augment if train else None)
-            if self.cache:
-                self.store.cache_latents(self._datasets[split].rows.names)
+            self.cache_recordings(self._datasets[split].rows)
         return self._datasets[split]
+
+    def cache_recordings(self, rows: Recordings) -> None:
+        """Read the recordings ``rows`` into memory, if ``cache`` says so."""
+        most = MOST_CACHED if torch.cuda.is_available() and rows.store.dataset.kind == "latent" else SMALL_STUDY
+        if rows.store.fits_in_memory(most) if self.cache == "auto" else self.cache:
+            rows.store.cache(rows.names)
 
     def recordings(self, split: str) -> Recordings:
         """Recordings of ``split``; those of TRAIN without the ``canaries`` that are left out."""

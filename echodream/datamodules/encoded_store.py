@@ -42,7 +42,7 @@ class EncodedStore(Store):
                     f"{expected[1]}x{expected[0]}: ingest the samples again with data.size={size}"
                 )
         self.root, self.table, self.pixels, self.network = pixels.root, pixels.table, pixels, network
-        self._cached_latents = {}
+        self._cached_frames, self._cached_latents = {}, {}
         self.dataset = replace(
             pixels.dataset,
             kind="latent",

@@ -109,6 +109,7 @@ class RealAndSyntheticData(StoreData):
         if self.synthetic is not None:
             rows = Recordings(self.synthetic, "TRAIN")
             parts.append(ViewDataset(rows, self.view, self.seed + 1, self.columns, self.augment))
+            self.cache_recordings(parts[-1].rows)
         if len(parts) == 1 and self.length is None:
             return parts[0]
         return MixedDataset(parts, self.seed, self.ratio, self.length)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_CACHED = 8 * 2**30
-"""Largest size, in bytes, of latents that are cached without a request."""
+"""Largest size, in bytes, of latents that are cached for a GPU without a request."""
+SMALL_STUDY = 256 * 2**20
+"""Largest size, in bytes, of pixels or latents that are cached without a request."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """File with the memory limit of the container (cgroup 2), in bytes."""
 
@@ -33,6 +35,7 @@ class Store:
 
     def __init__(self, root: str | Path, *, kind: str | None = None, encoder: str | None = None) -> None:
         self.root = Path(root)
+        self._cached_frames: dict[str, np.ndarray] = {}
         self._cached_latents: dict[str, tuple[Tensor, Tensor]] = {}
         self.dataset: Dataset = read_dataset(self.root)
         self.table: pd.DataFrame = read_file_list(self.root)
@@ -100,6 +103,9 @@ class Store:
 
     def frames(self, name: str, indices: Sequence[int] | None = None) -> np.ndarray:
         """Pixels of the frames ``indices`` of a recording, by default all: uint8, (F, H, W, C)."""
+        if name in self._cached_frames:
+            frames = self._cached_frames[name]
+            return frames.copy() if indices is None else frames[np.asarray(indices, np.int64)]
         return read_video(self.path(name), self.dataset.channels, indices, self._frame_counts.get(name))
 
     def latents(self, name: str, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
@@ -117,15 +123,18 @@ class Store:
             raise StoreError(f"{path} does not contain the frames that FileList.csv states: create the store again")
         return mean, std
 
-    def latents_fit_in_memory(self) -> bool:
-        """Whether the latents take at most ``MOST_CACHED`` bytes, and a quarter of ``machine_memory()``."""
+    def fits_in_memory(self, most: int) -> bool:
+        """Whether all pixels or latents take at most ``most`` bytes, and a quarter of ``machine_memory()``."""
         numbers = self.table["NumberOfFrames"] * self.table["FrameHeight"] * self.table["FrameWidth"]
-        size = int(numbers.sum()) * self.dataset.channels * 2 * np.dtype(np.float16).itemsize  # mean and std
-        return size <= min(MOST_CACHED, machine_memory() / 4)
+        each = 1 if self.dataset.kind == "video" else 2 * np.dtype(np.float16).itemsize  # mean and std
+        return int(numbers.sum()) * self.dataset.channels * each <= min(most, machine_memory() / 4)
 
-    def cache_latents(self, names: Iterable[str]) -> None:
-        """Keep the latents of the recordings ``names`` in memory, which processes that are forked later share."""
-        self._cached_latents |= {name: self.latents(name) for name in names if name not in self._cached_latents}
+    def cache(self, names: Iterable[str]) -> None:
+        """Keep the recordings ``names`` in memory, which processes that are forked later share."""
+        if self.dataset.kind == "video":
+            self._cached_frames |= {name: self.frames(name) for name in names if name not in self._cached_frames}
+        else:
+            self._cached_latents |= {name: self.latents(name) for name in names if name not in self._cached_latents}
 
 
 def machine_memory() -> int:

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -12,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 
 from echodream.config.paths import CONF_DIR
-from echodream.datamodules import device_cache
+from echodream.datamodules import datamodule, device_cache
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.views import Clips, Frames, Pairs, View
@@ -120,49 +121,77 @@ def test_validation_and_test_never_change(latents: str) -> None:
     assert [batch["name"] for batch in made.test_dataloader()] == [["t1"]]
 
 
+@pytest.mark.parametrize("kind", ["latents", "videos"])
 @pytest.mark.parametrize("view", [Frames(), Clips(frames=4, reference="random")])
-def test_cached_latents_give_the_same_samples_without_the_files(latents: str, tmp_path: Path, view: View) -> None:
-    copied = Path(shutil.copytree(latents, tmp_path / "latents"))
+def test_cached_recordings_give_the_same_samples_without_the_files(
+    request: pytest.FixtureRequest, tmp_path: Path, view: View, kind: str
+) -> None:
+    copied = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / kind))
     plain, cached = data(str(copied), view=view), data(str(copied), view=view, cache=True)
     truth = [list(plain.train_dataloader()), list(plain.val_dataloader())]
     for loader in (cached.train_dataloader, cached.val_dataloader):
         loader()
-    shutil.rmtree(copied / "Latents")
+    shutil.rmtree(copied / kind.capitalize())
     found = [list(cached.train_dataloader()), list(cached.val_dataloader())]
     for one, other in zip(itertools.chain(*found), itertools.chain(*truth), strict=True):
         assert one["name"] == other["name"]
         assert all(torch.equal(one[key], other[key]) for key in one.keys() & {"x", "reference", "reference_time"})
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match=r"cannot be (read|decoded)"):
         next(iter(plain.train_dataloader()))
 
 
-def test_a_cache_is_for_latents_alone(videos: str) -> None:
-    with pytest.raises(UserError, match=r"^datamodule.cache=true is for latents, and .*holds videos: give false$"):
-        data(videos, cache=True)
+def test_cached_frames_are_those_of_the_file_and_cannot_be_changed_through_a_copy(videos: str) -> None:
+    plain, cached = Store(videos), Store(videos)
+    name = str(plain.table["FileName"][0])
+    cached.cache([name])
+    for indices in (None, [0, 2, 1], range(1, 3), [2]):
+        frames = cached.frames(name, indices)
+        assert np.array_equal(frames, plain.frames(name, indices))
+        frames[:] = 0
+    assert np.array_equal(cached.frames(name), plain.frames(name))
+
+
+def test_invalid_settings_of_the_cache_are_refused(videos: str) -> None:
+    with pytest.raises(UserError, match=r"^datamodule.cache=device is for latents, and .*holds videos: give true$"):
+        data(videos, cache="device")
     with pytest.raises(UserError, match=r"^datamodule.cache is 'yes': give auto, true, device or false$"):
         data(videos, cache="yes")
 
 
-def test_latents_are_cached_by_default_on_a_machine_with_a_gpu_if_they_fit(
+def test_small_studies_are_cached_by_default_and_larger_latents_on_a_machine_with_a_gpu(
     latents: str, videos: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mean and std have two bytes each; they may take a quarter of the memory, and ``MOST_CACHED``."""
-    store = Store(latents)
-    size = sum(store.path(name).stat().st_size for name in store.table["FileName"])  # with a header in each file
-    numbers = sum(4 * store.latents(name)[0].numel() for name in store.table["FileName"])
-    assert 0 < size - numbers < 1024 * len(store)
-    for gpu, memory, most, expected in (
-        (True, 4 * numbers, numbers, True),
-        (True, 4 * numbers - 1, numbers, False),
-        (True, 4 * numbers, numbers - 1, False),
-        (False, 4 * numbers, numbers, False),
+    """Mean and std have two bytes each; they may take a quarter of the memory."""
+    numbers = {
+        kind: Store(src).table.eval("NumberOfFrames * FrameHeight * FrameWidth").sum()
+        for kind, src in (("latents", latents), ("videos", videos))
+    }
+    stored = {
+        "latents": 4 * Store(latents).dataset.channels * int(numbers["latents"]),
+        "videos": Store(videos).dataset.channels * int(numbers["videos"]),
+    }
+    names = Store(latents).table["FileName"]
+    assert stored["latents"] == sum(4 * Store(latents).latents(name)[0].numel() for name in names)
+    assert stored["videos"] == sum(Store(videos).frames(name).nbytes for name in Store(videos).table["FileName"])
+    for kind, gpu, memory, most, small, expected in (
+        ("latents", True, 4, 0, -1, True),
+        ("latents", True, 3.9, 0, -1, False),
+        ("latents", True, 4, -1, -1, False),
+        ("latents", False, 4, 0, -1, False),
+        ("latents", False, 4, 0, 0, True),
+        ("latents", False, 3.9, 0, 0, False),
+        ("videos", True, 4, 0, -1, False),
+        ("videos", False, 4, 0, 0, True),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-            patch.setattr(reader, "machine_memory", lambda memory=memory: memory)
-            patch.setattr(reader, "MOST_CACHED", most)
-            assert data(latents, cache="auto").cache == expected
-            assert not data(videos, cache="auto").cache
+            patch.setattr(reader, "machine_memory", lambda kind=kind, memory=memory: memory * stored[kind])
+            patch.setattr(datamodule, "MOST_CACHED", stored[kind] + most)
+            patch.setattr(datamodule, "SMALL_STUDY", stored[kind] + small)
+            made = data(latents if kind == "latents" else videos, cache="auto")
+            made.samples("TRAIN")
+            cached = {*made.store._cached_latents, *made.store._cached_frames}
+            assert cached == ({*made.samples("TRAIN").rows.names} if expected else set())
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", None), ("123456\n", 123456), (None, None)])
