@@ -45,7 +45,7 @@ class Step:
     needs: tuple[str, ...]
     """Names of the steps that have to be complete before."""
     alone: bool
-    """Whether the step uses all cores, because no other step can run at the same time."""
+    """Whether the step uses all cores: no other step can run at the same time, or it is a large one."""
     report: tuple[str, ...] = ()
     """Overrides of the report that is written after the step: what is known so far, and what is not yet made."""
 
@@ -152,7 +152,7 @@ class _Study:
     def steps(self) -> Iterator[Step]:
         config = self.config
         yield from self.recordings()
-        yield self.train("vae", needs=["videos"], reports="anonymised" not in config)
+        yield self.train("vae", needs=["videos"], alone=True, reports="anonymised" not in config)
         yield self.stage("encode", needs=["vae"], makes=self.store("data", "latents"), alone=True)
         if "anonymised" in config:
             yield from self.anonymised()

@@ -241,7 +241,7 @@ def _resampled_change(influence: np.ndarray, units: SamplingUnits, generator: np
     change = np.zeros(INFLUENCE_REPEATS)
     for name in np.unique(classes):
         total, rows = totals[classes == name], counts[classes == name]
-        samples = np.stack([*resample(generator, len(total), INFLUENCE_REPEATS)])
+        samples = generator.integers(len(total), size=(INFLUENCE_REPEATS, len(total)))
         widening = np.sqrt(len(total) / (len(total) - 1))  # the bootstrap of n units underestimates the variance
         mean_change = total[samples].sum(axis=1) / rows[samples].sum(axis=1) - total.sum() / rows.sum()
         change += widening * mean_change * rows.sum() / len(influence)

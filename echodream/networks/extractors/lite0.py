@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor, load_weights_file
@@ -49,8 +50,9 @@ def load_lite0() -> "EfficientNetLite0":
     path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     network = EfficientNetLite0()
     load_weights_file(network, str(path), INSTALL, SHA256)
+    network.eval().requires_grad_(False).merge_batch_norms()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
-    return network.eval().requires_grad_(False)
+    return network
 
 
 class EfficientNetLite0(nn.Module):
@@ -70,16 +72,27 @@ class EfficientNetLite0(nn.Module):
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         """Activations (B, D, h, w) at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size; D is 16, 24, 40, 112, 320."""
-        x = functional.relu6(self._bn0(_convolve_same_padding(self._conv_stem, x)))
+        x = functional.relu6(self._bn0(_convolve_same_padding(self._conv_stem, x)), inplace=True)
         for number, block in enumerate(self._blocks):
             x = block(x)
             if number in _STAGE_ENDS:
                 yield x
 
+    def merge_batch_norms(self) -> None:
+        """Replace each convolution and the batch normalization after it by one convolution, for inference."""
+        pairs = [("_conv_stem", "_bn0"), ("_conv_head", "_bn1")]
+        block_pairs = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+        for module in (self, *self._blocks):
+            for convolution, batch_norm in pairs if module is self else block_pairs:
+                if hasattr(module, convolution):
+                    merged = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, batch_norm))
+                    setattr(module, convolution, merged)
+                    setattr(module, batch_norm, nn.Identity())
+
     def forward(self, x: Tensor) -> Tensor:
         """Features of normalized frames: (B, 3, H, W) to (B, 1280)."""
         *_, x = self.stages(x)
-        return functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+        return functional.relu6(self._bn1(self._conv_head(x)), inplace=True).mean(dim=(2, 3))
 
 
 class _Block(nn.Module):
@@ -96,8 +109,8 @@ class _Block(nn.Module):
         self._project_conv, self._bn2 = nn.Conv2d(width, outputs, 1, bias=False), _batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(_convolve_same_padding(self._depthwise_conv, y)))
+        y = functional.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        y = functional.relu6(self._bn1(_convolve_same_padding(self._depthwise_conv, y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         return y + x if self.adds_input else y
 
@@ -110,6 +123,9 @@ def _convolve_same_padding(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply ``convolution`` with TensorFlow's "same" padding, for the output size ceil(H / stride)."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
+    if pads[0] == pads[1] and pads[0] % 2 == 0:
+        parameters = (convolution.weight, convolution.bias, convolution.stride, pads[0] // 2)
+        return functional.conv2d(x, *parameters, groups=convolution.groups)
     return convolution(functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))
 
 
