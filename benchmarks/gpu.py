@@ -439,20 +439,20 @@ def work(connection: Connection, tiny: bool, device: str, folder: Path) -> None:
 class Worker:
     """The process that measures rows; it is stopped if a row is too slow, and started again for the next row."""
 
-    def __init__(self, scale: float, *settings: Any) -> None:
-        self.scale, self.settings = scale, settings
+    def __init__(self, time_factor: float, *settings: Any) -> None:
+        self.time_factor, self.settings = time_factor, settings
         self.process: Any = None
 
     def measure(self, row: Row, deadline: float) -> Result | str:
         """Result of ``row``, or the reason why it was not measured within its share or before ``deadline``."""
-        seconds = min(self.scale * row.seconds, deadline - time.monotonic())
+        seconds = min(self.time_factor * row.seconds, deadline - time.monotonic())
         if seconds <= 0:
             return "no time left"
         try:
             if self.process is None:
                 self._start()
                 self._receive(deadline - time.monotonic())
-            seconds = min(self.scale * row.seconds, deadline - time.monotonic())
+            seconds = min(self.time_factor * row.seconds, deadline - time.monotonic())
             self.connection.send((row.name, seconds))
             return self._receive(seconds)
         except TimeoutError:

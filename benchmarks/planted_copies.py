@@ -90,7 +90,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the samples by each rule, and the train-to-test maxima of the published rule."""
+    """Scores of the samples by each rule, and, for the published rule, the highest similarity of the first frame of
+    each training recording to that of a test recording.
+    """
 
     calibrated: np.ndarray
     percentile: np.ndarray

@@ -114,7 +114,7 @@ def prediction(networks: Networks, name: str) -> tuple[DiffusionModel, Callable[
     return model, predict
 
 
-def accelerated(networks: Networks, name: str, compile: bool | str, channels_last: bool) -> Pair:
+def accelerated_prediction_pair(networks: Networks, name: str, compile: bool | str, channels_last: bool) -> Pair:
     """Prediction of the model ``name`` with ``Denoiser.accelerate``."""
     model, predict = prediction(networks, name)
     fast = copy.deepcopy(model)
@@ -139,7 +139,7 @@ def channels_last_step(networks: Networks, name: str) -> Pair:
     return Pair(lambda: step(model), lambda: step(fast))
 
 
-def terms_in_one_call(networks: Networks, name: str) -> Pair:
+def batched_guidance_pair(networks: Networks, name: str) -> Pair:
     """Both terms of guidance in one call, compared with two calls."""
     model, predict = prediction(networks, name)
     sets = [frozenset(model.conditioner.names), frozenset[str]()]
@@ -242,7 +242,7 @@ def writing(networks: Networks) -> Pair:
     return Pair(lambda: decode(WriteInTurn), lambda: decode(StoreWriterCallback), wall=True)
 
 
-def cached(networks: Networks, name: str) -> Pair:
+def host_cache_pair(networks: Networks, name: str) -> Pair:
     """Reading of 64 training samples of the model ``name`` from memory, compared with files in the page cache."""
     (_, data), (_, fast) = networks.module_and_data(name), networks.module_and_data(name)
     data.cache, fast.cache = False, True
@@ -254,7 +254,7 @@ def cached(networks: Networks, name: str) -> Pair:
     return Pair(lambda: read(data), lambda: read(fast))
 
 
-def cached_on_device(networks: Networks, name: str) -> Pair:
+def device_cache_pair(networks: Networks, name: str) -> Pair:
     """A batch of 64 training samples from latents on the device, compared with latents in the memory of the machine.
 
     The results differ by the noise of the posterior.
@@ -309,24 +309,24 @@ def averaging(networks: Networks) -> Pair:
 
 
 SWITCHES: dict[str, Callable[[Networks], Pair]] = {
-    "channels_last, lidm sampling": lambda networks: accelerated(networks, "lidm", False, True),
-    "channels_last, lvdm sampling": lambda networks: accelerated(networks, "lvdm", False, True),
+    "channels_last, lidm sampling": lambda networks: accelerated_prediction_pair(networks, "lidm", False, True),
+    "channels_last, lvdm sampling": lambda networks: accelerated_prediction_pair(networks, "lvdm", False, True),
     "channels_last, lidm training": lambda networks: channels_last_step(networks, "lidm"),
     "channels_last, lvdm training": lambda networks: channels_last_step(networks, "lvdm"),
-    "compile, lidm": lambda networks: accelerated(networks, "lidm", True, False),
-    "compile, lvdm": lambda networks: accelerated(networks, "lvdm", True, False),
-    "compile=reduce-overhead, lidm": lambda networks: accelerated(networks, "lidm", CUDA_GRAPHS, False),
-    "guidance terms in one call, lidm": lambda networks: terms_in_one_call(networks, "lidm"),
-    "guidance terms in one call, lvdm": lambda networks: terms_in_one_call(networks, "lvdm"),
+    "compile, lidm": lambda networks: accelerated_prediction_pair(networks, "lidm", True, False),
+    "compile, lvdm": lambda networks: accelerated_prediction_pair(networks, "lvdm", True, False),
+    "compile=reduce-overhead, lidm": lambda networks: accelerated_prediction_pair(networks, "lidm", CUDA_GRAPHS, False),
+    "guidance terms in one call, lidm": lambda networks: batched_guidance_pair(networks, "lidm"),
+    "guidance terms in one call, lvdm": lambda networks: batched_guidance_pair(networks, "lvdm"),
     "windows=all": all_windows,
     "noise during the call, ddpm": noise_ahead,
     "decoding by chunks": lambda networks: decoding(networks, MAX_CPU_FRAMES, False, 1),
     "decoding in bf16": lambda networks: decoding(networks, MAX_CPU_FRAMES, True, MAX_CPU_FRAMES),
     "writing during the next batch": writing,
-    "cache, lidm": lambda networks: cached(networks, "lidm"),
-    "cache, lvdm": lambda networks: cached(networks, "lvdm"),
-    "cache=device, lidm": lambda networks: cached_on_device(networks, "lidm"),
-    "cache=device, lvdm": lambda networks: cached_on_device(networks, "lvdm"),
+    "cache, lidm": lambda networks: host_cache_pair(networks, "lidm"),
+    "cache, lvdm": lambda networks: host_cache_pair(networks, "lvdm"),
+    "cache=device, lidm": lambda networks: device_cache_pair(networks, "lidm"),
+    "cache=device, lvdm": lambda networks: device_cache_pair(networks, "lvdm"),
     "fused": fused,
     "EMA in one kernel": averaging,
 }

@@ -75,8 +75,8 @@ def run(program: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Run the command ``program``.py ("train" or "sample") with ``arguments`` in this process.
 
     For example ``run("sample", ["stage=encode", "data=phantom"])``. Returns the summary of the stage: "title", "dst"
-    and the results that the stage prints. For a training, returns "dst" and the test metrics. If the stage is followed
-    by another one, "then" has the summary of that stage. Paths are relative to the working directory. Raises
+    and the results that the stage prints. For a training run, returns "dst" and the test metrics. If the stage is
+    followed by another one, "then" has the summary of that stage. Paths are relative to the working directory. Raises
     ``UserError`` where the command line prints an error.
     """
     validation.one_of("program", program, ("train", "sample"))

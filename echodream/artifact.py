@@ -85,5 +85,5 @@ def read_artifact(root: str | Path, *models: str) -> Artifact:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: train the {models[0]} again") from error
     if artifact.model not in models:
-        raise UserError(f"{root} is a {artifact.model}: give the folder of a {' or '.join(models)}")
+        raise UserError(f"{root} contains a {artifact.model} model: give the folder of a {' or '.join(models)} model")
     return artifact

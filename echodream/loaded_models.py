@@ -179,7 +179,7 @@ class Generator(LoadedModel):
 def _read_sources(
     images: Any, model: DiffusionModel, n: int | None
 ) -> tuple[pd.DataFrame, Callable[[int, int], Tensor]]:
-    """Table with a row for each source image of a clip, and a function from row and count to its first frames."""
+    """Table with one row per source image, and a function ``read(row, count)``: the first ``count`` frames of a row."""
     if images is None:
         if "reference" in model.conditioner.names:
             raise UserError("images= is needed: give a store of latents, or latents (n, R, C, H, W)")

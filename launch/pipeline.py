@@ -108,7 +108,7 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def logs(config: Mapping[str, Any]) -> Path:
+def log_folder(config: Mapping[str, Any]) -> Path:
     """Folder of the steps' logs, and of the links that show which steps are complete."""
     return Path("runs") / str(config.get("below", "")) / study_name(config) / "launch"
 
@@ -127,9 +127,8 @@ def settings_files(config: Mapping[str, Any], conf: Path, study: list[Path]) -> 
 
 
 def study_name(config: Mapping[str, Any]) -> str:
-    """Folder below data/, models/, ...: ``name``, else ``name`` in the user's own yaml of the data, else ``data``.
-
-    Raises ``ValueError`` if that yaml cannot be read.
+    """Folder name of the study below data/, models/, ...: ``name`` of ``config``, else ``name`` in the user's data
+    yaml, else ``data``. Raises ``ValueError`` if that yaml cannot be read.
     """
     own = Path(config.get("config_dir", ""), "data", f"{config['data']}.yaml")
     if "name" not in config and "config_dir" in config and own.is_file():

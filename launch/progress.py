@@ -102,18 +102,18 @@ class LogHandler(LogHandlerBase):
             if self.complete:
                 self.say(f"{self.complete} of {State.total} steps are complete")
         elif event == LogEvent.JOB_INFO:
-            self.begins(given)
+            self.job_started(given)
         elif event == LogEvent.JOB_FINISHED:
-            self.ends(given["job_id"])
+            self.job_finished(given["job_id"])
         elif event == LogEvent.JOB_ERROR:
-            self.fails(given)
+            self.job_failed(given)
         elif event == LogEvent.ERROR and not (State.failed or State.ended):
             self.error(given.get("exception", ""), record.getMessage())
         elif event is None and (job := RESTART.match(record.getMessage())):
             State.failed.pop(int(job[1]), None)
             self.say("        is started again")
 
-    def begins(self, job: Mapping[str, Any]) -> None:
+    def job_started(self, job: Mapping[str, Any]) -> None:
         name = job["rule_name"]
         if name in State.steps:
             number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
@@ -129,9 +129,9 @@ class LogHandler(LogHandlerBase):
         elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
             self.verdict()
 
-    def ends(self, number: int) -> None:
-        if number in self.running:
-            _, began, log = self.running.pop(number)
+    def job_finished(self, job_id: int) -> None:
+        if job_id in self.running:
+            _, began, log = self.running.pop(job_id)
             said = DONE.findall(text_of(log))
             self.say(f"        {said[-1] if said else 'done'} ({clock(time.time() - began)})")
             if State.steps[log.stem].report:
@@ -141,7 +141,7 @@ class LogHandler(LogHandlerBase):
                 elif failed := ERROR.search(text):
                     self.say(f"        no report of what is known so far: {failed[0].rstrip()}")
 
-    def fails(self, job: Mapping[str, Any]) -> None:
+    def job_failed(self, job: Mapping[str, Any]) -> None:
         number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
         others = bool(State.failed)
         if number and not State.ended:

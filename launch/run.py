@@ -50,7 +50,7 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
     """Let Snakemake run the study of the yaml ``file``, with ``keys`` in place of its own."""
     import progress
     import yaml
-    from pipeline import check_keys, logs, steps
+    from pipeline import check_keys, log_folder, steps
     from snakemake.cli import args_to_api, parse_args, parse_config
     from snakemake.exceptions import print_exception
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
@@ -78,7 +78,7 @@ def run(file: Path, keys: dict[str, str], options: list[str]) -> int:
         progress.State.steps = {step.name: step for step in steps(study)}
     except ValueError as error:
         return refuse(f"{file.name}: {error}")
-    progress.State.logs = logs(study)
+    progress.State.logs = log_folder(study)
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_steps", progress)
     os.chdir(HERE.parent)
     if "--profile" not in options:

@@ -63,7 +63,7 @@ TRAIN_ERRORS = [
     ([], "model= is needed: choose one of", "vae"),
     (["model=vea"], "model=vea is not known", "did you mean 'vae'?"),
     (["model=vae", "data=phantom"], "does not exist", "check src="),
-    (["model=vae", "data=phantom", "view=pairs"], "model=vae does not go with view=pairs", "frames"),
+    (["model=vae", "data=phantom", "view=pairs"], "model=vae cannot be combined with view=pairs", "frames"),
     (["model=vae", "data=phantom", "distill=consistency"], "model=vae cannot be distilled", "model=lvdm"),
     (["model=vae", "data=phantom", "trainer.epochs=3"], "unknown key 'trainer.epochs'", "max_epochs"),
     (["model=lidm", "data=phantom", "process=null"], "process=null is not possible: choose one of", "ddpm, flow"),
@@ -237,6 +237,6 @@ def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: P
     )
     lines = said.stderr.splitlines()
     assert said.returncode == 1
-    assert lines[-1] == "error: sampler=ddim does not go with process=flow: choose one of unipc, euler, heun"
+    assert lines[-1] == "error: sampler=ddim cannot be combined with process=flow: choose one of unipc, euler, heun"
     assert not any(line.endswith((" pytorch_lightning", " echodream.diffusion.model")) for line in lines)
     assert not (tmp_path / "images").exists()

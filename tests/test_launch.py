@@ -247,8 +247,8 @@ def test_each_step_has_its_own_resources() -> None:
 
 
 def test_each_step_has_its_line_and_is_run_again_where_something_changed(study: Callable[..., Run]) -> None:
-    """After another time of a file nothing is done; after other content, or another setting in conf/, no output is
-    removed or gets another time; a store that was removed is made again.
+    """A changed modification time alone reruns nothing. Changed content or a changed setting in conf/ reruns the
+    affected steps, but deletes no output and changes no modification time. A deleted store is created again.
     """
     run = study()
     done = run()

@@ -319,7 +319,12 @@ def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
     [
         ("lidm", "echodream_published", "process=ddpm", "model=lidm of experiment=echodream_published .* process=ddpm"),
         ("lvdm", "echonet_synthetic_published", "process=ddpm", "choose one of published"),
-        ("reid", "echodream_published", "head=arcface", "does not go with head=arcface: choose one of published"),
+        (
+            "reid",
+            "echodream_published",
+            "head=arcface",
+            "cannot be combined with head=arcface: choose one of published",
+        ),
         (
             "filter",
             "echodream_published",

@@ -202,7 +202,8 @@ def membership_by_samples(sets: AuditSets) -> Iterator[Measure]:
         yield Measure(
             f"membership by {name}, AUC{sets.suffix}",
             PRIVACY,
-            f"ROC AUC of a classifier of training patients by {name}, without the generator",
+            f"ROC AUC of membership inference (training patients against held-out patients) by {name}, without access "
+            "to the generator",
             "the value of the same attack with other training patients in place of samples, about .5",
             result.auc,
             result.control,

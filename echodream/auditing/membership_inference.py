@@ -263,8 +263,9 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
     yield Measure(
         f"membership inference ({kind}), AUC",
         PRIVACY,
-        "ROC AUC of a classifier of training patients by the denoising error of the generator, which is smaller for "
-        "recordings that it was trained on, relative to the error of a linear denoiser that never saw the patient",
+        "ROC AUC of membership inference (training patients against held-out patients) by the denoising error of the "
+        "generator, which is smaller for recordings that it was trained on, relative to the error of a linear denoiser "
+        "that never saw the patient",
         ".5: chance level",
         result.auc,
         exact_interval(0.5),

@@ -54,7 +54,7 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
         choice = chosen.get(group)
         if choice not in possible:
             experiment = "" if chosen.get("experiment") is None else f" of experiment={chosen['experiment']}"
-            names = f"{kind}={chosen[kind]}{experiment} does not go with {group}={choice}"
+            names = f"{kind}={chosen[kind]}{experiment} cannot be combined with {group}={choice}"
             raise UserError(f"{names}: choose one of {join_names(possible)}")
     if chosen.get("distill") is not None and cfg.model.name not in ("lidm", "lvdm"):
         raise UserError(f"model={cfg.model.name} cannot be distilled: distill= goes with model=lidm and model=lvdm")

@@ -98,7 +98,8 @@ def _compose(program: str, overrides: list[str]) -> DictConfig:
 def study_arguments() -> list[str]:
     """Arguments of the current command that select the study and the size of its models, for another command.
 
-    These are data=, preset=, experiment=, overrides of data. and --config-dir. Raises ``UserError`` without data=.
+    These are ``data=``, ``preset=``, ``experiment=``, overrides ``data.*=`` and ``--config-dir``. Raises ``UserError``
+    if ``data=`` is missing.
     """
     current = HydraConfig.get()
     choices = current.runtime.choices

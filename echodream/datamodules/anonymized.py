@@ -27,9 +27,9 @@ class AnonymizedData(StoreData):
     labels are taken. Raises ``UserError`` if a version is missing or has no original.
     """
 
-    def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store: Any) -> None:
+    def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store_arguments: Any) -> None:
         validation.one_of("train_on", train_on, TRAIN_ON)
-        super().__init__(**store)
+        super().__init__(**store_arguments)
         if train_on == "anonymised":
             real = self.store
             self.store = open_anonymized(str(anonymised), real)

@@ -29,7 +29,7 @@ class StoreData(LightningDataModule):
     (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
     batch is dropped. With ``cache``, the recordings of used splits are in memory; "auto": if the store has at most
     ``SMALL_STUDY`` bytes, or latents of at most ``MOST_CACHED`` bytes on a machine with a GPU; "device": the latents of
-    training samples are on the device of the trainer (``DeviceCache``). Raises ``UserError`` if the store is unsuitable.
+    training samples are on the trainer's device (``DeviceCache``). Raises ``UserError`` if the store is unsuitable.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class StoreData(LightningDataModule):
 
     def cache_recordings(self, rows: Recordings) -> None:
         """Read the recordings ``rows`` into memory, if ``cache`` says so."""
-        most = MOST_CACHED if torch.cuda.is_available() and rows.store.dataset.kind == "latent" else SMALL_STUDY
-        if rows.store.fits_in_memory(most) if self.cache == "auto" else self.cache:
+        max_bytes = MOST_CACHED if torch.cuda.is_available() and rows.store.dataset.kind == "latent" else SMALL_STUDY
+        if rows.store.fits_in_memory(max_bytes) if self.cache == "auto" else self.cache:
             rows.store.cache(rows.names)
 
     def recordings(self, split: str) -> Recordings:

@@ -10,28 +10,28 @@ from echodream.privacy.private_steps import secret_seed
 
 
 class PatientBatches(Dataset[dict[str, Any]]):
-    """Dataset of the training steps of an epoch: each step has each patient of ``samples`` with probability ``rate``.
+    """Dataset of the training steps of an epoch.
 
-    An item has the list "patients", a batch of ``examples`` random samples of each patient who takes part; the list
-    may be empty. An item is a function of the secret ``key``, the epoch, and its number. An epoch has as many samples
-    as one of ``samples``, on average.
+    Each step has each patient of ``samples`` with probability ``sampling_rate``. An item has the list "patients", a
+    batch of ``examples`` random samples of each patient who takes part; the list may be empty. An item is a function of
+    the secret ``key``, the epoch, and its number. An epoch has as many samples as one of ``samples``, on average.
     """
 
-    def __init__(self, samples: ViewDataset, rate: float, examples: int, key: bytes) -> None:
-        self.samples, self.rate, self.examples, self.key = samples, rate, examples, key
+    def __init__(self, samples: ViewDataset, sampling_rate: float, examples: int, key: bytes) -> None:
+        self.samples, self.sampling_rate, self.examples, self.key = samples, sampling_rate, examples, key
         self.seed = secret_seed(key, "order")
         self.rows = samples.rows.rows_by_patient
         self.names = np.unique(samples.rows.table["PatientID"].astype(str).to_numpy())
 
     def __len__(self) -> int:
         """Number of steps of an epoch."""
-        return max(1, int(len(self.samples) / (self.rate * len(self.rows) * self.examples)))
+        return max(1, int(len(self.samples) / (self.sampling_rate * len(self.rows) * self.examples)))
 
     def __getitem__(self, position: SampleIndex | int) -> dict[str, Any]:
         epoch, number = position if isinstance(position, tuple) else (0, position)
         step = epoch * len(self) + number
         rng = np.random.default_rng(secret_seed(self.key, "patients", step))
-        chosen = np.flatnonzero(rng.random(len(self.rows)) < self.rate)
+        chosen = np.flatnonzero(rng.random(len(self.rows)) < self.sampling_rate)
         return {"patients": [self._patient_batch(int(patient), step) for patient in chosen]}
 
     def _patient_batch(self, patient: int, step: int) -> dict[str, Any]:

@@ -39,9 +39,9 @@ class RealAndSyntheticData(StoreData):
         length: int | None = None,
         folds: int | None = None,
         fold: int | None = None,
-        **store: Any,
+        **store_arguments: Any,
     ) -> None:
-        super().__init__(**store)
+        super().__init__(**store_arguments)
         self.task, self.train_on, self.ratio, self.length, self.fold = task, train_on, ratio, length, fold
         self._check_settings(synthetic, folds)
         self.full_table = self.store.table

@@ -64,7 +64,7 @@ class Guidance:
             ("auto.scale", self.auto, 1.0),
         ):
             if value != neutral:
-                raise UserError(f"guidance.{key} does not go with a distilled model: leave it out")
+                raise UserError(f"guidance.{key} cannot be combined with a distilled model: leave it out")
         for name, scale in self.scales.items():
             low, high = few_steps.guidance.get(name, (1.0, 1.0))
             if not low <= scale <= high:

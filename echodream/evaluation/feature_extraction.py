@@ -91,7 +91,10 @@ class RecordingSet:
 
 
 def load_recordings(path: str, key: str) -> RecordingSet:
-    """All recordings of the video store ``path``, or the TEST recordings of a real store; ``key`` is the argument."""
+    """All recordings of the video store ``path``, or the TEST recordings of a real store.
+
+    ``key``: name of the command-line argument that gave ``path``, for error messages.
+    """
     store = Store(path, kind="video")
     return select_recordings(store, f"{key}={path}", None if store.dataset.synthetic else "TEST")
 
@@ -146,7 +149,7 @@ class ExtractedFeatures:
     """Row of each sample in the recording set, (N,)."""
     units: SamplingUnits
     """Sampling units of the samples, (N,)."""
-    short: int
+    padded_clips: int
     """Number of clips that are padded with their last frame, because the recording is too short."""
 
     def subset(self, count: int, number: int, spectra: bool = False, logits: bool = False) -> Features:
@@ -276,7 +279,7 @@ class FeatureExtraction:
         rows: np.ndarray,
         chosen: np.ndarray,
         extractor: Extractor,
-        short: int,
+        padded_clips: int,
     ) -> ExtractedFeatures:
         """Features of the samples with the indices ``chosen``, in this order.
 
@@ -298,4 +301,4 @@ class FeatureExtraction:
             raise UserError(
                 f"{extractor.name} computes NaN or infinite features of {recordings.cli_arg}: give other weights"
             )
-        return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), short)
+        return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), padded_clips)

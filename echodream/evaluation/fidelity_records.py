@@ -62,7 +62,8 @@ def _published_count_warning(sets: FeatureSets, count: int) -> list[str]:
 def _short_clip_warnings(sets: FeatureSets) -> list[str]:
     named = {"synthetic": sets.synthetic, "TEST": sets.test, "TRAIN": sets.train}
     return [
-        f"{each.short} of {len(each.rows)} {name} clips are shorter than {sets.frames} frames: the last is repeated"
+        f"{each.padded_clips} of {len(each.rows)} {name} clips are shorter than {sets.frames} frames: "
+        "the last is repeated"
         for name, each in named.items()
-        if each.short
+        if each.padded_clips
     ]

@@ -50,7 +50,7 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
     outputs = [_predict_store(each, store, batch) for each in classifiers]
     names = outputs[0].index.tolist()
     columns: dict[str, dict[str, Any]] = {name: {} for name in names}
-    if predictions := _average_by_classes(classifiers, outputs):
+    if predictions := _average_classifiers_with_equal_classes(classifiers, outputs):
         titles = _column_titles(predictions)
         for row, (index, k, confidence) in enumerate(zip(*most_confident(predictions), strict=True)):
             chosen, cells = predictions[index], columns[names[row]]
@@ -82,7 +82,7 @@ def _predict_store(classifier: LoadedClassifier, store: Store, batch: int) -> pd
     return pd.concat(tables).loc[store.table["FileName"]]
 
 
-def _average_by_classes(
+def _average_classifiers_with_equal_classes(
     classifiers: Sequence[LoadedClassifier], outputs: Sequence[pd.DataFrame]
 ) -> list[ClassProbabilities]:
     """Mean probabilities of the classifiers with the same classes, in the order of ``classifiers``."""

@@ -95,8 +95,8 @@ def check_unused_for_model_selection(folder: str | None, key: str, splits: Seque
     monitors = [str(part["monitor"]) for part in callbacks if part.get("monitor")]
     if used := [name for name in (*monitors, config.get("objective")) if name and str(name).startswith("val")]:
         raise UserError(
-            f"calibration={[*splits]} is not possible: {key}={folder} was chosen by {used[0]} of the VAL patients "
-            "(early stopping or hyperparameter search), so they are not new to it; give calibration=[TEST]"
+            f"calibration={[*splits]} is not possible: {key}={folder} was selected by {used[0]}, a metric of the VAL "
+            "patients (early stopping or hyperparameter search), so they are not new to it; give calibration=[TEST]"
         )
 
 

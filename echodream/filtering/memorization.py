@@ -136,8 +136,8 @@ def measure_memorization(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Record of the copies of the fine-tuned generator that pass, and rows of evidence.csv.
 
-    ``scores``: of the ``samples``, (n,), which pass below ``tau``. ``store``: samples of the generator before the
-    fine-tuning, which are classified for comparison.
+    ``scores``: scores of the ``samples``, (n,); a sample passes if its score is below ``tau``. ``store``: samples of
+    the generator before the fine-tuning, which are classified for comparison.
     """
     tuned = np.isin(names := _patient_names(study), samples.recordings.table["PatientID"].astype(str))
     drawn = [*read_samples(store, sorted(store.table["FileName"]), config)]

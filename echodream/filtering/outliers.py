@@ -19,11 +19,12 @@ class OutlierTest:
 
     The frames, unscaled latents, are decoded and encoded first: latents of a diffusion model have errors that no
     encoded frame has, and that the decoder removes. Channels have the unit of their standard deviation. The fewest
-    components are used that explain the fraction ``explained`` of the variance, between 0 and 1. A frame in the span of
-    these components, such as a blurred frame, is no outlier. Channels that are constant in training are not compared.
+    components are used that explain the fraction ``explained_variance`` of the variance, between 0 and 1. A frame in
+    the span of these components, such as a blurred frame, is no outlier. Channels that are constant in training are not
+    compared.
     """
 
-    def __init__(self, copy_generator: CopyGenerator, explained: float) -> None:
+    def __init__(self, copy_generator: CopyGenerator, explained_variance: float) -> None:
         self.copy_generator = copy_generator
         frames = self._encode_again(copy_generator.training_frames(TRAINING_FRAMES))
         self.mean = frames.mean(dim=0)
@@ -31,7 +32,7 @@ class OutlierTest:
         self.scale = torch.where(scale > CONSTANT * scale.max(), scale, torch.inf)
         _, singular, components = torch.linalg.svd(self._standardize(frames), full_matrices=False)
         variance = singular.square().cumsum(dim=0)
-        count = int((variance < explained * variance[-1]).sum()) + 1
+        count = int((variance < explained_variance * variance[-1]).sum()) + 1
         self.components = components[:count]
 
     def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:

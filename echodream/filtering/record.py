@@ -69,7 +69,9 @@ def _passed_record(folder: Path) -> dict[str, Any] | None:
 
 
 def batch_folder(private: Path, source: str) -> Path | None:
-    """Folder of a decision that passed on samples whose store has the checksum ``source``; None if there is none."""
+    """Folder with the filter decision about the samples whose store has the checksum ``source``, if this decision
+    passed; else None.
+    """
     folders = (private, _folder_of_earlier_samples(private, source))
     return next((one for one in folders if (_passed_record(one) or {}).get("source") == source), None)
 

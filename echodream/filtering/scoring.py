@@ -39,7 +39,7 @@ class ScoringConfig:
     ``first``, and ``reference_every``: selection of the reference frames of each training recording. ``calibration``:
     splits of the calibration patients. ``views``: names of controls. ``patients``: number of training patients that are
     copied; None: all. ``steps``: sampler steps. ``view_grid``: grids of views; None: no grid. ``outliers``: fraction of
-    the variance of ``OutlierTest``; None: no outlier test.
+    the training variance that the principal components of ``OutlierTest`` explain; None: no outlier test.
     """
 
     on: str
@@ -172,7 +172,7 @@ def score_samples(
     by_network = [one.score(queries.by_network[k], rule.similarity) for k, one in enumerate(references)]
     by_network += [] if test is None else [highest_outlier_scores(queries.by_network[-1], by_network[0])]
     highest = [0.0 if rule.similarity == "euclidean" else 1.0 for _ in references] + [1.0] * (test is not None)
-    share = rule.outlier_share(len(by_network)) if test is not None and isinstance(rule, Calibrated) else None
+    share = rule.outlier_level(len(by_network)) if test is not None and isinstance(rule, Calibrated) else None
     counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
     scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest, share)
     to_training = None
@@ -224,12 +224,12 @@ def highest_outlier_scores(queries: Sequence[Query], nearest: QueryScores) -> Qu
 
 
 def combine_networks(
-    scores: Sequence[QueryScores], calibration: slice, highest: Sequence[float], outlier_share: float | None = None
+    scores: Sequence[QueryScores], calibration: slice, highest: Sequence[float], outlier_level: float | None = None
 ) -> tuple[QueryScores, np.ndarray]:
     """Highest of the ``rank_scores`` of K networks, and those of each, (K, n); the unchanged scores of one network.
 
     ``calibration``: slice object that selects the scores of calibration patients. ``highest``: largest possible score
-    of each network, (K,). ``outlier_share``: level of the last of them, the outlier test, whose ranks below its
+    of each network, (K,). ``outlier_level``: level of the last of them, the outlier test, whose ranks below its
     threshold become 0. The nearest reference is that of the network with the highest score.
     """
     if len(scores) == 1:
@@ -237,8 +237,8 @@ def combine_networks(
     ranks = np.stack(
         [rank_scores(one.score, one.score[calibration], most) for one, most in zip(scores, highest, strict=True)]
     )
-    if outlier_share is not None:
-        tau = conformal_threshold(rank_grid(len(scores[-1].score[calibration])), outlier_share)
+    if outlier_level is not None:
+        tau = conformal_threshold(rank_grid(len(scores[-1].score[calibration])), outlier_level)
         ranks[-1] = np.where(ranks[-1] >= tau, ranks[-1], 0.0)
     decisive = np.where(np.isnan(ranks[0]), 0, np.argmax(ranks, axis=0))
     arrays = {name: np.stack([getattr(one, name) for one in scores]) for name in ("patient", "recording", "frame")}
@@ -263,7 +263,8 @@ def frames_per_sample(store: Store) -> int:
 def read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
     """Yield the compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN and infinity.
 
-    Encoded frames are sampled from their posterior, as those of calibration patients; a generated sample has no std.
+    Encoded frames are sampled from their posterior, like the frames of calibration patients. Generated latents have std
+    0, so they are not changed.
     """
     frames = config.compared_frame_indices(frames_per_sample(store))
     for name in progress_bar(names, "samples", unit="sample"):

@@ -117,7 +117,7 @@ def _class_folders(root: Path) -> dict[Path, dict[str, CellValue]]:
 def _list_recordings(
     root: Path, classes: Mapping[Path, dict[str, CellValue]], table: Path | None
 ) -> Iterator[Recording]:
-    unused = {entry.relative: entry for entry in listing.list_files(root) if entry.path != table}
+    unused = {entry.relative_path: entry for entry in listing.list_files(root) if entry.path != table}
     for folder, columns in classes.items():
         groups = _group_nifti_files(root, folder, unused)
         for number in sorted({number for number, _ in groups}):
@@ -136,12 +136,12 @@ def _group_nifti_files(
             groups.setdefault((match["number"], match["kind"].lower()), {})[folder.name] = []
     prefix = f"{class_folder.relative_to(root).as_posix()}/"
     for entry in [entry for relative, entry in unused.items() if relative.startswith(prefix)]:
-        match = _IMAGE_OR_LABEL.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
+        match = _IMAGE_OR_LABEL.fullmatch(entry.relative_path.removeprefix(prefix).split("/")[0])
         name = entry.path.name.lower()
         if match and (name.endswith(NIFTI_SUFFIXES) or entry.problem) and not name.startswith("."):
             key = match["number"], match["kind"].lower()
             groups.setdefault(key, {}).setdefault(match[0], []).append(entry)
-            del unused[entry.relative]
+            del unused[entry.relative_path]
     return groups
 
 

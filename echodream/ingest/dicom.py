@@ -71,7 +71,7 @@ class Dicom:
                     is_copy = listing.have_same_content(path_by_name[recording.name], entry.path)
                     kind = "a second copy" if is_copy else "another file with the SOPInstanceUID"
                     problem = f"{kind} of {recording.name}"
-                    name = pseudonyms.hash_recording(f"file {entry.relative} {len(listed)}")
+                    name = pseudonyms.hash_recording(f"file {entry.relative_path} {len(listed)}")
                     recording = Recording(name, "", entry.path, problem=problem, counted=not is_copy)
                 path_by_name[recording.name] = entry.path
                 listed.append(recording)
@@ -91,7 +91,7 @@ class Dicom:
 
     def _read_recordings(self, entry: RawFile, pseudonyms: Pseudonyms) -> list[Recording]:
         """List the recordings of a file by its DICOM header; an unusable file is a recording with a ``problem``."""
-        name = pseudonyms.hash_recording(f"file {entry.relative}")
+        name = pseudonyms.hash_recording(f"file {entry.relative_path}")
         if entry.problem:
             return [Recording(name, "", entry.path, problem=entry.problem, counted=entry.counted)]
         if not is_dicom(entry.path):
@@ -105,7 +105,7 @@ class Dicom:
                 regions = len(group_overlapping_boxes(_region_boxes(header) or [])) if self.keep == "sector" else 1
         except Rejected as reason:
             return [Recording(name, "", entry.path, problem=str(reason))]
-        identifier = f"uid {values['SOPInstanceUID']}" if values["SOPInstanceUID"] else f"file {entry.relative}"
+        identifier = f"uid {values['SOPInstanceUID']}" if values["SOPInstanceUID"] else f"file {entry.relative_path}"
         name = pseudonyms.hash_recording(identifier)
         patient_tags = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
         patient = pseudonyms.hash_patient(patient_tags[0] if patient_tags else f"recording {name}")

@@ -76,8 +76,8 @@ class Images(FolderSource):
 
     def group_files(self, entries: Sequence[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
         """Separate images, by path, from files that are not images."""
-        images = {entry.relative: entry for entry in entries if is_image(entry)}
-        return images, [entry for entry in entries if entry.relative not in images]
+        images = {entry.relative_path: entry for entry in entries if is_image(entry)}
+        return images, [entry for entry in entries if entry.relative_path not in images]
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         return read_image(recording.file, limits)

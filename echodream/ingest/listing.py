@@ -50,7 +50,7 @@ class RawFile:
     """A file below the raw folder, or a folder that is not searched."""
 
     path: Path
-    relative: str
+    relative_path: str
     """Path below the raw folder, separated by "/"."""
     problem: str | None = None
     """Reason why the file must not be opened; None if it may be opened."""
@@ -83,7 +83,7 @@ def list_files(root: Path) -> list[RawFile]:
         folders[:] = [name for name in folders if name not in skipped]
         listed += [_describe_raw_file(root, Path(folder, name), is_folder=True) for name in skipped]
         listed += [_describe_raw_file(root, Path(folder, name), is_folder=False) for name in files]
-    return sorted(listed, key=lambda entry: entry.relative)
+    return sorted(listed, key=lambda entry: entry.relative_path)
 
 
 def _describe_raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
@@ -113,9 +113,9 @@ def is_inside(root: Path, path: Path) -> bool:
         return False
 
 
-def parent_folder(relative: str) -> str:
+def parent_folder(relative_path: str) -> str:
     """Return the parent folder of a path below ``raw``; "" for files directly in ``raw``."""
-    folder = PurePosixPath(relative).parent.as_posix()
+    folder = PurePosixPath(relative_path).parent.as_posix()
     return "" if folder == "." else folder
 
 
@@ -129,7 +129,7 @@ def reject_file(entry: RawFile) -> Recording:
     """List an unread file as a rejected recording, which counts for ``max_rejected`` if it may be a recording."""
     counted = entry.counted if entry.problem else may_be_recording(entry.path)
     reason = f"{'not read by this study' if counted else 'not a recording'}: {entry.path.suffix.lower() or 'no suffix'}"
-    return Recording(entry.relative, "", entry.path, problem=entry.problem or reason, counted=counted)
+    return Recording(entry.relative_path, "", entry.path, problem=entry.problem or reason, counted=counted)
 
 
 def may_be_recording(path: Path) -> bool:

@@ -178,7 +178,7 @@ class _TableFileJoin:
         problem = files[0].problem
         if len(files) > 1:
             problem = f"{len(files)} files have this dicom_id"
-        elif (path := _IMAGE_PATH.fullmatch(files[0].relative)) and any(
+        elif (path := _IMAGE_PATH.fullmatch(files[0].relative_path)) and any(
             image[key].lstrip("ps") != number for key, number in path.groupdict().items()
         ):
             problem = f"the file is in the folder of another patient or study than {self.images.name} states"
@@ -200,7 +200,9 @@ class _TableFileJoin:
 
     def _reject_file(self, entry: RawFile, problem: str | None = None) -> Recording:
         """Reject a file without a row, under a pseudonym because the path of the file identifies the patient."""
-        rejected = replace(listing.reject_file(entry), name=self.pseudonyms.hash_recording(f"file {entry.relative}"))
+        rejected = replace(
+            listing.reject_file(entry), name=self.pseudonyms.hash_recording(f"file {entry.relative_path}")
+        )
         return replace(rejected, problem=problem, counted=True) if problem and not entry.problem else rejected
 
 

@@ -46,14 +46,14 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
     """
     try:
         with _open_nifti(path) as (image, header):
-            sides, frame_axis, pixel_bytes = _volume_shape(header)
-            limits.check(sides[2], sides[1], sides[0], pixel_bytes)
+            volume_shape, frame_axis, pixel_bytes = _volume_shape(header)
+            limits.check(volume_shape[2], volume_shape[1], volume_shape[0], pixel_bytes)
             data = np.asanyarray(image.dataobj)
     except _header_errors() as error:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _READ_ERRORS as error:
         raise Rejected(f"unreadable: damaged or truncated ({type(error).__name__})") from error
-    return Volume(_volume_to_frames(data, sides, _declared_range(header)), frame_rate(header, frame_axis))
+    return Volume(_volume_to_frames(data, volume_shape, _declared_range(header)), frame_rate(header, frame_axis))
 
 
 def label_state(path: Path | None, image: Path) -> str:
@@ -128,19 +128,19 @@ def _volume_shape(header: Any) -> tuple[tuple[int, ...], int, int]:
     dtype = header.get_data_dtype()
     if min(shape, default=0) < 1 or len(shape) > 5:
         raise Rejected(f"a volume of {'x'.join(map(str, shape))} is not a recording")
-    sides, frame_axis = list(shape), 2
-    if len(sides) == 5 and sides[3] == 1:
-        del sides[3]
-    if len(sides) == 4 and sides[2] == 1 and sides[3] > 1:
+    volume_shape, frame_axis = list(shape), 2
+    if len(volume_shape) == 5 and volume_shape[3] == 1:
+        del volume_shape[3]
+    if len(volume_shape) == 4 and volume_shape[2] == 1 and volume_shape[3] > 1:
         frame_axis = 3
-        del sides[2]
-    color = len(sides) == 4 and sides[3] in (1, 3, 4)
-    if len(sides) != 3 and not color:
+        del volume_shape[2]
+    color = len(volume_shape) == 4 and volume_shape[3] in (1, 3, 4)
+    if len(volume_shape) != 3 and not color:
         raise Rejected(f"a volume of {'x'.join(map(str, shape))} is not a recording: W x H x F is expected")
     if dtype.kind not in "iufV" or (dtype.kind == "V" and dtype not in (_RGB, _RGBA)):
         raise Rejected(f"pixels of type {dtype} are not supported")
     scaled = header.get_slope_inter() not in ((1.0, 0.0), (None, None))
-    return tuple(sides), frame_axis, (8 if scaled else dtype.itemsize) * (sides[3] if color else 1)
+    return tuple(volume_shape), frame_axis, (8 if scaled else dtype.itemsize) * (volume_shape[3] if color else 1)
 
 
 def _declared_range(header: "Nifti1Header") -> tuple[float, float] | None:
@@ -155,13 +155,15 @@ def _declared_range(header: "Nifti1Header") -> tuple[float, float] | None:
     return min(limits), max(limits)
 
 
-def _volume_to_frames(data: np.ndarray, sides: tuple[int, ...], declared: tuple[float, float] | None) -> np.ndarray:
+def _volume_to_frames(
+    data: np.ndarray, volume_shape: tuple[int, ...], declared: tuple[float, float] | None
+) -> np.ndarray:
     """Convert a volume, (W, H, F[, C]) or RGB voxels, to uint8 frames, (F, H, W[, 3])."""
     if data.dtype.kind == "V":
         data = np.stack([data[channel] for channel in ("R", "G", "B")], axis=-1)
-        frames = data.reshape(*sides[:3], 3).transpose(2, 1, 0, 3)
+        frames = data.reshape(*volume_shape[:3], 3).transpose(2, 1, 0, 3)
     else:
-        data = data.reshape(sides)
+        data = data.reshape(volume_shape)
         frames = data.transpose(2, 1, 0) if data.ndim == 3 else data.transpose(2, 1, 0, 3)[..., :3]
         frames = frames[..., 0] if frames.ndim == 4 and frames.shape[-1] == 1 else frames
     return np.ascontiguousarray(to_uint8(frames, declared))

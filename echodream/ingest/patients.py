@@ -31,14 +31,16 @@ _MAX_DOMINANT_PATIENT = 19
 """Largest number of recordings of a patient who has more than half of all recordings."""
 
 
-def check_patients(recordings: Sequence[Recording], checked: object = ()) -> None:
+def check_patients(recordings: Sequence[Recording], confirmed_checks: object = ()) -> None:
     """Raise ``UserError`` if the patient identifiers of the usable ``recordings`` are implausible.
 
-    ``checked`` disables ``CHECKS`` whose result the user has confirmed: a list, one name, or True for all.
+    ``confirmed_checks`` disables ``CHECKS`` whose result the user has confirmed: a list, one name, or True for all.
     """
-    if isinstance(checked, bool):
-        checked = CHECKS if checked else ()
-    names = [checked] if isinstance(checked, str) else [*validation.list_of_values("data.patients_checked", checked)]
+    if isinstance(confirmed_checks, bool):
+        confirmed_checks = CHECKS if confirmed_checks else ()
+    if isinstance(confirmed_checks, str):
+        confirmed_checks = [confirmed_checks]
+    names = [*validation.list_of_values("data.patients_checked", confirmed_checks)]
     for name in names:
         validation.one_of("data.patients_checked", name, CHECKS)
     by_id: dict[str, list[Recording]] = defaultdict(list)
@@ -85,7 +87,8 @@ def _find_implausible_patients(by_id: Mapping[str, Sequence[Recording]]) -> Iter
         paths = [PurePosixPath(identifier).parts for identifier in by_id]
         counts = [len({path[level] for path in paths if len(path) > level}) for level in range(max(map(len, paths)))]
         choices = ", ".join(f"{level} ({count} names)" for level, count in enumerate(counts, start=1))
-        cause = f"data.source.patient_from=folder counts {len(by_id)} folders at up to {len(counts)} levels as patients"
+        found = f"{len(by_id)} folders at up to {len(counts)} levels"
+        cause = f"with data.source.patient_from=folder, {found} count as patients"
         yield "folders", f"{cause}: set it to the level of the patients' folders below raw instead, {choices}"
     single = kinds != {"folder"} and all(len(recordings) == 1 for recordings in by_id.values())
     if single and (examples := _find_names_of_one_patient([*studies], "file" in kinds)):

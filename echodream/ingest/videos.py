@@ -58,9 +58,9 @@ class Videos(FolderSource):
             if entry.path.name.startswith("."):
                 others.append(entry)
             elif suffix in VIDEO_SUFFIXES or suffix == ".gif":
-                recordings[entry.relative] = entry
+                recordings[entry.relative_path] = entry
             elif suffix in IMAGE_SUFFIXES and not entry.problem and not entry.path.is_symlink():
-                folders.setdefault(parent_folder(entry.relative), {})[entry.path] = entry
+                folders.setdefault(parent_folder(entry.relative_path), {})[entry.path] = entry
             else:
                 others.append(entry)
         for folder, images in folders.items():

@@ -110,7 +110,8 @@ def _remove_slow_changes(levels: np.ndarray) -> np.ndarray:
 def _principal_components(levels: np.ndarray, beat: float) -> np.ndarray:
     """Principal components of the frames over time, (F, K), by decreasing variance, without drift.
 
-    The drift is the mean change of a component over a beat, which has ``beat`` frames.
+    The drift of a component is its mean change per frame, computed from frames that are one beat (``beat`` frames)
+    apart.
     """
     deviations = smooth_frames(levels).reshape(len(levels), -1)
     deviations = deviations - deviations.mean(axis=0)

@@ -245,9 +245,10 @@ def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> flo
 
 
 def subsample_patients(patient: Array, max_frames: int, frames_per_patient: int = 4) -> Array:
-    """Rows, ascending (M,), of at most ``max_frames`` of N frames, the first ``frames_per_patient`` of each patient.
+    """Row numbers, ascending, (M,) with M <= ``max_frames``: the first k frames of each selected patient.
 
-    The selected patients are evenly spaced in the order of their names.
+    k is ``max_frames`` / number of patients, rounded down, but at least ``frames_per_patient``. The selected patients
+    are evenly spaced in the order of their names.
     """
     import pandas as pd
 

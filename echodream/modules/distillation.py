@@ -45,7 +45,8 @@ class Distillation(LatentDiffusion):
         **settings: Any,
     ) -> None:
         if initial is not None:
-            raise UserError("model.initial does not go with distill=: a student begins with its teacher's weights")
+            problem = "model.initial cannot be combined with distill="
+            raise UserError(f"{problem}: a student begins with its teacher's weights")
         super().__init__(initial=teacher, **settings)
         steps = validation.list_of_values("distill.steps", steps)
         limits = {
@@ -60,7 +61,7 @@ class Distillation(LatentDiffusion):
             if teacher_steps % number or not np.allclose(self.grid[:: teacher_steps // number], times):
                 remedy = "give a multiple of each number of steps, for example 16"
                 raise UserError(
-                    f"distill.teacher_steps={teacher_steps} does not go with distill.steps={number}: {remedy}"
+                    f"distill.teacher_steps={teacher_steps} cannot be combined with distill.steps={number}: {remedy}"
                 )
         self._frozen: list[DiffusionModel] = []  # not a submodule: not in checkpoints and moving averages
 

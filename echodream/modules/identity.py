@@ -71,5 +71,5 @@ class Identity(MetricLearning):
             problem = f"{split} has no patient with two images, which verification needs ({shortened_list(single)})"
             raise UserError(f"{problem}: ingest with another split")
         if single:
-            counts = f"{len(single)} of {len(names)} patients have one image ({shortened_list(single)})"
-            log.info("identity: %s: %s, and no genuine pair", split, counts)
+            counts = f"{len(single)} of {len(names)} patients have only one image ({shortened_list(single)})"
+            log.info("identity: %s: %s, so they have no genuine pair", split, counts)

@@ -12,19 +12,19 @@ from echodream.privacy.private_steps import PrivacyBudget, PrivacySettings, plan
 
 
 class PrivateTraining:
-    """Training steps of a ``LatentDiffusion``, in place of its own.
+    """Differentially private training steps, which replace the normal training steps of a ``LatentDiffusion``.
 
-    ``rate`` is the probability that a patient takes part in a step. All random numbers come from the secret ``key``,
-    because an attacker who knows the noise can subtract it, and sampling that is known gives no privacy.
+    ``sampling_rate`` is the probability that a patient takes part in a step. All random numbers come from the secret
+    ``key``, because an attacker who knows the noise can subtract it, and sampling that is known gives no privacy.
     """
 
-    def __init__(self, settings: PrivacySettings, rate: float, key: bytes) -> None:
-        self.settings, self.rate, self.key = settings, rate, key
+    def __init__(self, settings: PrivacySettings, sampling_rate: float, key: bytes) -> None:
+        self.settings, self.sampling_rate, self.key = settings, sampling_rate, key
         self.budget: PrivacyBudget | None = None
 
     def plan(self, steps: int) -> None:
         """Choose the noise multiplier of DP-SGD for a training run of ``steps`` steps. Raises ``UserError``."""
-        self.budget = plan_budget(self.settings, self.rate, steps)
+        self.budget = plan_budget(self.settings, self.sampling_rate, steps)
 
     def private_optimizer_step(self, module: LatentDiffusion, batch: Mapping[str, Any]) -> None:
         """Update ``module`` by one DP-SGD step with a ``batch`` of ``PatientBatches``."""

@@ -29,10 +29,11 @@ _SMALLEST_WEIGHT = 0.01
 class DecoderNoise(nn.Module):
     """Network that generates speckle from white noise, and adds it to the frames (B, C, H, W) of a decoder.
 
-    A convolution filters ``channels`` noise maps. The features of the last decoder layer, (B, ``features``, H, W), and
-    the place in the frame determine, pixel by pixel, scale and offset of the filtered maps: speckle differs between
-    tissue and chambers, and changes its direction and size with the place, as the point-spread function does. Only the
-    noise is not smooth, so that the speckle is mainly a function of the noise and not of the patient.
+    A convolution filters ``channels`` noise maps. Scale and offset of the filtered maps are computed for each pixel,
+    from the features of the last decoder layer, (B, ``features``, H, W), and from the position in the frame. Speckle
+    can therefore differ between tissue and chambers, and its direction and size can change with the position, like the
+    point-spread function. Only the noise is not smooth, so that the speckle is mainly a function of the noise and not
+    of the patient.
 
     The noise is off until ``active`` is set. In training, each frame has new noise. In ``eval`` mode, the noise is a
     function of the seed of the recording and of the number of the frame in the recording. It is a first-order

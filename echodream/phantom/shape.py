@@ -29,11 +29,11 @@ def nearest_depth_index(v: np.ndarray) -> np.ndarray:
     return np.clip(((v - MIN_DEPTH) * (1 / DEPTH_STEP) + 0.5).astype(np.int32), 0, len(DEPTHS) - 1)
 
 
-def _ventricle_profile(s: np.ndarray, widest: float, base: float) -> np.ndarray:
-    """Compute the radius at ``s``, apex (0) to annulus (1), relative to the radius at ``widest``; ``base`` at s = 1."""
-    apical = np.clip(1.0 - (1.0 - np.clip(s, 0, 1) / widest) ** 2, 0, 1) ** 0.56
-    basal = 1.0 - (1.0 - base) * (np.clip(s - widest, 0, None) / (1.0 - widest)) ** 2
-    return np.where(s < widest, apical, basal) * ((s >= 0) & (s <= 1))
+def _ventricle_profile(s: np.ndarray, widest_position: float, base: float) -> np.ndarray:
+    """Radius at ``s``, apex (0) to annulus (1), relative to the radius at ``widest_position``; ``base`` at s = 1."""
+    apical = np.clip(1.0 - (1.0 - np.clip(s, 0, 1) / widest_position) ** 2, 0, 1) ** 0.56
+    basal = 1.0 - (1.0 - base) * (np.clip(s - widest_position, 0, None) / (1.0 - widest_position)) ** 2
+    return np.where(s < widest_position, apical, basal) * ((s >= 0) & (s <= 1))
 
 
 @dataclass(frozen=True)

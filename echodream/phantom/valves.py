@@ -15,13 +15,15 @@ LEAFLET_SD = 0.85
 """Standard deviation of the profile of a leaflet in mm, before the blur of the image."""
 
 
-def _leaflet_curve(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.ndarray, swing: float) -> np.ndarray:
-    """Compute points along one leaflet, (F, LEAFLET_POINTS, 2) in mm, from ``hinge`` towards ``other``, (F, 2) each.
+def _leaflet_curve(
+    hinge: np.ndarray, opposite_hinge: np.ndarray, share: float, opening: np.ndarray, swing: float
+) -> np.ndarray:
+    """Points along one leaflet, (F, LEAFLET_POINTS, 2) in mm, from ``hinge`` towards ``opposite_hinge``, (F, 2) each.
 
     ``share`` is the length of the closed leaflet along the annulus plane, as a fraction of the annulus diameter.
     ``opening``, (F,), is 0 for a closed leaflet and 1 for a leaflet at ``swing`` radians from the annulus plane.
     """
-    chord = other - hinge
+    chord = opposite_hinge - hinge
     width = np.linalg.norm(chord, axis=1)
     along = chord / width[:, None]
     apical = np.stack([along[:, 1], -along[:, 0]], axis=1) * np.sign(along[:, :1])

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from echodream.config.paths import CONF_DIR
 from echodream.planning.timing import ModelTiming
-from echodream.privacy.capacity import Capacity
+from echodream.privacy.certifiable_bounds import CertifiableBounds
 from echodream.privacy.rules import Calibrated
 from echodream.runs.atomic_folder import write_text
 
@@ -21,11 +21,11 @@ _MEMORY_SHARE = 0.9
 """Share of a GPU's memory that a training may use."""
 
 
-def planned_rule(rule: Calibrated, capacity: Capacity, target: float) -> dict[str, float]:
+def planned_rule(rule: Calibrated, bounds: CertifiableBounds, target: float) -> dict[str, float]:
     """Rule settings for which the patients suffice: ``target``, or the smallest possible alpha and beta, rounded up."""
-    alpha, beta = (_rounded_up(max(target, value)) for value in (capacity.alpha, capacity.beta))
-    bounds = {"alpha": alpha, "alpha_max": max(rule.alpha_max, alpha), "beta": beta}
-    return {**bounds, "delta": rule.delta, "choose": rule.choose}
+    alpha, beta = (_rounded_up(max(target, value)) for value in (bounds.alpha, bounds.beta))
+    levels = {"alpha": alpha, "alpha_max": max(rule.alpha_max, alpha), "beta": beta}
+    return {**levels, "delta": rule.delta, "choose": rule.choose}
 
 
 def _rounded_up(value: float) -> float:

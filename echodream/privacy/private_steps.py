@@ -47,7 +47,7 @@ class PrivacySettings:
         validation.whole_number("trainer.privacy.examples", self.examples)
         validation.one_of("trainer.privacy.accountant", self.accountant, ACCOUNTANTS)
 
-    def rate(self, patients: int) -> float:
+    def sampling_rate(self, patients: int) -> float:
         """Probability q that a patient takes part in a step, with ``patients`` in training. Raises ``UserError``."""
         if self.delta >= 1 / patients:
             problem = f"trainer.privacy.delta is {self.delta:g}, and a delta of 1 / {patients} patients protects nobody"
@@ -70,8 +70,8 @@ class PrivacyBudget:
     steps: int
 
 
-def plan_budget(settings: PrivacySettings, rate: float, steps: int) -> PrivacyBudget:
-    """The smallest noise with which ``steps`` at the sampling ``rate`` keep epsilon. Raises ``UserError``."""
+def plan_budget(settings: PrivacySettings, sampling_rate: float, steps: int) -> PrivacyBudget:
+    """The smallest noise with which ``steps`` at the ``sampling_rate`` keep epsilon. Raises ``UserError``."""
     if find_spec("opacus") is None:
         raise UserError(f"trainer.privacy.epsilon needs the extra privacy: {INSTALL_COMMAND}")
     from opacus.accountants import create_accountant
@@ -84,18 +84,18 @@ def plan_budget(settings: PrivacySettings, rate: float, steps: int) -> PrivacyBu
             noise = get_noise_multiplier(
                 target_epsilon=settings.epsilon,
                 target_delta=delta,
-                sample_rate=rate,
+                sample_rate=sampling_rate,
                 steps=steps,
                 accountant=kind,
                 epsilon_tolerance=min(0.01, 0.01 * settings.epsilon),
             )
             accountant = create_accountant(mechanism=kind)
-            accountant.history = [(noise, rate, steps)]
+            accountant.history = [(noise, sampling_rate, steps)]
             epsilon = float(accountant.get_epsilon(delta=delta))
         except (ValueError, RuntimeError, MemoryError) as error:
             problem = f"trainer.privacy.epsilon={settings.epsilon:g} is not possible with {steps} steps"
             raise UserError(f"{problem} ({error}): give a larger epsilon or delta, or fewer steps") from error
-    return PrivacyBudget(epsilon, delta, f"opacus {version('opacus')} {kind}", float(noise), rate, steps)
+    return PrivacyBudget(epsilon, delta, f"opacus {version('opacus')} {kind}", float(noise), sampling_rate, steps)
 
 
 def clip_gradient(gradients: Sequence[Tensor], clip: float) -> tuple[list[Tensor], Tensor]:
@@ -136,6 +136,6 @@ def describe_budget(record: Mapping[str, Any], model: str) -> str:
     return (
         f"The training of this {model} is differentially private for patients: epsilon {epsilon} at delta "
         f"{record['delta']:g}, by the accountant {record['accountant']}, if initial model and autoencoder were not "
-        "trained on these patients. This covers its weights and its samples before the filter. The choice of the "
-        "filter depends on the patients and is not covered, nor is any other network."
+        "trained on these patients. This covers its weights and its samples before the filter. The filter's selection "
+        f"of samples depends on the patients and is not covered; neither is any other network than this {model}."
     )

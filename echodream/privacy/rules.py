@@ -283,7 +283,7 @@ class Calibrated(Rule):
             "certified": certification.highest_certified_threshold(rows, certifying, self.beta, self.delta),
         }
 
-    def outlier_share(self, networks: int) -> float:
+    def outlier_level(self, networks: int) -> float:
         """Level of the outlier test, one of ``networks`` tests, which have equal shares of ``alpha``."""
         return self.alpha / networks
 
@@ -291,13 +291,13 @@ class Calibrated(Rule):
         """Threshold of the outlier test on the scale of ranks; None without this test."""
         if not evidence.outliers:
             return None
-        return conformal_threshold(rank_grid(patients), self.outlier_share(evidence.networks))
+        return conformal_threshold(rank_grid(patients), self.outlier_level(evidence.networks))
 
     def _largest_level(self, evidence: Evidence) -> float:
         """Level of each identity network at ``alpha_max``; the outlier test keeps its level."""
         if not evidence.outliers:
             return self.alpha_max / evidence.networks
-        return (self.alpha_max - self.outlier_share(evidence.networks)) / (evidence.networks - 1)
+        return (self.alpha_max - self.outlier_level(evidence.networks)) / (evidence.networks - 1)
 
     def _first_and_final_threshold(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
         """Names of the first and of the final threshold.
@@ -333,7 +333,7 @@ class Calibrated(Rule):
             decisive == "certified",
             self.choose,
             evidence.networks,
-            self.outlier_share(evidence.networks) if evidence.outliers else None,
+            self.outlier_level(evidence.networks) if evidence.outliers else None,
         )
         fdr = self.benjamini_hochberg  # its threshold depends on the samples, so ``cost`` is no bound
         rejection = statements.rejection_guarantee(

@@ -27,14 +27,14 @@ def copy_guarantee(
     lowered: bool,
     choose: float,
     networks: int = 1,
-    outlier_share: float | None = None,
+    outlier_level: float | None = None,
 ) -> str:
     """Text of the guarantee about copies. ``transforms``: amounts by name, such as "by 4 %".
 
     ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
     recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.
     ``choose``: fraction of the patients whose copies chose the first threshold. ``networks``: number of networks, each
-    of which may reject a sample. ``outlier_share``: level of the outlier test, the last of them; None: no such test.
+    of which may reject a sample. ``outlier_level``: level of the outlier test, the last of them; None: no such test.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
@@ -43,14 +43,14 @@ def copy_guarantee(
     weakest = " It holds also for whichever transform hides each patient best." if worst and several else ""
     patients = "patients who were not used to choose the first threshold" if choose else "patients"
     threshold = " The threshold is the highest at which these copies confirm this bound." if lowered else ""
-    outliers = outlier_share is not None
+    outliers = outlier_level is not None
     identity = "identity network" if networks - outliers == 1 else f"{networks - outliers} networks"
     these = f"{'this' if identity == 'identity network' else 'these'} {identity}"
     scope = SCOPE.replace("this identity network", f"{these} and this outlier test" if outliers else these)
     each, share = f"each of {identity} accepts it", "each rejects an equal share of harmless samples"
     if outliers:
         each = f"{'the ' if identity == 'identity network' else ''}{identity} and the outlier test accept it"
-        share = f"the outlier test rejects at most {percent(outlier_share or 0)} of the harmless samples"
+        share = f"the outlier test rejects at most {percent(outlier_level or 0)} of the harmless samples"
     several_networks = f" A sample passes if {each}; {share}."
     joint += several_networks if networks > 1 else ""
     return (
@@ -179,8 +179,9 @@ def too_few_calibration_patients(alpha: float, patients: int, networks: int = 1,
 def no_controls(beta: float, delta: float, choose: float) -> str:
     """Reason: there are no copies of training patients."""
     return (
-        "Nothing may pass: there are no known copies to test with, so nothing can be said of unknown ones; make copies "
-        f"of {_patients_needed(controls_needed(beta, delta), choose)} training patients under each transform."
+        "Nothing may pass: without known copies, the filter cannot be tested, and no bound for unknown copies can be "
+        f"given; make copies of {_patients_needed(controls_needed(beta, delta), choose)} training patients under each "
+        "transform."
     )
 
 

@@ -119,7 +119,8 @@ class NearestPatients:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} cannot be read: run stage=filter again") from error
         if absent := sorted(wanted - set(self.recordings)):
-            raise UserError(f"real={self.real.root} lacks the recording {absent[0]} of {path}: give the filter's study")
+            problem = f"real={self.real.root} lacks the recording {absent[0]} of {path}"
+            raise UserError(f"{problem}: give real= of the study that stage=filter used")
         return rows
 
     def frames(self, row: Mapping[str, Any], count: int) -> tuple[np.ndarray, float]:

@@ -65,7 +65,7 @@ def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: st
         return None
     weak = load_diffusion_model(str(folder), name)
     if model.process.few_steps is not None or weak.process.few_steps is not None:
-        raise UserError("guidance.auto does not go with a distilled model: leave it out")
+        raise UserError("guidance.auto cannot be combined with a distilled model: leave it out")
     settings, weak_settings = _comparable_settings(model), _comparable_settings(weak)
     wrong = [name for name in {**settings, **weak_settings} if settings.get(name) != weak_settings.get(name)]
     stds = zip(model.metadata.residual or (), weak.metadata.residual or (), strict=False)

@@ -18,7 +18,7 @@ from echodream.ingest.split import SplitRatios
 from echodream.planning.experiment import commands, planned_batch, planned_rule, write_experiment
 from echodream.planning.fingerprint import Fingerprint, fingerprint_raw, fingerprint_store
 from echodream.planning.timing import ModelTiming, RandomStudy, time_model
-from echodream.privacy.capacity import Capacity, privacy_capacity
+from echodream.privacy.certifiable_bounds import CertifiableBounds, certifiable_bounds
 from echodream.privacy.rules import Calibrated
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
@@ -76,10 +76,10 @@ def plan(
         study = fingerprint_store(Path(videos))
     channels = 1 if prepared["grey"] else 3
     rule, calibration = _filter_settings(arguments)
-    rule, capacity = _rule_and_capacity(rule, study, calibration, target)
+    rule, bounds = _rule_and_bounds(rule, study, calibration, target)
     timings, failures = _time_models(study, channels, arguments, models, steps)
     clip = _clip_length(arguments) if "lvdm" in models else None
-    settings = planned_rule(rule, capacity, target)
+    settings = planned_rule(rule, bounds, target)
     sections: dict[str, dict[str, Any]] = {"sample/filter": {"rule": settings}}
     batches = {timing.model: planned_batch(timing, memory) for timing in timings}
     for timing in timings:
@@ -90,7 +90,7 @@ def plan(
     typed = commands(folder, arguments, own_folders(), raw if is_raw else None, models, gpus)
     record = {
         "study": study.as_json(),
-        "privacy": {**asdict(capacity), "delta": rule.delta, "target": target, "settings": settings},
+        "privacy": {**asdict(bounds), "delta": rule.delta, "target": target, "settings": settings},
         "models": {timing.model: {**asdict(timing), "planned batch": batches[timing.model]} for timing in timings},
         "not timed": failures,
         "unwise": [*study.problems(clip), *_memory_problems(timings, batches, memory)],
@@ -110,16 +110,16 @@ def _filter_settings(arguments: Sequence[str]) -> tuple[Calibrated, list[str]]:
         return instantiate(cfg.rule), [str(split) for split in cfg.calibration]
 
 
-def _rule_and_capacity(
+def _rule_and_bounds(
     rule: Calibrated, study: Fingerprint, calibration: Sequence[str], target: float
-) -> tuple[Calibrated, Capacity]:
+) -> tuple[Calibrated, CertifiableBounds]:
     """The rule, with choose=0 if the beta of ``target`` needs it, and the bounds that the patients can certify."""
     training, new = study.patients("TRAIN"), sum(len(study.patients(split)) for split in calibration)
-    capacity = privacy_capacity(rule, training, new, target)
-    if capacity.more_training and rule.choose:
+    bounds = certifiable_bounds(rule, training, new, target)
+    if bounds.more_training and rule.choose:
         rule = replace(rule, choose=0.0)
-        capacity = privacy_capacity(rule, training, new, target)
-    return rule, capacity
+        bounds = certifiable_bounds(rule, training, new, target)
+    return rule, bounds
 
 
 def _time_models(

@@ -13,7 +13,8 @@ from echodream.store.near_duplicates import find_shared_frames, pairs_across_spl
 def verify(*, src: InputPath, deep: bool = False, command: str, code_version: str) -> Summary:
     """Check the store at ``src`` against docs/format.md, including all checksums, and list the problems.
 
-    ``deep``: also search for recordings of two patients with equal frames, which are a problem in two splits.
+    ``deep``: also search for recordings of different patients that share frames, which is a leak if these patients are
+    in different splits.
     """
     validation.true_or_false("deep", deep)
     del command, code_version  # nothing is written

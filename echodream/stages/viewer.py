@@ -150,7 +150,7 @@ class _Grid:
         self.columns = {name: cells for each in columns for name, cells in each.items()}
 
     def write(self, folder: Path, scales: Sequence[float], command: str, code_version: str) -> list[Store]:
-        """Stores of the decoded samples, one for each scale, in ``folder``."""
+        """Write the decoded samples to ``folder``, one store for each guidance scale; returns the stores."""
         has_conditions = any(self._conditions(model) for model in self.models.values())
         scales = [validation.number("scales", scale) for scale in scales] if has_conditions else [1]
         if not scales:

@@ -123,11 +123,11 @@ class Store:
             raise StoreError(f"{path} does not contain the frames that FileList.csv states: create the store again")
         return mean, std
 
-    def fits_in_memory(self, most: int) -> bool:
-        """Whether all pixels or latents take at most ``most`` bytes, and a quarter of ``machine_memory()``."""
+    def fits_in_memory(self, max_bytes: int) -> bool:
+        """Whether all pixels or latents take at most ``max_bytes`` bytes, and a quarter of ``machine_memory()``."""
         numbers = self.table["NumberOfFrames"] * self.table["FrameHeight"] * self.table["FrameWidth"]
         each = 1 if self.dataset.kind == "video" else 2 * np.dtype(np.float16).itemsize  # mean and std
-        return int(numbers.sum()) * self.dataset.channels * each <= min(most, machine_memory() / 4)
+        return int(numbers.sum()) * self.dataset.channels * each <= min(max_bytes, machine_memory() / 4)
 
     def cache(self, names: Iterable[str]) -> None:
         """Keep the recordings ``names`` in memory, which processes that are forked later share."""

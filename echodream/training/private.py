@@ -47,18 +47,18 @@ def privacy_settings(cfg: DictConfig) -> PrivacySettings | None:
 def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path) -> None:
     """Prepare ``module`` and ``data`` for differentially private training. Raises ``UserError`` if impossible."""
     if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
-        raise UserError("trainer.privacy.epsilon does not go with distill=: distil without the patients' data")
+        raise UserError("trainer.privacy.epsilon cannot be combined with distill=: distil without the patients' data")
     if module.auxiliary is not None:
         raise UserError("trainer.privacy.epsilon needs loss.auxiliary.weight=0: its classifier is not private")
     if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another one")
     _check_public(cfg, data)
     samples = data.samples("TRAIN")
-    rate = settings.rate(len(samples.rows.rows_by_patient))
+    sampling_rate = settings.sampling_rate(len(samples.rows.rows_by_patient))
     key = secret_key(work / KEY_FILE)
     own = ViewDataset(samples.rows, samples.view, secret_seed(key, "views"), data.columns, samples.augment)
-    data.private_batches = PatientBatches(own, rate, settings.examples, key)
-    module.make_private(PrivateTraining(settings, rate, key))
+    data.private_batches = PatientBatches(own, sampling_rate, settings.examples, key)
+    module.make_private(PrivateTraining(settings, sampling_rate, key))
 
 
 def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:

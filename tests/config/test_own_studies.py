@@ -17,7 +17,7 @@ HEAD = "defaults: [videos]\nname: s\n"
 
 
 def study(folder: Path, content: str | bytes) -> list[str]:
-    """Write mine/data/own.yaml; the arguments that select it."""
+    """Write mine/data/own.yaml and return the arguments that select it."""
     path = folder / "mine" / "data" / "own.yaml"
     path.parent.mkdir(parents=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -178,8 +178,8 @@ def test_sdedit_takes_the_steps_below_its_strength() -> None:
         ({"sampler": "unipc"}, "sampler=unipc: this model was distilled for sampler=ddim"),
         ({"spacing": "trailing"}, "spacing=trailing: this model was distilled with spacing=quadratic"),
         ({"guidance": {"class_id": 5.0}}, r"guidance.class_id=5: this model was distilled for scales of 1 to 3"),
-        ({"guidance": {"interval": (0.2, 0.7)}}, "guidance.interval does not go with a distilled model"),
-        ({"guidance": {"rescale": 0.5}}, "guidance.rescale does not go with a distilled model"),
+        ({"guidance": {"interval": (0.2, 0.7)}}, "guidance.interval cannot be combined with a distilled model"),
+        ({"guidance": {"rescale": 0.5}}, "guidance.rescale cannot be combined with a distilled model"),
     ],
 )
 def test_what_it_was_not_made_for_is_refused(settings: dict[str, Any], says: str) -> None:

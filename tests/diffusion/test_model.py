@@ -211,6 +211,10 @@ def test_weights_that_are_not_finite_or_not_those_of_training(tmp_path: Path, fi
 
 def test_the_artifact_of_another_model(tmp_path: Path) -> None:
     vae_artifact(tmp_path / "vae", tiny_autoencoder())
-    refused("vae is a vae: give the folder of a lidm", tmp_path / "vae")
+    refused("vae contains a vae model: give the folder of a lidm model", tmp_path / "vae")
     refused("none has no lidm: train one with train.py model=lidm", tmp_path / "none")
-    refused("lidm is a lidm: give the folder of a lvdm", artifact(tmp_path / "lidm", model("lidm"), "lidm"), "lvdm")
+    refused(
+        "lidm contains a lidm model: give the folder of a lvdm model",
+        artifact(tmp_path / "lidm", model("lidm"), "lidm"),
+        "lvdm",
+    )

@@ -248,10 +248,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "name": (lambda: build_process({"name": "vp"}), "process.name is 'vp': choose one of ddpm, flow"),
     "nameless": (lambda: build_process({}), "process.name is null"),
     "key": (lambda: build_process({"name": "flow", "shfit": 1}), "settings of process flow .*shfit"),
-    "sampler": (lambda: DDPM().check_sampler(20, "heun"), "sampler=heun does not go with process=ddpm: .* dpmpp_2m"),
+    "sampler": (
+        lambda: DDPM().check_sampler(20, "heun"),
+        "sampler=heun cannot be combined with process=ddpm: .* dpmpp_2m",
+    ),
     "other": (
         lambda: RectifiedFlow().check_sampler(20, "ddim"),
-        "sampler=ddim does not go with process=flow: .* euler",
+        "sampler=ddim cannot be combined with process=flow: .* euler",
     ),
     "none": (lambda: RectifiedFlow().check_sampler(0), "steps is 0: .* from 1 to 1000"),
     "many": (lambda: RectifiedFlow().check_sampler(1001), "steps is 1001: .* from 1 to 1000"),

@@ -60,7 +60,7 @@ def spectra(clips: Clips, fault: Callable[[np.ndarray], np.ndarray]) -> tuple[np
         x = torch.from_numpy(np.clip(np.rint(fault(clip)), 0, 255) / 127.5 - 1)[None, None]
         frames = np.linspace(0, len(clip) - 1, 4).round().astype(int)
         spatial += [spatial_spectrum().features(x[:, :, frame : frame + 1]).numpy() for frame in frames]
-        start = max(len(clip) - CLIP_FRAMES, 0) // 2  # as stage=evaluate takes clips
+        start = max(len(clip) - CLIP_FRAMES, 0) // 2  # the central clip, as in stage=evaluate
         temporal.append(temporal_spectrum().features(x[:, :, start : start + CLIP_FRAMES]).numpy())
     return np.concatenate(spatial), np.concatenate(temporal)
 

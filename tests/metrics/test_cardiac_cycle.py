@@ -35,7 +35,10 @@ def chamber(area: np.ndarray, noise: float = 0.0) -> np.ndarray:
 
 
 def beating(rate: float, frames: int, fps: float = FPS, noise: float = 10.0) -> np.ndarray:
-    """A chamber that beats ``rate`` times a minute; its curve has a second, lower hump in each beat, as a heart's."""
+    """A chamber that beats ``rate`` times a minute.
+
+    Its curve has a second, lower hump in each beat, like the curve of a real heart.
+    """
     phase = 2 * math.pi * rate / 60 * np.arange(frames) / fps
     return chamber(400 + 150 * np.cos(phase) + 40 * np.cos(2 * phase + 1), noise)
 

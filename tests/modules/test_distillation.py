@@ -112,7 +112,9 @@ def test_the_exact_student_has_the_least_consistency_loss(
 
 
 def test_the_target_of_a_step_is_by_hand(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One teacher's step from t to the next time of its grid, then the student's step from there to the end."""
+    """The target is one teacher step from t to the next time of the teacher's grid, followed by one student step to the
+    end.
+    """
     module, _ = built(
         study, "lidm", "consistency", "distill.steps=[2]", "distill.teacher_steps=4", "distill.guidance=null"
     )
@@ -270,10 +272,10 @@ def test_an_interrupted_distillation_gives_the_same_student(study: Path, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["distill.steps=[3]"], "distill.teacher_steps=8 does not go with distill.steps=3: give a multiple"),
+        (["distill.steps=[3]"], "distill.teacher_steps=8 cannot be combined with distill.steps=3: give a multiple"),
         (
             ["distill.steps=[16]", "distill.teacher_steps=96"],
-            "distill.teacher_steps=96 does not go with distill.steps=16",
+            "distill.teacher_steps=96 cannot be combined with distill.steps=16",
         ),
         (["distill.steps=4"], "distill.steps is 4: give a list"),
         (["distill.guidance.class_id=2"], "distill.guidance.class_id is 2: give a list"),

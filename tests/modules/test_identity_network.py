@@ -143,7 +143,7 @@ def test_latents_are_normalized_once_and_all_held_out_frames_are_compared(study:
 def test_unsuitable_data_are_refused_or_logged(tmp_path: Path, study: Path, caplog: Any) -> None:
     with caplog.at_level("INFO"):
         adapted(study / "videos")
-    assert "split VAL: 1 of 3 patients have one image (p13), and no genuine pair" in caplog.text
+    assert "split VAL: 1 of 3 patients have only one image (p13), so they have no genuine pair" in caplog.text
     assert "split TEST" not in caplog.text
     with pytest.raises(UserError, match="give view=frames"):
         adapted(study / "videos", Pairs())
@@ -220,7 +220,8 @@ def losses(folder: Path) -> np.ndarray:
 def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path, study: Path) -> None:
     """Batch statistics, sampled centers, gradients and held-out metrics are those of all processes together.
 
-    12 steps at half of the centres. What is left are roundings: 1e-3 of the loss; without any one of these, 1e-2.
+    12 steps with half of the class centers (head.share=0.5). Only rounding differs: 1e-3 of the loss. If batch
+    statistics, sampled centers or gradients were not shared, the loss would differ by 1e-2.
     """
     more = ["on=latents", "view.per_recording=2", "trainer.max_epochs=2"]
     one = train(tmp_path / "one", study / "latents", *more)

@@ -86,7 +86,9 @@ def test_a_timing_run_has_the_steps_and_parameters_of_the_training(
 
 @pytest.mark.slow
 def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that each part of the training advances: its steps, epochs, validations, test and last changes."""
+    """The clock is replaced by a fake one. Each part of the training (such as steps, epochs, validation, test and
+    finish_training) advances it by a known time.
+    """
     clock = [0.0]
 
     def advanced(function: str, seconds: float) -> None:

@@ -326,7 +326,7 @@ def test_the_outlier_test_keeps_its_threshold_when_copies_lower_that_of_the_iden
         ranks, combined = [], []
         for part in (calibration, copies, truth, novel):
             parts = [QueryScores(one, *(np.zeros(len(one)),) * 3, 9, 9) for one in np.hstack([calibration, part])]
-            scores, each = combine_networks(parts, slice(0, held), [1.0, 1.0], rule.outlier_share(2))
+            scores, each = combine_networks(parts, slice(0, held), [1.0, 1.0], rule.outlier_level(2))
             ranks.append(each[:, held:])
             combined.append(scores.score[held:])
         new, known, all_, harmless = combined

@@ -185,14 +185,14 @@ def test_invalid_settings_are_refused(changed: dict[str, Any], message: str) -> 
 
 
 def test_the_sampling_rate_needs_enough_patients_and_a_small_delta() -> None:
-    assert settings(patients=16).rate(120) == 16 / 120
-    assert settings(patients=16).rate(16) == 1.0
+    assert settings(patients=16).sampling_rate(120) == 16 / 120
+    assert settings(patients=16).sampling_rate(16) == 1.0
     with pytest.raises(UserError, match=r"patients is 16: give a whole number from 1 to 15, the patients in TRAIN"):
-        settings(patients=16).rate(15)
+        settings(patients=16).sampling_rate(15)
     with pytest.raises(
         UserError, match=r"a delta of 1 / 100 patients protects nobody: give a smaller number, such as 0.001"
     ):
-        settings(delta=0.01).rate(100)
+        settings(delta=0.01).sampling_rate(100)
 
 
 def test_the_guarantee_in_words() -> None:
@@ -201,4 +201,4 @@ def test_the_guarantee_in_words() -> None:
         "this lidm is differentially private for patients: epsilon 8 at delta 1e-05, by the accountant opacus 1.6.0 "
         "prv, if initial model and autoencoder were not trained on these patients" in said
     )
-    assert "the filter depends on the patients and is not covered" in said
+    assert "The filter's selection of samples depends on the patients and is not covered" in said

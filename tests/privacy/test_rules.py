@@ -261,7 +261,7 @@ def shuffle(one: PatientScores, generator: np.random.Generator) -> PatientScores
     [
         (Calibrated(), 18, 130, "needs 19 calibration patients and there are 18; hold out 1 more .*rule.alpha=0.053"),
         (Calibrated(alpha=0.01), 59, 130, "needs 99 calibration patients and there are 59; hold out 40 more"),
-        (Calibrated(), 59, 0, "no known copies.* 118 training patients"),
+        (Calibrated(), 59, 0, "without known copies.* 118 training patients"),
         (
             Calibrated(),
             59,
@@ -317,7 +317,7 @@ def test_benjamini_hochberg_bounds_discoveries() -> None:
     harmless = np.arange(0.5, 99, 1.4)
     few = rule.decide(Evidence(held, of, samples=np.append(harmless, 200.0)))
     many = rule.decide(Evidence(held, of, samples=np.append(harmless, [200.0] * 40)))
-    assert few.tau == 1000.0  # no sample is rejected by alpha, but a copy would be
+    assert few.tau == 1000.0  # no sample is rejected at level alpha, so tau is the score of the copies
     assert many.tau < 99
     assert "Of the samples rejected, at most 20 %" in many.statement
     assert many.rejected(np.array([200.0])).all()

@@ -268,7 +268,7 @@ MISTAKES = [
     (["membership.levels=0"], "membership.levels is 0"),
     (["src={folder}/real"], "real is not synthetic: give samples"),
     (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),
-    (["artifact={folder}/vae"], "is a vae: give the folder of a reid or identity"),
+    (["artifact={folder}/vae"], "contains a vae model: give the folder of a reid or identity model"),
     (["artifact={folder}/foreign"], "was made by another encoder"),
     (["generator={folder}/nothing"], "generator=.* holds no lidm or lvdm"),
     (["generator={folder}/vae"], "is a vae: give the lidm or lvdm"),

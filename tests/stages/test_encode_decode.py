@@ -226,7 +226,7 @@ def test_a_process_that_is_asked_to_end_ends(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_recordings(tmp_path: Path) -> None:
-    """With a budget of 512 there is one pack: the second process has nothing to do."""
+    """With budget=512, all recordings are in one batch, so the second process has nothing to do."""
     folder = study(tmp_path)
     (tmp_path / "two.py").write_text(TWO)
     asked = [sys.executable, str(tmp_path / "two.py"), str(folder)]
@@ -378,7 +378,7 @@ def test_a_folder_without_an_artifact_or_with_that_of_another_model(tmp_path: Pa
     )
     write_vae_artifact(folder / "reid", tiny_autoencoder(), model="reid")
     refused(
-        r"reid is a reid: give the folder of a vae",
+        r"reid contains a reid model: give the folder of a vae model",
         lambda: encode(folder, f"artifact={folder}/reid"),
         folder,
         "latents",

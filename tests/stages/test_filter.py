@@ -236,7 +236,7 @@ def test_views_are_looked_at_on_every_side(folder: Path) -> None:
     blind, seeing = ({row["FileName"]: row for row in rows(folder / at / "scores.csv")} for at in ("blind", "report"))
     assert blind["turned"]["Kept"] == "true"
     assert seeing["turned"]["Kept"] == "false"
-    # the stand-in autoencoder cuts at 10, as pixels are cut at 1
+    # the fake autoencoder clips to [-10, 10], as a real one clips pixels to [-1, 1]
     for name, frames in flipped.items():
         both = np.concatenate([frames, np.clip(frames, -10, 10)[..., ::-1]])
         assert float(seeing[name]["Score"]) == pytest.approx(highest(both, training())[0], abs=2e-3)
@@ -698,7 +698,9 @@ STOPPED = "callbacks:\n  ema: null\n  {name}:\n    _target_: x.EarlyStopping\n  
 @pytest.mark.slow
 def test_patients_who_stopped_a_training_are_no_new_patients(folder: Path, name: str) -> None:
     stopped, own = (STOPPED.format(name=name, monitor=monitor) for monitor in ("val/auc", "train/loss"))
-    words = r"calibration=\['VAL'\] is not possible: {key}=.* was chosen by {by} of the VAL patients.*\[TEST\]"
+    words = (
+        r"calibration=\['VAL'\] is not possible: {key}=.* was selected by {by}, a metric of the VAL patients.*\[TEST\]"
+    )
     enough = ["calibration=[VAL]", "rule.alpha=0.25"]
     for key, model, config, by in (
         ("generator", "lidm", stopped, "val/auc"),

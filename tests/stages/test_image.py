@@ -121,7 +121,10 @@ IMAGE = [
     (["seed=-1"], "seed is -1: give a whole number from 0"),
     (["steps=0"], "steps is 0: give a whole number from 1 to 1000"),
     (["steps=1001"], "steps is 1001: give"),
-    (["sampler=heun"], "sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler"),
+    (
+        ["sampler=heun"],
+        "sampler=heun cannot be combined with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler",
+    ),
     (["clip=0"], "clip is 0: give a number above 0, or null for no limit"),
     (["compile=maybe"], "compile is 'maybe': give true, false or reduce-overhead"),
     (["channels_last=maybe"], "channels_last is 'maybe': give true or false"),
@@ -170,7 +173,7 @@ IMAGE = [
         ["labels=DIR/fraction.csv", "n=null"],
         "EF=0.55 is outside of the training range 40 to 61: give percent",
     ),
-    (["artifact=DIR/vae"], "vae is a vae: give the folder of a lidm"),
+    (["artifact=DIR/vae"], "vae contains a vae model: give the folder of a lidm model"),
     (["artifact=DIR/none"], "none does not exist: train one with train.py"),
     (["artifact=DIR/images"], "images has no lidm"),
 ]
@@ -214,6 +217,6 @@ def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler, "
+        "error: sampler=heun cannot be combined with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler, "
         "euler_ancestral\n"
     )

@@ -17,7 +17,7 @@ from echodream.planning.experiment import planned_batch, planned_rule
 from echodream.planning.fingerprint import Fingerprint
 from echodream.planning.timing import ModelTiming
 from echodream.privacy.rules import Calibrated
-from echodream.stages.plan import _rule_and_capacity
+from echodream.stages.plan import _rule_and_bounds
 from echodream.store import Store
 from tests.support import tiny_filter
 
@@ -115,8 +115,8 @@ def test_the_filter_allows_the_planned_alpha_and_beta_and_nothing_below(
     tiny_filter.plant(monkeypatch, tmp_path)
     study = tiny_filter.study(tmp_path / "latents")
     tiny_filter.samples(tmp_path / "images", tiny_filter.drawn())
-    rule, capacity = _rule_and_capacity(Calibrated(), Fingerprint(study.table, [], []), ["TEST"], 0.05)
-    settings = planned_rule(rule, capacity, 0.05)
+    rule, bounds = _rule_and_bounds(Calibrated(), Fingerprint(study.table, [], []), ["TEST"], 0.05)
+    settings = planned_rule(rule, bounds, 0.05)
     assert settings["alpha"] == pytest.approx(1 / 6, abs=1e-4)
     assert settings["beta"] == pytest.approx(1 - 0.05 ** (1 / 14), abs=1e-4)
     fixed = ["rule.delta=0.05", "rule.alpha_max=0.4", "rule.choose=0"]
@@ -160,7 +160,7 @@ def test_the_batch_is_limited_by_the_memory(memory: float | None, batch: int) ->
 
 def test_alpha_and_beta_are_rounded_up_and_never_below_the_target() -> None:
     rule = Calibrated()
-    few = _rule_and_capacity(rule, Fingerprint(_patients(9, 2), [], []), ["TEST"], 0.05)
+    few = _rule_and_bounds(rule, Fingerprint(_patients(9, 2), [], []), ["TEST"], 0.05)
     assert planned_rule(*few, 0.05) == {
         "alpha": 0.3334,
         "alpha_max": 0.3334,
@@ -168,7 +168,7 @@ def test_alpha_and_beta_are_rounded_up_and_never_below_the_target() -> None:
         "delta": 0.05,
         "choose": 0.0,
     }
-    many = _rule_and_capacity(rule, Fingerprint(_patients(400, 90), [], []), ["TEST"], 0.05)
+    many = _rule_and_bounds(rule, Fingerprint(_patients(400, 90), [], []), ["TEST"], 0.05)
     assert planned_rule(*many, 0.05) == {"alpha": 0.05, "alpha_max": 0.2, "beta": 0.05, "delta": 0.05, "choose": 0.5}
     assert math.isclose(many[1].alpha, 1 / 91)
 

@@ -177,7 +177,7 @@ VIDEO = [
     (["join=glue"], "join is 'glue': choose one of crossfade, continue"),
     (["batch=0"], "batch is 0"),
     (["steps=0"], "steps is 0: give a whole number"),
-    (["sampler=heun"], "sampler=heun does not go with process=ddpm"),
+    (["sampler=heun"], "sampler=heun cannot be combined with process=ddpm"),
     (["spacing=1"], "spacing is 1: choose one of trailing, quadratic, leading"),
     (["guidance.text=2"], "guidance.text=2 is not possible"),
     (["src=DIR/other"], r"other was encoded by efef.*, this model needs cdcd"),
@@ -185,7 +185,7 @@ VIDEO = [
     (["src=DIR/none"], "none"),
     (["src=DIR/unknown"], "class_id=2 was not in the training data of the model"),
     (["src=DIR/fraction"], "EF=0.55 is outside of the training range"),
-    (["artifact=DIR/lidm"], "lidm is a lidm: give the folder of a lvdm"),
+    (["artifact=DIR/lidm"], "lidm contains a lidm model: give the folder of a lvdm model"),
     (
         ["artifact=DIR/free", "join=continue", "frames=9"],
         "needs a model conditioned on several reference frames",

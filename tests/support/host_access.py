@@ -62,7 +62,10 @@ class _Operations(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """What ``_Operations`` cannot see: tensors that are made of Python values on the device, and indices of a list."""
+    """Finds what ``_Operations`` cannot see.
+
+    These are tensors created on the device from Python values, and indexing with a list.
+    """
 
     def __init__(self, found: list[str] | None) -> None:
         super().__init__()

@@ -60,8 +60,8 @@ def study(tmp_path: Path) -> Path:
 def without_accountant(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed noise, so that no test waits for opacus or needs it."""
 
-    def plan(settings: PrivacySettings, rate: float, steps: int) -> PrivacyBudget:
-        return PrivacyBudget(settings.epsilon, settings.delta, "none", 0.8, rate, steps)
+    def plan(settings: PrivacySettings, sampling_rate: float, steps: int) -> PrivacyBudget:
+        return PrivacyBudget(settings.epsilon, settings.delta, "none", 0.8, sampling_rate, steps)
 
     monkeypatch.setattr(private_training, "plan_budget", plan)
 
@@ -77,11 +77,13 @@ def private_cfg(folder: Path, kind: str, *overrides: str) -> Any:
     return train_cfg(folder, kind, *fixed, *overrides)
 
 
-def batches(folder: Path, rate: float, examples: int = 3, kind: str = "lidm", key: bytes = KEY) -> PatientBatches:
+def batches(
+    folder: Path, sampling_rate: float, examples: int = 3, kind: str = "lidm", key: bytes = KEY
+) -> PatientBatches:
     cfg = private_cfg(folder, kind)
     engine.check_and_resolve(cfg)
     data: StoreData = instantiate(cfg.datamodule, columns=["class_id"])
-    return PatientBatches(data.samples("TRAIN"), rate, examples, key)
+    return PatientBatches(data.samples("TRAIN"), sampling_rate, examples, key)
 
 
 def recordings(batch: dict[str, Any]) -> list[set[str]]:
@@ -172,7 +174,7 @@ def with_callback(patch: pytest.MonkeyPatch, callback: Callback) -> None:
 def test_an_interrupted_private_training_ends_with_the_same_bytes(
     study: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("secrets.token_hex", lambda count: KEY[:count].hex())  # the same secret of each folder
+    monkeypatch.setattr("secrets.token_hex", lambda count: KEY[:count].hex())  # the same secret key for each folder
     found = {}
     for name, accidents in (("whole", ()), ("interrupted", ((0, 2), (1, 1)))):
         cfg = private_cfg(study, kind, f"dst={study}/{name}", f"work={study}/work_{name}")
@@ -351,7 +353,7 @@ def test_another_model_and_distillation_are_refused(study: Path) -> None:
     cfg = private_cfg(
         study, "lidm", "distill=consistency", f"distill.teacher={study}/public/lidm", "model.initial=null"
     )
-    with pytest.raises(UserError, match=r"does not go with distill=: distil without the patients' data"):
+    with pytest.raises(UserError, match=r"cannot be combined with distill=: distil without the patients' data"):
         engine.train(cfg)
 
 

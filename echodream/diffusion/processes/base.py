@@ -165,7 +165,7 @@ class Process(ABC):
         sampler = (self.samplers[0] if few_steps is None else self.first_order) if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
-            raise UserError(f"sampler={sampler} does not go with process={self.name}: choose one of {known}")
+            raise UserError(f"sampler={sampler} cannot be combined with process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
         validation.fraction("strength", strength)
         if few_steps is not None:

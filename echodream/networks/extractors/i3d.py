@@ -74,7 +74,7 @@ class InceptionI3d(nn.Module):
         self.Conv3d_2c_3x3 = ConvBatchNorm(64, 192, 3)
         for name, (channels, widths) in INCEPTION_BLOCKS.items():
             self.add_module(name, InceptionBlock(channels, widths))
-        self.logits = ConvBatchNorm(1024, CLASSES, 1, plain=True)
+        self.logits = ConvBatchNorm(1024, CLASSES, 1, conv_only=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = max_pool_same(self.Conv3d_1a_7x7(x), (1, 3, 3), (1, 2, 2))
@@ -87,13 +87,13 @@ class InceptionI3d(nn.Module):
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution with TensorFlow's "same" padding, batch norm and ReLU; if ``plain``, only a convolution with bias."""
+    """Convolution with TensorFlow's "same" padding, batch norm, ReLU; if ``conv_only``, only convolution with bias."""
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, plain: bool = False) -> None:
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, conv_only: bool = False) -> None:
         super().__init__()
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
-        self.conv3d = nn.Conv3d(channels, out, kernel, stride=stride, bias=plain)
-        self.bn = None if plain else nn.BatchNorm3d(out, eps=0.001)
+        self.conv3d = nn.Conv3d(channels, out, kernel, stride=stride, bias=conv_only)
+        self.bn = None if conv_only else nn.BatchNorm3d(out, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv3d(pad_same(x, self.kernel, self.stride))

@@ -78,8 +78,9 @@ def dcr_and_nndr(to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, re
 def _share_closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Share of the subsets of equal size for which a sample is closer to the first group; (n, m), (n, l) to (n,).
 
-    A subset has l of the m patients of the larger group. If a of the m patients are closer than the nearest patient of
-    the smaller group, a subset has none of these a patients with probability C(m - a, l) / C(m, l). Ties count half.
+    A subset has l of the m patients of the larger group. If k of the m patients are closer than the nearest patient of
+    the smaller group, a subset contains none of these k patients with probability C(m - k, l) / C(m, l). Ties count
+    half.
     """
     if first.shape[1] < second.shape[1]:
         share: np.ndarray = 1 - _share_closer_to_first(second, first)
@@ -92,7 +93,7 @@ def _share_closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _probability_of_none(total: int, size: int) -> np.ndarray:
-    """Probability that a random ``size`` of ``total`` items include none of a given items, for a = 0, ..., total."""
+    """Probability that a random ``size`` of ``total`` items contain none of k given items, for k = 0, ..., total."""
     from scipy.stats import hypergeom
 
     none: np.ndarray = hypergeom.pmf(0, total, np.arange(total + 1), size)

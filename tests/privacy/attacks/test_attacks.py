@@ -117,7 +117,10 @@ def test_auc_and_tpr_by_definition() -> None:
 
 
 def test_membership_is_of_patients() -> None:
-    """Planted: normal scores 2 apart. A patient's four noisy records are averaged before anything is counted."""
+    """Simulated scores of members and of other patients are normal with unit variance, and their means differ by 2.
+
+    The score of a patient is the mean of four noisy records, which are averaged before anything is counted.
+    """
     generator, names = np.random.default_rng(0), np.repeat(np.arange(1200), 4)
     inside = names < 600
     level = generator.normal(size=1200)[names] * math.sqrt(0.75) + 2 * inside
@@ -143,7 +146,9 @@ def test_membership_refuses_what_it_cannot_tell() -> None:
 
 
 def test_all_noise_levels_have_a_say() -> None:
-    """Errors of much noise are a thousand times larger and say nothing; those of little noise tell members apart."""
+    """Denoising errors at high noise levels are a thousand times larger and carry no information; errors at low noise
+    levels separate members from non-members.
+    """
     generator = np.random.default_rng(0)
     inside = np.arange(400) < 200
     errors = np.stack([generator.normal(1 - 1.5 * inside, 0.5), generator.normal(1000, 500, 400)], axis=1)

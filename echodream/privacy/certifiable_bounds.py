@@ -12,7 +12,7 @@ from echodream.privacy.rules import Calibrated
 
 
 @dataclass(frozen=True)
-class Capacity:
+class CertifiableBounds:
     """The smallest ``alpha`` and ``beta`` that the filter can state, if no copy passes.
 
     ``certifying``: training patients whose copies certify ``beta``. ``more_calibration``, ``more_training``: further
@@ -28,9 +28,9 @@ class Capacity:
     more_training: int
 
 
-def privacy_capacity(
+def certifiable_bounds(
     rule: Calibrated, training: Sequence[str], calibration: int, target: float, networks: int = 1
-) -> Capacity:
+) -> CertifiableBounds:
     """Bounds that ``rule`` can certify with the patients ``training``, by name, and ``calibration`` new patients.
 
     ``target``: alpha and beta for which further patients are counted. ``networks``: number of networks of the filter.
@@ -40,7 +40,7 @@ def privacy_capacity(
     needed, names = controls_needed(target, rule.delta), list(training)
     while (missing := needed - _count_certifying_patients(rule, names)) > 0:
         names += [f"further patient {number}" for number in range(len(names), len(names) + missing)]
-    return Capacity(
+    return CertifiableBounds(
         training=len(training),
         certifying=certifying,
         calibration=calibration,

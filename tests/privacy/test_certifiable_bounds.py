@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from echodream.privacy.capacity import privacy_capacity
+from echodream.privacy.certifiable_bounds import certifiable_bounds
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.rules import Calibrated, Evidence
 
@@ -23,8 +23,8 @@ def passes(training: int, calibration: int, **settings: float) -> bool:
 
 @pytest.mark.parametrize(("training", "calibration"), [(9, 2), (59, 19), (120, 26), (457, 101)])
 @pytest.mark.parametrize("choose", [0.0, 0.5])
-def test_the_rule_allows_the_capacity_and_nothing_below(training: int, calibration: int, choose: float) -> None:
-    found = privacy_capacity(Calibrated(choose=choose), names(training), calibration, 0.05)
+def test_the_rule_allows_the_bounds_and_nothing_below(training: int, calibration: int, choose: float) -> None:
+    found = certifiable_bounds(Calibrated(choose=choose), names(training), calibration, 0.05)
     assert found.alpha == 1 / (calibration + 1)
     certifying = training - int(training * choose + 1e-9)
     assert found.certifying == certifying
@@ -40,7 +40,7 @@ def test_the_rule_allows_the_capacity_and_nothing_below(training: int, calibrati
 def test_the_further_patients_suffice_for_the_target_and_none_is_too_many(
     training: int, calibration: int, choose: float
 ) -> None:
-    found = privacy_capacity(Calibrated(choose=choose), names(training), calibration, 0.05)
+    found = certifiable_bounds(Calibrated(choose=choose), names(training), calibration, 0.05)
     more, new = training + found.more_training, calibration + found.more_calibration
     assert passes(more, new, alpha=0.05, beta=0.05, choose=choose)
     if found.more_training:
@@ -50,7 +50,9 @@ def test_the_further_patients_suffice_for_the_target_and_none_is_too_many(
 
 
 def test_two_networks_share_alpha() -> None:
-    found = privacy_capacity(Calibrated(), names(118), 19, 0.05, networks=2)
+    found = certifiable_bounds(Calibrated(), names(118), 19, 0.05, networks=2)
     assert found.alpha == 0.1
     assert found.more_calibration == 39 - 19
-    assert privacy_capacity(Calibrated(), [], 0, 0.05).beta == privacy_capacity(Calibrated(), [], 0, 0.05).alpha == 1
+    assert (
+        certifiable_bounds(Calibrated(), [], 0, 0.05).beta == certifiable_bounds(Calibrated(), [], 0, 0.05).alpha == 1
+    )
