@@ -187,7 +187,8 @@ class VAE(Trainable):
         elif noise is not None:
             self.network.eval()
             recordings = Recordings(data.store, "TRAIN")
-            fit_noise_scale(self.network, training_frames(recordings).to(self.device))
+            disturb = None if self.adversarial is None else self.adversarial.add_latent_noise
+            fit_noise_scale(self.network, training_frames(recordings).to(self.device), disturb)
             clips = [clip.to(self.device) for clip in training_clips(recordings)]
             set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
 
@@ -232,7 +233,7 @@ class VAE(Trainable):
         optimizer.step()
 
 
-NOISE_FACTORS = (0.5, 0.7, 1.0, 1.2, 1.4)
+NOISE_FACTORS = tuple(percent / 100 for percent in range(50, 151, 2))
 """Candidates of ``fit_noise_scale``."""
 NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Candidates of ``fit_noise_correlation``."""
@@ -249,30 +250,38 @@ def training_frames(recordings: Recordings, count: int = 32, each: int = 4) -> T
 
 
 @torch.no_grad()
-def fit_noise_scale(network: "AutoencoderKL", frames: Tensor) -> None:
+def fit_noise_scale(
+    network: "AutoencoderKL", frames: Tensor, disturb: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Scale the decoder noise, in place, so that reconstructions have the power spectrum of the originals.
 
     The factor is the one of ``NOISE_FACTORS`` with the smallest log-spectral distance between ``frames``, (N, C, H, W)
     in [-1, 1], and their reconstructions. Training with a discriminator does not determine the amount exactly.
+    ``disturb`` adds errors to the latents, as those of a diffusion model: from such latents, less speckle is decoded.
     """
     noise = decoder_noise(network)
     assert noise is not None
     target = radial_power(frames.mean(dim=1).cpu().numpy())
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
-    seeds = list(range(len(frames)))
+    if disturb is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            latents = disturb(latents)
 
-    def log_spectral_distance() -> float:
-        parts, numbers = [], iter(seeds)
+    def decode(factor: float) -> Tensor:
+        noise.scale.fill_(factor)
+        parts, numbers = [], itertools.count()
         for part in split_into_chunks(latents, 64):
             with noise_seeds(network, list(itertools.islice(numbers, len(part)))):
                 parts.append(network.decode(part).sample.float())
-        decoded = torch.cat(parts).clamp(-1, 1)
-        return log_spectral_estimate(radial_power(decoded.mean(dim=1).cpu().numpy()), target).value
+        return torch.cat(parts)
 
+    smooth, speckled = decode(0), decode(1)
     distances = {}
-    for factor in NOISE_FACTORS:
-        noise.scale.fill_(factor)
-        distances[factor] = log_spectral_distance()
+    for factor in NOISE_FACTORS:  # decoded frames are a linear function of the factor
+        decoded = torch.lerp(smooth, speckled, factor).clamp(-1, 1)
+        power = radial_power(decoded.mean(dim=1).cpu().numpy())
+        distances[factor] = log_spectral_estimate(power, target).value
     noise.scale.fill_(min(distances, key=distances.__getitem__))
 
 
