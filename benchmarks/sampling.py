@@ -40,7 +40,7 @@ from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, load_recordings, select_recordings
-from echodream.metrics.frechet import frechet_distance
+from echodream.metrics.frechet import frechet_estimate
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
@@ -203,8 +203,8 @@ def ratio_interval(features: np.ndarray, reference: np.ndarray, real: np.ndarray
     rng, ratios = np.random.default_rng(0), []
     for _ in range(resamples):
         rows = rng.integers(len(features), size=len(features))
-        ratios.append(frechet_distance(features[rows], real) / frechet_distance(reference[rows], real))
-    ratio = frechet_distance(features, real) / frechet_distance(reference, real)
+        ratios.append(frechet_estimate(features[rows], real).value / frechet_estimate(reference[rows], real).value)
+    ratio = frechet_estimate(features, real).value / frechet_estimate(reference, real).value
     if not resamples or features is reference:
         return f"{ratio:6.3f}                 "
     low, high = np.percentile(ratios, [5, 95])
@@ -226,7 +226,7 @@ def rows_of_table(
         ]
         size = min(map(len, sides))
         real[name] = sides[0]
-        floor = frechet_distance(sides[1][:size], sides[0][:size])
+        floor = frechet_estimate(sides[1][:size], sides[0][:size]).value
         yield f"{name}: {count} samples against {len(sides[0])} of TEST; {size} of TRAIN against TEST: {floor:.3f}"
         header += f"  {f'frechet[{name}]':>20}  ratio (90 % interval)   "
     yield header + "  agreement"
@@ -243,7 +243,7 @@ def rows_of_table(
         for name in extractors:
             features, base = (torch.cat(each.features[name]).numpy() for each in (setting, first))
             base = features if setting is first else base
-            line += f"  {frechet_distance(features, real[name]):20.3f} "
+            line += f"  {frechet_estimate(features, real[name]).value:20.3f} "
             line += ratio_interval(features, base, real[name], options.bootstrap)
         yield line + (f"{torch.cat(setting.correct).double().mean():11.3f}" if setting.correct else "")
 

@@ -1,6 +1,5 @@
 """Spaces in which images are compared: identity embeddings, latents, or pixels."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.anonymization.image_pairs import ImageSet
+from echodream.datamodules.augmentation import affine
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import FrameEmbedder, group_parts
@@ -101,18 +101,9 @@ class EmbeddingAugmentation:
 
         def embed(frames: Tensor) -> Tensor:
             versions = [frames, frames.flip(-1)] if self.flip else [frames]
-            versions += [rotate(frames, sign * self.degrees) for sign in (1, -1)] if self.degrees else []
+            versions += [affine(frames, degrees=sign * self.degrees) for sign in (1, -1)] if self.degrees else []
             embeddings = [normalize(space.embed(version), similarity, "embeddings") for version in versions]
             return normalize(torch.stack(embeddings).mean(dim=0), "cosine", "embeddings")
 
         description = space.description if space.fingerprint is not None else f"correlation of {space.name}"
         return replace(space, description=description, embed=embed)
-
-
-def rotate(frames: Tensor, degrees: float) -> Tensor:
-    """``frames``, (n, C, H, W), rotated about their center, with edge padding."""
-    angle, (height, width) = math.radians(degrees), frames.shape[2:]
-    cos, sin = math.cos(angle), math.sin(angle)
-    matrix = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
-    grid = torch.nn.functional.affine_grid(matrix.expand(len(frames), 2, 3), list(frames.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(frames, grid, padding_mode="border", align_corners=False)

@@ -11,8 +11,8 @@ from echodream.datamodules.anonymized import match_versions
 from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.errors import UserError
-from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, SPLITS
+from echodream.store import Store, complete_store
+from echodream.store.schema import SPLITS
 
 ORIGINAL_FRAMES = "OriginalFrames"
 """Column of a store of anonymized images: frame numbers in the original. Absent if all frames are anonymized."""
@@ -44,17 +44,9 @@ class ImageSet:
         return len(self.row)
 
 
-def open_complete_store(path: str, key: str) -> Store:
-    """The store at ``path``, the value of the setting ``key``. Raises ``UserError`` if the store is not complete."""
-    store = Store(path)
-    if not (store.root / CHECKSUMS).is_file():
-        raise UserError(f"{key}={store.root} is not a complete store, {CHECKSUMS} is missing: write the store again")
-    return store
-
-
 def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
     """The stores ``real`` and ``src``. Raises ``UserError`` for equal stores, and for different kinds of images."""
-    original, anonymized = open_complete_store(real, "real"), open_complete_store(src, "src")
+    original, anonymized = complete_store(real, "real"), complete_store(src, "src")
     a, b = original.dataset, anonymized.dataset
     if (a.kind, a.channels) != (b.kind, b.channels):
         raise UserError(

@@ -1,7 +1,4 @@
-"""Anonymization methods of ``stage=anonymise``: subclasses of ``Method``, with an entry in ``METHODS``.
-
-The fields of a method are the keys of ``methods.<name>`` in conf/stage/anonymise.yaml.
-"""
+"""Anonymization methods of ``stage=anonymise``: subclasses of ``Method``, with an entry in ``METHODS``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

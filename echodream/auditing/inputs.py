@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from echodream.anonymization.image_pairs import open_complete_store
 from echodream.artifact import read_artifact
 from echodream.auditing.membership_inference import load_generator
 from echodream.datamodules.encoded_store import EncodedStore
@@ -14,15 +13,9 @@ from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.datamodules.views import View
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
-from echodream.filtering.embedding import (
-    FrameEmbedder,
-    check_initial_model,
-    check_training_store,
-    has_known_generator,
-    sampling_settings,
-)
+from echodream.filtering.embedding import FrameEmbedder, check_initial_model, check_training_store, has_known_generator
 from echodream.networks.autoencoder import load_frozen_autoencoder
-from echodream.store import Store
+from echodream.store import Store, complete_store
 from echodream.store.schema import SPLITS
 from echodream.weights import fingerprint
 
@@ -65,7 +58,7 @@ def open_inputs(
     unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
     if unknown or not held_out:
         raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
-    source, patients = open_complete_store(src, "src"), open_complete_store(real, "real")
+    source, patients = complete_store(src, "src"), complete_store(real, "real")
     if not source.dataset.synthetic:
         raise UserError(f"src={source.root} is not synthetic: give samples that stage=filter wrote")
     if patients.dataset.synthetic:
@@ -105,7 +98,7 @@ def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: 
         raise UserError(f"{problem}: give canaries=true, or a generator without canaries")
     if model.metadata.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} and real={real.root} have different autoencoders: give another generator")
-    recorded_generator = sampling_settings(source).get("model")
+    recorded_generator = source.dataset.sampling_settings.get("model")
     if recorded_generator is not None and recorded_generator != model.fingerprint():
         remedy = "give the lidm or lvdm that generated it, or generator=null"
         raise UserError(f"generator={folder} did not generate {source.root}: {remedy}")

@@ -1,9 +1,4 @@
-"""Privacy measures of ``stage=audit``: whether samples are closer to training patients than new patients are.
-
-To add a measure, write a function that yields ``Measure`` objects, and add an entry to ``LEAKAGE_MEASURES`` or
-``LATENT_MEASURES``. The mathematics belongs in ``privacy/attacks/``. The first words of the measure's name choose the
-table of the report (``RISKS``).
-"""
+"""Privacy measures of ``stage=audit``: whether samples are closer to training patients than new patients are."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict

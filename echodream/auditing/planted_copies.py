@@ -18,7 +18,6 @@ from echodream.datamodules.recordings import named_rng
 from echodream.diffusion.guidance import Guidance
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
-from echodream.filtering.embedding import sampling_settings
 from echodream.filtering.positive_controls import Control, PixelTransform, SDEdit, generate_copies
 from echodream.progress import progress_bar
 
@@ -77,7 +76,7 @@ def _transform_copies(
 ) -> list[Tensor]:
     model = inputs.generator[0] if inputs.generator and control.needs_generator else None
     names = model.conditioner.names if model else ()
-    guidance = Guidance.from_record(sampling_settings(inputs.samples.store).get("guidance"), names)
+    guidance = Guidance.from_record(inputs.samples.store.dataset.sampling_settings.get("guidance"), names)
     device = inputs.embedder.device
     generator = CopyGenerator(inputs.train, autoencoder, model, guidance, SDEDIT_STEPS, seed, device)
     with torch.no_grad():

@@ -1,7 +1,4 @@
-"""Quality and variety measures of ``stage=audit``, which complement the privacy measures.
-
-To add a measure, write a function that yields ``Measure`` objects, and add an entry to ``QUALITY_MEASURES``.
-"""
+"""Quality and variety measures of ``stage=audit``, which complement the privacy measures."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -102,7 +99,6 @@ def identity_drift(sets: AuditSets) -> Iterator[Measure]:
     for name, each in sequences.items():
         long_enough = [rows[:frames] for rows in each if len(rows) >= frames]
         result = drift(long_enough, similarity=sets.similarity, seed=sets.seed, threshold=threshold)
-        assert result.lost is not None
         lost[name] = result.lost
         count = round(result.lost.value * len(long_enough))
         table.append([count, len(long_enough) - count])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
@@ -38,7 +38,8 @@ class Previews(Callback):
             return
         with torch.random.fork_rng(devices=[]):
             latents: Tensor = pl_module.preview(batch, self.count, self.steps)
-        frames, content = latents.shape[2], PATIENTS if _has_reference_frames(pl_module) else SAMPLES
+        frames, conditions = latents.shape[2], getattr(getattr(pl_module, "conditioner", None), "names", ())
+        content = PATIENTS if any("reference" in name for name in conditions) else SAMPLES  # references show patients
         indices = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
         rows = self._decode_latents(latents[:, :, indices])
         grid = image_grid(rows) if frames > 1 else image_grid([torch.cat(rows)])
@@ -60,8 +61,3 @@ class Previews(Callback):
         else:
             pixels = images[:, : 3 if images.shape[1] >= 3 else 1] / 3
         return list(pixels.float().cpu().unflatten(0, (samples, frames)))
-
-
-def _has_reference_frames(module: LightningModule) -> bool:
-    """Whether the model is conditioned on real frames, so that its previews show patients."""
-    return any("reference" in name for name in getattr(getattr(module, "conditioner", None), "names", ()))

@@ -20,11 +20,6 @@ class SampleIndex(NamedTuple):
     number: int
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Random generator of the sample ``index`` in ``epoch``."""
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
-
-
 class ViewDataset(Dataset[dict[str, Any]]):
     """Dataset of the samples of ``view`` for the recordings ``rows``, each a function of (seed, epoch, index).
 
@@ -44,7 +39,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: SampleIndex | int) -> dict[str, Any]:
         epoch, index = position if isinstance(position, tuple) else (0, position)
-        rng = sample_generator(self.seed, epoch, index)
+        rng = np.random.default_rng((self.seed, epoch, index))
         sample = self.view.sample(self.rows, index, rng)
         item: dict[str, Any] = {
             "name": self.rows.names[sample.row],

@@ -70,10 +70,6 @@ class Beat:
     length: float
     """Time of the next end diastole."""
 
-    def stretched(self, factor: float) -> "Beat":
-        """Beat with all times multiplied by ``factor``."""
-        return Beat(self.systole * factor, self.length * factor)
-
     def key_frame_times(self, beats: int) -> tuple[list[int], list[float]]:
         """Key frames (0 ED, 1 ES, 2 next ED) of ``beats`` consecutive beats, and their times in frames."""
         key_frames, times = [0], [0.0]

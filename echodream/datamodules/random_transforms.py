@@ -1,9 +1,4 @@
-"""Random transforms of frames, such as a shift by 0 to 10 %, for the filter's copies and for training of reid.
-
-To add a parameter, add a field to ``RandomTransform`` (with its sampling, unless its value is uniform, and to
-``has_fixed_amounts``, if its effect is random), its effect to ``augmentation.Transform``, and its limits and texts to
-``PARAMETERS``. conf/transforms/ranges.yaml has the ranges of ``copy_transforms=ranges``.
-"""
+"""Random transforms of frames, such as a shift by 0 to 10 %, for the filter's copies and for training of reid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -35,7 +35,9 @@ def fidelity_metrics(
     dimensions = test.rows.shape[1]
     units = {"synthetic_recordings": synthetic, "TEST_patients": test, "TRAIN_patients": train}
     common = small_sample_warnings(**{name: each.units.count() for name, each in units.items()})
-    common += [*_published_count_warning(sets, count), *_short_clip_warnings(sets), *warnings]
+    if (published := sets.extractor.published_sample_count()) is not None and count < published:
+        common.append(f"published figures use {published:,} samples")
+    common += [*_short_clip_warnings(sets), *warnings]
     for name, metric in average_subsets(results).items():
         is_biased = name == "frechet" and count <= dimensions
         bias = ["N is not above D: the distance and its floor are biased upward"] if is_biased else []
@@ -52,11 +54,6 @@ def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]
     fps, real_fps = (float(recordings.rows["FPS"].median()) for recordings in (synthetic, real))
     rates = f"synthetic videos have {fps:g} frames per second, real ones {real_fps:g}"
     return [f"{rates}: their clips differ in duration"] if abs(fps / real_fps - 1) > 0.02 else []
-
-
-def _published_count_warning(sets: FeatureSets, count: int) -> list[str]:
-    published = sets.extractor.published_sample_count()
-    return [f"published figures use {published:,} samples"] if published is not None and count < published else []
 
 
 def _short_clip_warnings(sets: FeatureSets) -> list[str]:

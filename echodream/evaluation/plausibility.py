@@ -143,10 +143,11 @@ def plausibility(
     synthetic, real = sets
     metrics = dict(compare_means(synthetic, real))
     for name, each in ranges.items():
-        metrics[f"{name}{OUTSIDE}"] |= {"nominal": each.nominal}
+        record = metrics[f"{name}{OUTSIDE}"]
+        record["nominal"] = each.nominal
         if each.nominal > _MAX_NOMINAL_RATIO * (1 - coverage):
             few = f"only {trained.recordings} training patients: {each.nominal:.2g} of real ones are expected outside"
-            _add_warning(metrics[f"{name}{OUTSIDE}"], few)
+            record["warning"] = "; ".join(filter(None, [record["warning"], few]))
     without = {
         name: {"synthetic": int(tables[0][1][name].isna().sum()), "real": int(tables[1][1][name].isna().sum())}
         for name in ranges
@@ -180,7 +181,3 @@ def _training_ef(train: RecordingSet, predictions: Predictions, coverage: float)
         return None
     train = _one_recording_per_patient(train)
     return training_range(pd.to_numeric(train.rows[EF_COLUMN], errors="coerce").to_numpy(float), coverage)
-
-
-def _add_warning(metric: MetricRecord, text: str) -> None:
-    metric["warning"] = "; ".join(filter(None, [metric["warning"], text]))

@@ -17,8 +17,7 @@ from echodream.errors import UserError
 from echodream.modules.reid import load_reid
 from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS
+from echodream.store.schema import CHECKSUMS, file_sha256
 from echodream.weights import fingerprint
 
 BATCH_FRAMES = 256
@@ -31,17 +30,9 @@ View = Callable[[Tensor], list[Tensor]]
 """Function from latents, (n, C, H, W), to transformed versions of these latents."""
 
 
-def sampling_settings(store: Store) -> Mapping[str, Any]:
-    """Settings with which the samples of ``store`` were generated, also of a store that the filter wrote."""
-    settings: Mapping[str, Any] = store.dataset.settings
-    while isinstance(settings.get("samples"), Mapping):
-        settings = settings["samples"]
-    return settings
-
-
 def has_known_generator(store: Store) -> bool:
     """Whether ``store`` records the model that generated its samples; False for samples of another program."""
-    settings = sampling_settings(store)
+    settings = store.dataset.sampling_settings
     return isinstance(settings.get("model"), str) and settings.get("images") != UNKNOWN
 
 

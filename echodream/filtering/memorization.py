@@ -139,7 +139,8 @@ def measure_memorization(
     ``scores``: scores of the ``samples``, (n,); a sample passes if its score is below ``tau``. ``store``: samples of
     the generator before the fine-tuning, which are classified for comparison.
     """
-    tuned = np.isin(names := _patient_names(study), samples.recordings.table["PatientID"].astype(str))
+    names = np.unique(Recordings(study, "TRAIN").table["PatientID"].astype(str).to_numpy())
+    tuned = np.isin(names, samples.recordings.table["PatientID"].astype(str))
     drawn = [*read_samples(store, sorted(store.table["FileName"]), config)]
     everyone = select_recordings(study, ("TRAIN", "VAL", "TEST"), "real")
     real = select_frames_by_patient(everyone, len(samples.latents[0]), config.seed, config.check_every)
@@ -186,10 +187,6 @@ def _certificate(name: str, passes: np.ndarray, delta: float) -> Certificate:
     bound = clopper_pearson_upper(passed, count, delta)
     lower = clopper_pearson_lower(passed, count, delta) if count else 0.0
     return Certificate(name, count, passed, passed / count if count else None, lower, bound, bound)
-
-
-def _patient_names(study: Store) -> np.ndarray:
-    return np.unique(Recordings(study, "TRAIN").table["PatientID"].astype(str).to_numpy())
 
 
 def _distance_table(queries: Sequence[Tensor], study: Store) -> np.ndarray:

@@ -130,7 +130,9 @@ class PixelTransform(RandomTransform, Control):
             is_round_trip, rngs = self == PixelTransform(), [rng for _, rng in batch]
             pixels = copy_generator.reconstruct(batch) if is_round_trip else copy_generator.pixels(batch)
             sizes, samples = [len(part) for part in pixels], [self.sample(rng) for rng in rngs]
-            others = [self._frames_of_other_patient(copy_generator, request) for request in batch]
+            others: list[list[CopyRequest]] = [[] for _ in batch]  # frames of another patient to mix into each copy
+            if self.needs_other_patient:
+                others = [[(copy_generator.select_other_patient(*request), request[1])] for request in batch]
             transformed = [
                 transform_frames(sample, part, rng, copy_generator.pixels(other)[0] if other else None)
                 for sample, part, rng, other in zip(samples, pixels, rngs, others, strict=True)
@@ -140,12 +142,6 @@ class PixelTransform(RandomTransform, Control):
                 copy = gaussian_sample(mean, std, rng)
                 mixed = [copy_generator.recordings.posterior_sample(part.row, part.frames, rng) for part, _ in other]
                 yield sample.mix_latents(copy, mixed[0] if mixed else None)
-
-    def _frames_of_other_patient(self, copy_generator: "CopyGenerator", request: "CopyRequest") -> list["CopyRequest"]:
-        """Frames of another patient to mix into the copy; empty if none are needed."""
-        if not self.needs_other_patient:
-            return []
-        return [(copy_generator.select_other_patient(*request), request[1])]
 
     def pixel_views(self, pixels: Tensor) -> list[Tensor]:
         if not self.has_fixed_amounts:

@@ -14,9 +14,9 @@ from echodream.filtering.scoring import FilterScores
 from echodream.privacy import statements
 from echodream.privacy.decision import Decision, disagreement, passing_copies
 from echodream.privacy.rules import Calibrated, Rule
-from echodream.runs.atomic_folder import TEMPORARY_PREFIX, read_record, write_record
+from echodream.runs.atomic_folder import read_record, write_record
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.schema import FILE_COLUMN, partial_path, read_dataset
+from echodream.store.schema import FILE_COLUMN, partial_path, read_dataset, write_atomically
 from echodream.store.table import write_table
 
 RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
@@ -177,8 +177,7 @@ def write_private_folder(
         for patient, value in zip(group.patients.tolist(), group.values.tolist(), strict=True)
     ]
     for name, table in ((SCORES, rows), (EVIDENCE, patients)):
-        write_table(folder / f"{TEMPORARY_PREFIX}{name}", table)
-        (folder / f"{TEMPORARY_PREFIX}{name}").replace(folder / name)
+        write_atomically(write_table, folder / name, table)
     write_record(folder / RECORD, record)
 
 
@@ -186,8 +185,7 @@ def add_memoriser(folder: Path, result: Mapping[str, Any], evidence: Sequence[Ma
     """Add the ``result`` of ``memoriser=true`` and its ``evidence`` to the files in ``folder``; returns the record."""
     with (folder / EVIDENCE).open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if not row["Kind"].startswith("memoriser")]
-    write_table(folder / f"{TEMPORARY_PREFIX}{EVIDENCE}", [*rows, *evidence])
-    (folder / f"{TEMPORARY_PREFIX}{EVIDENCE}").replace(folder / EVIDENCE)
+    write_atomically(write_table, folder / EVIDENCE, [*rows, *evidence])
     record = {**(read_record(folder / RECORD) or {}), "memoriser": result}
     write_record(folder / RECORD, record)
     return record

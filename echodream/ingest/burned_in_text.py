@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echodream.errors import Rejected, UserError
+from echodream.errors import Rejected
 from echodream.ingest.sector import Box, overlap_fraction
 
 if TYPE_CHECKING:
@@ -53,12 +53,6 @@ class TextBox:
 def is_installed() -> bool:
     """Whether the extra ``text-check`` is installed."""
     return all(find_spec(name) for name in ("rapidocr", "onnxruntime"))
-
-
-def require_installed(key: str) -> None:
-    """Raise ``UserError``, which begins with the setting ``key``, unless the extra ``text-check`` is installed."""
-    if not is_installed():
-        raise UserError(f"{key} needs the extra text-check: {INSTALL_COMMAND}")
 
 
 def find_text(frames: np.ndarray, threads: int = 1) -> list[TextBox]:

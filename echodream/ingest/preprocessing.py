@@ -63,7 +63,8 @@ class Preprocessing:
         validation.true_or_false("data.grey", self.grey)
         if self.text is not None:
             validation.one_of("text", self.text, burned_in_text.TEXT_MODES)
-            burned_in_text.require_installed(f"text={self.text}")
+            if not burned_in_text.is_installed():
+                raise UserError(f"text={self.text} needs the extra text-check: {burned_in_text.INSTALL_COMMAND}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     aspect = 1 / video.pixel_aspect if settings.rotate % 180 else video.pixel_aspect
     raw_size = square_pixel_size(video.frames, video.pixel_aspect)
     height, width = settings.size if isinstance(settings.size, tuple) else raw_size
-    resampled = len(video.frames) > 1 and (bool(settings.fps) or not is_evenly_spaced(video.times, fps))
+    uniform = np.linspace(video.times[0], video.times[-1], len(video.times))
+    is_uneven = bool(np.abs(video.times - uniform).max() > 1 / fps)
+    resampled = len(video.frames) > 1 and (bool(settings.fps) or is_uneven)
     count = (float(video.times[-1]) + 1 / video.fps) * fps if resampled else len(video.frames)
     if count * height * width * (1 if settings.grey else 3) > max_bytes:
         raise Rejected(f"too large: {count:.0f} frames after resampling, the limit is {max_bytes} bytes")
@@ -130,11 +133,6 @@ def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
     frozen = np.mean(repeats or [False])
     if frozen > settings.max_frozen:
         raise Rejected(f"frozen: {frozen:.0%} of the frames repeat the previous one, limit {settings.max_frozen:.0%}")
-
-
-def is_evenly_spaced(times: np.ndarray, fps: float) -> bool:
-    """Whether ``times``, (F,) with F > 1, deviate from uniform times by at most 1 / ``fps`` seconds."""
-    return bool(np.abs(times - np.linspace(times[0], times[-1], len(times))).max() <= 1 / fps)
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:

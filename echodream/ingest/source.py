@@ -1,7 +1,4 @@
-"""Interface ``Source`` of the raw studies, and the recordings and videos that a source returns.
-
-A study of videos or images with a csv needs only ``conf/data/<study>.yaml``, a copy of ``new_study.yaml.template``.
-"""
+"""Interface ``Source`` of the raw studies, and the recordings and videos that a source returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

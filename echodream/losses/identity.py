@@ -1,7 +1,4 @@
-"""Losses of identity networks (``head=``), which make embeddings of one identity similar.
-
-To add a loss, write a subclass of ``IdentityLoss`` here and conf/head/<name>.yaml; list it in ``model.needs.head``.
-"""
+"""Losses of identity networks (``head=``), which make embeddings of one identity similar."""
 
 import math
 from abc import abstractmethod

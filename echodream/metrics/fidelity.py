@@ -1,8 +1,4 @@
-"""The fidelity metrics of ``stage=evaluate``: distances between features of synthetic and of real samples.
-
-To add a metric, add an entry to ``METRICS``, whose function returns an ``Estimate`` with the influence of every row,
-for the interval. ``compare_features`` computes every entry; the report shows its description.
-"""
+"""The fidelity metrics of ``stage=evaluate``: distances between features of synthetic and of real samples."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

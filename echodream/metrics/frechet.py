@@ -5,11 +5,6 @@ import numpy as np
 from echodream.metrics.bootstrap import Estimate
 
 
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared Frechet distance, as in FID, between Gaussians fitted to ``x``, (N, D), and ``y``, (M, D)."""
-    return frechet_estimate(x, y).value
-
-
 def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Squared Frechet distance, as in FID, with the influence of each sample, in float64.
 

@@ -1,6 +1,5 @@
 """Training of classifiers of clips or images (``model=classifier``, ``model=utility``)."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.modules.classifier_tasks import ClassifierTask, MultilabelTask, build_task
 from echodream.modules.trainable import Trainable
 from echodream.networks.classifiers import Classifier, blur_by_downsampling
+from echodream.runs.atomic_folder import write_record
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -45,15 +45,9 @@ class EvaluationResult:
     """Counts of ``MultilabelTask.label_counts``, by label."""
 
     def as_json(self) -> dict[str, Any]:
-        """Test metrics and counts, as JSON values; undefined metrics are null."""
-        figures = {name: null_if_not_finite(metric) for name, metric in self.metrics.items()}
+        """Test metrics and counts, as JSON values."""
         labels = {} if self.label_counts is None else {"labels": self.label_counts}
-        return {"figures": figures, "recordings": self.recordings, "patients": self.patients, **labels}
-
-
-def null_if_not_finite(metric: Mapping[str, float]) -> dict[str, float | None]:
-    """``metric`` with None (null in JSON) instead of NaN and infinity."""
-    return {key: value if math.isfinite(value) else None for key, value in metric.items()}
+        return {"figures": self.metrics, "recordings": self.recordings, "patients": self.patients, **labels}
 
 
 class ClipClassifier(Trainable):
@@ -150,7 +144,7 @@ class ClipClassifier(Trainable):
                 record = {**records.pop(""), "interval": f"95 %, {self.repeats} bootstrap samples of patients"}
                 if records:
                     record |= {"anonymised": records, "train_on": str(metadata["train_on"])}
-                (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                write_record(folder / METRICS, record)
             for test_set, result in self._test_results.items():
                 for name, picture in self.task.plots(result.outputs, result.targets).items():
                     Image.fromarray(picture).save(folder / f"{name}{'_' if test_set else ''}{test_set}.png")

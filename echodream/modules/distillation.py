@@ -178,11 +178,9 @@ class ConsistencyDistillation(Distillation):
             target = torch.where(expand_like(is_end, x), x_later, continued)
         reached = step(x_t, self.student_x0(x_t, t, values, scales, position), t, end)
         errors = mean_squared_errors(reached, target, mask)
-        return (errors / self._share_of_x0(grid[first], end, x).square()).mean()
-
-    def _share_of_x0(self, t: Tensor, end: Tensor, x: Tensor) -> Tensor:
-        """Factor of x_0 in the step from ``t`` to ``end``, (B,); errors of all steps are divided by it."""
-        return self.process.deterministic_step(torch.zeros_like(x), torch.ones_like(x), t, end).flatten(1)[:, 0]
+        # the errors of all steps are divided by the factor of x_0 in the step
+        share = step(torch.zeros_like(x), torch.ones_like(x), grid[first], end).flatten(1)[:, 0]
+        return (errors / share.square()).mean()
 
 
 class DistributionMatching(Distillation):

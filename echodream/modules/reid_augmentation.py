@@ -1,10 +1,4 @@
-"""Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise.
-
-To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and add a
-key to conf/model/reid.yaml that is off by default. To change the pixels of copies with ``copy_transforms=amounts``, add
-the change to ``Augment`` of ``datamodules.augmentation``, and its amount to conf/copy_transforms/amounts.yaml. For
-``copy_transforms=ranges``, see ``datamodules.random_transforms``.
-"""
+"""Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise."""
 
 import math
 from collections.abc import Sequence

@@ -23,13 +23,9 @@ _MEMORY_SHARE = 0.9
 
 def planned_rule(rule: Calibrated, bounds: CertifiableBounds, target: float) -> dict[str, float]:
     """Rule settings for which the patients suffice: ``target``, or the smallest possible alpha and beta, rounded up."""
-    alpha, beta = (_rounded_up(max(target, value)) for value in (bounds.alpha, bounds.beta))
+    alpha, beta = (math.ceil(max(target, value) * 10_000 - 1e-9) / 10_000 for value in (bounds.alpha, bounds.beta))
     levels = {"alpha": alpha, "alpha_max": max(rule.alpha_max, alpha), "beta": beta}
     return {**levels, "delta": rule.delta, "choose": rule.choose}
-
-
-def _rounded_up(value: float) -> float:
-    return math.ceil(value * 10_000 - 1e-9) / 10_000
 
 
 def planned_batch(timing: ModelTiming, memory: float | None) -> int:

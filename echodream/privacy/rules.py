@@ -209,7 +209,9 @@ class Calibrated(Rule):
             if failing := [row for row in table if row.transform in required and row.bound > self.beta]:
                 worst = max(failing, key=lambda row: row.bound)
                 failure = statements.bound_not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
-        outliers = self.outlier_threshold(len(calibration), evidence) if calibration is not None else None
+        outliers: float | None = None
+        if calibration is not None and evidence.outliers:
+            outliers = conformal_threshold(rank_grid(len(calibration)), self.outlier_level(evidence.networks))
         cost = (
             rejection_cost(evidence.calibration, tau, self.delta, evidence.networks, outliers) if thresholds else None
         )
@@ -286,12 +288,6 @@ class Calibrated(Rule):
     def outlier_level(self, networks: int) -> float:
         """Level of the outlier test, one of ``networks`` tests, which have equal shares of ``alpha``."""
         return self.alpha / networks
-
-    def outlier_threshold(self, patients: int, evidence: Evidence) -> float | None:
-        """Threshold of the outlier test on the scale of ranks; None without this test."""
-        if not evidence.outliers:
-            return None
-        return conformal_threshold(rank_grid(patients), self.outlier_level(evidence.networks))
 
     def _largest_level(self, evidence: Evidence) -> float:
         """Level of each identity network at ``alpha_max``; the outlier test keeps its level."""

@@ -8,11 +8,10 @@ from typing import Any
 from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.errors import UserError
-from echodream.filtering.embedding import check_initial_model, has_known_generator, sampling_settings
+from echodream.filtering.embedding import check_initial_model, has_known_generator
 from echodream.report.sources import Sources, is_same_filter_run
 from echodream.store import Store
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS
+from echodream.store.schema import CHECKSUMS, file_sha256
 
 STORES = {"videos": "video", "images": "image"}
 """Stores that may be published, and the kind of samples that passed the filter."""
@@ -114,7 +113,7 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
                 f"artifact={folder} is refused: {sources.paths[f'filter_{kind}']} and {passed.root} are not of one run "
                 f"of the filter: run {sources.command(f'filter_{kind}')}"
             )
-        models.add(sampling_settings(passed).get("model"))
+        models.add(passed.dataset.sampling_settings.get("model"))
     models = (models | {record.get("generator")}) - {None}
     if models != {artifact.fingerprint}:
         raise UserError(
@@ -146,7 +145,7 @@ def _check_decision(sources: Sources, kind: str) -> None:
 
 def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
     """Fingerprints by kind of the models that generated the passed samples; for videos also the model of images."""
-    settings = sampling_settings(Store(sources.passed_stores[kind]))
+    settings = Store(sources.passed_stores[kind]).dataset.sampling_settings
     model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
         raise UserError(f"{sources.passed_stores[kind]} does not record its generator: sample again")

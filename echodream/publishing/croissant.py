@@ -7,8 +7,7 @@ from typing import Any
 
 from echodream.publishing.media_folder import METADATA, SPLIT
 from echodream.store import Store
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS
+from echodream.store.schema import CHECKSUMS, file_sha256
 
 VOCABULARY = Path(__file__).with_name("croissant_context.json")
 """The @context of Croissant 1.0."""
@@ -26,7 +25,9 @@ def croissant(
     store = Store(folder / "store")
     table, (media_type, pattern) = f"{media}/{SPLIT}/{METADATA}", _MEDIA_TYPES[what]
     fields = [_field("file_name", "sc:Text", f"file below {media}/{SPLIT}")]
-    fields += [_field(name, _data_type(store, name), text) for name, text in columns.items() if name != "PatientID"]
+    types = {"i": "sc:Integer", "f": "sc:Float"}
+    kinds = {name: store.table[name].dtype.kind for name in columns if name != "PatientID"}
+    fields += [_field(name, types.get(kind, "sc:Text"), columns[name]) for name, kind in kinds.items()]
     return {
         "@context": json.loads(VOCABULARY.read_text(encoding="utf-8")),
         "@type": "sc:Dataset",
@@ -39,9 +40,7 @@ def croissant(
             _files(what, f"{media}/{SPLIT}/{pattern}", media_type),
             _files("lossless", "store/Videos/*.mkv", "video/x-matroska"),
         ],
-        "recordSet": [
-            {"@type": "cr:RecordSet", "@id": "recordings", "name": "recordings", "field": fields},
-        ],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": "recordings", "name": "recordings", "field": fields}],
     }
 
 
@@ -62,9 +61,3 @@ def _field(name: str, data_type: str, description: str) -> dict[str, Any]:
     source = {"fileObject": {"@id": METADATA}, "extract": {"column": name}}
     node = {"@type": "cr:Field", "@id": f"recordings/{name}", "name": name, "description": description}
     return {**node, "dataType": data_type, "source": source}
-
-
-def _data_type(store: Store, name: str) -> str:
-    """Croissant's type of a column."""
-    kind = store.table[name].dtype.kind
-    return {"i": "sc:Integer", "f": "sc:Float"}.get(kind, "sc:Text")

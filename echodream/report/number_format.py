@@ -37,6 +37,11 @@ def format_ends(interval: Interval) -> str:
     return "" if decimals is None else f"{_rounded(interval.low, decimals)} to {_rounded(interval.high, decimals)}"
 
 
+def format_interval(interval: Interval) -> str:
+    """The value of ``interval`` with its ends in parentheses, if its width is not 0."""
+    return f"{format_value(interval)} ({ends})" if (ends := format_ends(interval)) else format_value(interval)
+
+
 def _decimal_places(interval: Interval) -> int | None:
     """Number of decimals that shows one or two digits of the width of ``interval``; None if the width is 0."""
     width, size = interval.high - interval.low, max(abs(interval.low), abs(interval.high))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from echodream.metrics.bootstrap import Interval
 from echodream.report.mismatches import find_mismatches
-from echodream.report.number_format import capitalized, format_count, format_ends, format_percent, format_value
+from echodream.report.number_format import capitalized, format_count, format_interval, format_percent, format_value
 from echodream.report.sections import fidelity, privacy, usefulness
 from echodream.report.sections.verdict import split_counts
 from echodream.report.sources import Sources
@@ -288,14 +288,9 @@ def _add_repetitions(criterion: Criterion, sources: Sources, part: str, table: "
 def _figure(row: Row, source: str) -> Figure:
     """The figure of a table row, in its measured unit."""
     value, reference = row.raw_value or row.value, row.raw_reference or row.reference
-    reference_text = row.reference_text or ("" if reference is None else _interval_text(reference))
-    text = row.value_text or _interval_text(value)
+    reference_text = row.reference_text or ("" if reference is None else format_interval(reference))
+    text = row.value_text or format_interval(value)
     return Figure(row.name, text, source, reference_text, row.meaning, row.warning, value, reference)
-
-
-def _interval_text(value: Interval) -> str:
-    ends = format_ends(value)
-    return f"{format_value(value)} ({ends})" if ends else format_value(value)
 
 
 def card_record(card: Sequence[Criterion], sources: Sources, command: str, code_version: str) -> dict[str, Any]:
@@ -303,7 +298,7 @@ def card_record(card: Sequence[Criterion], sources: Sources, command: str, code_
     criteria = {
         each.name: {
             "question": each.question,
-            "figures": [_without_empty(asdict(figure)) for figure in each.figures],
+            "figures": [{k: v for k, v in asdict(figure).items() if v not in ("", None)} for figure in each.figures],
             "not measured": [{"what": one.message, "command": one.command or None} for one in each.missing],
         }
         for each in card
@@ -311,10 +306,6 @@ def card_record(card: Sequence[Criterion], sources: Sources, command: str, code_
     head = {"$schema": SCHEMA, "framework": "seven Cs, arXiv:2406.11143", "study": sources.study}
     record = {**head, "command": command, "code_version": code_version, "criteria": criteria}
     return dict(json.loads(json.dumps(record, allow_nan=False)))
-
-
-def _without_empty(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if value not in ("", None)}
 
 
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from echodream.errors import UserError
 from echodream.report.tables import MissingRecord, Verdict
 from echodream.runs.atomic_folder import read_record
-from echodream.store import Store
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS
+from echodream.store import Store, complete_store
+from echodream.store.schema import CHECKSUMS, file_sha256
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,9 +172,4 @@ def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | 
 
 
 def _open_store(path: str | None, name: str) -> Store | None:
-    if path is None or not Path(path).exists():
-        return None
-    store = Store(path, kind="video")
-    if not (store.root / CHECKSUMS).is_file():
-        raise UserError(f"{name}={store.root} is not a complete store, {CHECKSUMS} is missing: write the store again")
-    return store
+    return None if path is None or not Path(path).exists() else complete_store(path, name, "video")

@@ -13,14 +13,12 @@ import numpy as np
 import pandas as pd
 
 from echodream.errors import UserError
-from echodream.filtering.embedding import sampling_settings
 from echodream.report.build import TEMPLATES, content_security_policy
 from echodream.report.media import encode_within_size
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.browser_video import data_uri
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS, FILE_COLUMN, REQUIRED_COLUMNS
+from echodream.store.schema import CHECKSUMS, FILE_COLUMN, REQUIRED_COLUMNS, file_sha256
 
 GENERATOR = "echodream viewer"
 """Value of the meta element "generator" of the page."""
@@ -66,7 +64,8 @@ class ViewerPage:
         """Add all recordings of ``store``, decoded samples."""
         if not store.dataset.synthetic or store.dataset.kind != "video":
             raise UserError(f"videos={store.root} has no synthetic videos: give stores that stage=decode wrote")
-        origin = sampled_store(store)
+        source = store.dataset.settings.get("source")
+        origin = next(iter(_stores_in_same_folder(store, source)), store)  # the latents that ``store`` was decoded from
         decision = origin.dataset.settings.get("decision")
         passed = (
             isinstance(decision, Mapping)
@@ -77,7 +76,7 @@ class ViewerPage:
         if statement and statement not in self.statements:
             self.statements.append(statement)
         rows = {} if scores is None else scores.rows_of(origin)
-        images = _stores_in_same_folder(store, sampling_settings(origin).get("source"))
+        images = _stores_in_same_folder(store, origin.dataset.sampling_settings.get("source"))
         image_rows = images[0].rows() if images else {}  # also have the conditions that only images have
         for name, row in store.rows().items():
             settings = {**_settings(image_rows.get(str(row.get("Source")), {})), **_settings(row)}
@@ -130,11 +129,6 @@ class NearestPatients:
         start = min(max(0, int(row["NearestFrame"]) - count // 2), max(0, total - count))
         names = range(start, min(total, start + count))
         return self.real.frames(str(row["NearestRecording"]), names), float(recording["FPS"])
-
-
-def sampled_store(store: Store) -> Store:
-    """The latents in the same folder that ``store`` was decoded from, or ``store`` itself."""
-    return next(iter(_stores_in_same_folder(store, store.dataset.settings.get("source"))), store)
 
 
 def _stores_in_same_folder(store: Store, checksum: object) -> list[Store]:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from echodream import validation
 from echodream.anonymization.anonymizer import Anonymizer, RecordingBatches
-from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, open_complete_store, select_images
+from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, select_images
 from echodream.anonymization.methods import create_method
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.stage_signature import InputPath, OutputPath
@@ -19,6 +19,7 @@ from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import choose_precision
 from echodream.sampling.sample_store import check_precision, sampling_config, sampling_record, write_sample
+from echodream.store import complete_store
 
 PRIVATE = (
     "versions of patients' images, paired with them by FileName and PatientID: as private as the originals; nothing of "
@@ -53,7 +54,7 @@ def anonymise(
     transform = create_method(method, methods)
     trainer = choose_precision(trainer, "32-true")
     precision = check_precision(trainer)
-    store = open_complete_store(src, "src")
+    store = complete_store(src, "src")
     if store.dataset.kind != "latent":
         raise UserError(f"src={src} holds {store.dataset.kind}s, but latents are anonymized: run stage=encode first")
     images = select_images(store, None, frames, "src")

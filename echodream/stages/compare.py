@@ -1,7 +1,7 @@
 """``stage=compare``: compare the results of a sweep in a table and a plot."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from echodream.errors import UserError
 from echodream.plotting import LinePlot, Series, plot_lines, save_png
 from echodream.report.privacy_utility_curve import axis_range, plot_tradeoff, tradeoff_record, x_positions
 from echodream.report.sweep_results import REJECTED, SweepResult, SweepResults, read_sweep, sort_key, swept_folders
-from echodream.runs.atomic_folder import TEMPORARY_PREFIX, write_record, write_text
+from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
+from echodream.store.schema import write_atomically
 from echodream.store.table import write_table
 
 TABLE, TEXT, PLOT = "comparison.csv", "comparison.md", "comparison.png"
@@ -48,18 +49,22 @@ def compare(
     """
     patterns = _list_of_texts("points", points) or []
     results = read_sweep(patterns)
-    rows = [_table_row(value, name, result) for value, by_name in results.items() for name, result in by_name.items()]
+    rows = [
+        {"Point": value, "Figure": figure, **{key.capitalize(): entry for key, entry in vars(result).items()}}
+        for value, by_name in results.items()
+        for figure, result in by_name.items()
+    ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(["Value", "Low", "High", "Floor"], float))
     shown = _choose_names(table["Figure"].unique().tolist(), _list_of_texts("figures", figures))
     table = table[table["Figure"].isin(shown)]
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
     text = _markdown_page(results, table, shown, name)
-    _write_atomically(write_table, folder / TABLE, rows)
+    write_atomically(write_table, folder / TABLE, rows)
     write_text(folder / TEXT, text)
-    _write_atomically(save_png, folder / PLOT, _plot_results(results, table, shown, name))
+    write_atomically(save_png, folder / PLOT, _plot_results(results, table, shown, name))
     if (curve := tradeoff_record(results, name)) is not None:
-        _write_atomically(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
+        write_atomically(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
         write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
     all_names = {row["Figure"] for row in rows}
     facts = {"values": ", ".join(results), "figures": f"{len(shown)} of {len(all_names)}"}
@@ -67,11 +72,6 @@ def compare(
     if without_records := sorted(all_values - set(results), key=sort_key):
         facts["without reports"] = f"{', '.join(without_records)}: not in the table"
     return Summary(f"compare: {dst} done\n\n{text}", facts)
-
-
-def _table_row(value: str, name: str, result: SweepResult) -> dict[str, Any]:
-    numbers = {"Value": result.value, "Low": result.low, "High": result.high, "Floor": result.floor}
-    return {"Point": value, "Figure": name, **numbers, "Warning": result.warning}
 
 
 def _list_of_texts(key: str, value: Any) -> list[str] | None:
@@ -132,10 +132,3 @@ def _plot_results(results: SweepResults, table: pd.DataFrame, shown: Sequence[st
         y_range = (float(bottom - margin), float(top + margin))
         panels.append(LinePlot(name, series, setting, name, axis_range(x), y_range, ticks))
     return plot_lines(*panels)
-
-
-def _write_atomically(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
-    """Call ``write`` with a temporary path and ``content``, then rename the file to ``path``."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    write(temporary, content)
-    temporary.replace(path)

@@ -14,12 +14,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
 from echodream.evaluation.feature_extraction import select_recordings
-from echodream.evaluation.plausibility import (
-    EJECTION_FRACTION,
-    TrainingRanges,
-    measure_training,
-    shortest_duration,
-)
+from echodream.evaluation.plausibility import EJECTION_FRACTION, TrainingRanges, measure_training, shortest_duration
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
 from echodream.runs.predict import PredictionData, run_prediction

@@ -11,12 +11,7 @@ from echodream.errors import UserError
 from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor, predict
 from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, frame_difference_curves
 from echodream.evaluation.comparison import Comparison
-from echodream.evaluation.feature_extraction import (
-    FeatureExtraction,
-    RecordingSet,
-    load_recordings,
-    select_recordings,
-)
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, load_recordings, select_recordings
 from echodream.evaluation.further_patients import open_test_store
 from echodream.evaluation.plausibility import plausibility as plausibility_metrics
 from echodream.evaluation.protocol import FILE, Protocol, recorded_counts

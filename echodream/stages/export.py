@@ -8,12 +8,7 @@ from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.progress import progress_bar
-from echodream.runs.atomic_folder import (
-    atomic_folder,
-    require_same_settings,
-    start_or_resume_folder,
-    write_record,
-)
+from echodream.runs.atomic_folder import atomic_folder, require_same_settings, start_or_resume_folder, write_record
 from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.export_formats import FORMATS, ExportSettings, Row, export_recording, store_rows

@@ -25,7 +25,6 @@ from echodream.filtering.embedding import (
     check_training_store,
     check_unused_for_model_selection,
     has_known_generator,
-    sampling_settings,
 )
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
 from echodream.filtering.memorization import (
@@ -44,9 +43,8 @@ from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Store
-from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.store.schema import CHECKSUMS, FILE_COLUMN, SPLITS, partial_path, read_dataset
+from echodream.store.schema import CHECKSUMS, FILE_COLUMN, SPLITS, file_sha256, partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 """Model name of the generator for ``on=image`` and ``on=video``."""
@@ -167,7 +165,7 @@ def filter_(
         model = load_diffusion_model(str(generator), GENERATORS[on]) if needing or tuning is not None else None
         guidance = Guidance()
         if model is not None:
-            guidance = Guidance.from_record(sampling_settings(store).get("guidance"), model.conditioner.names)
+            guidance = Guidance.from_record(store.dataset.sampling_settings.get("guidance"), model.conditioner.names)
         recordings = Recordings(study, "TRAIN")
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device, video_store)
         samples = EncodedStore(store, copy_generator.vae, study) if store.dataset.kind == "video" else store
@@ -240,7 +238,7 @@ def _check_stores(store: Store, study: Store) -> None:
             "samples again with models of this study"
         )
     sources = store.table["Source"].astype(str).tolist() if "Source" in store.table else []
-    if "real" in sources or sampling_settings(store).get("source") == study.checksum:
+    if "real" in sources or store.dataset.sampling_settings.get("source") == study.checksum:
         raise UserError(
             f"src={store.root} was generated from real recordings, such as those of {study.root}, and not from noise: "
             "generate videos from the images of stage=image"
@@ -279,7 +277,8 @@ def _check_generator(
         return None
     check_training_store(folder, GENERATORS[on], study, "generator")
     check_initial_model(folder, GENERATORS[on], "generator")
-    fingerprint, recorded = read_artifact(folder, GENERATORS[on]).fingerprint, sampling_settings(store).get("model")
+    fingerprint = read_artifact(folder, GENERATORS[on]).fingerprint
+    recorded = store.dataset.sampling_settings.get("model")
     if recorded is not None and recorded != fingerprint:
         raise UserError(f"generator={folder} did not sample src={store.root}: give the folder of the model that did")
     return fingerprint
@@ -304,7 +303,7 @@ def _memorised_samples(
         cfg, generator, copy_generator.recordings, tuning, config.seed, Path(work), device, command, code_version
     )
     frames = len(config.compared_frame_indices(frames_per_sample(store)))
-    sampling = sampling_settings(store)
+    sampling = store.dataset.sampling_settings
     return sample_memorised(folders, GENERATORS[config.on], recordings, tuning, copy_generator, sampling, frames)
 
 
@@ -329,7 +328,7 @@ def _add_memoriser(
 
 def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, generator: str | None) -> LedgerEntry:
     """Ledger entry of the decision with ``settings`` on ``frames`` frames of the samples of ``store``."""
-    sampling = sampling_settings(store)
+    sampling = store.dataset.sampling_settings
     networks = {"reid": settings["reid"], "generator": sampling.get("model", generator)}
     if settings["copies"] is not None:
         networks["copies"] = settings["copies"]

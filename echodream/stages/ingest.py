@@ -19,6 +19,7 @@ from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.ingest.synthetic_set import check_agreement, list_samples
 from echodream.ingest.workers import ConversionJob, convert_recordings
+from echodream.process_pool import check_workers
 from echodream.progress import progress_bar
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
@@ -55,8 +56,7 @@ def ingest(
     synthetic. Raises ``UserError`` unless size, channels and frame rate are those of the study in ``real``, if it
     exists.
     """
-    if workers is not None:
-        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
+    check_workers(workers)
     validation.fraction("max_rejected", max_rejected)
     validation.positive_number("timeout", timeout)
     if validation.true_or_false("synthetic", synthetic) and real is not None:

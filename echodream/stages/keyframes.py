@@ -60,7 +60,9 @@ def keyframes(
             ]
             results = map_in_processes(detect, jobs, workers, "key frames")
             for job, key_frames in zip(jobs, results, strict=True):
-                writer.copy(store.path(job.name), {**rows[job.name], **_key_frame_columns(key_frames)}, link=True)
+                ed, es = (" ".join(map(str, frames)) for frames in (key_frames.ed, key_frames.es))
+                columns = {"ED": ed, "ES": es, STATUS: key_frames.problem or "found"}
+                writer.copy(store.path(job.name), {**rows[job.name], **columns}, link=True)
             if any(row[STATUS] == "found" for row in writer.rows.values()):
                 writer.finish(list(rows), store.dataset.statistics)
     if not writer.complete and not Path(dst).exists():
@@ -92,12 +94,6 @@ def _check_stores(videos: Store, store: Store, dst: str) -> None:
             f"onto={store.root} has {wrong[0]} with {store_frames[wrong[0]]} frames, but src={videos.root} has "
             f"{video_frames.get(wrong[0], 'no such recording')}: give the latents that were encoded from these videos"
         )
-
-
-def _key_frame_columns(key_frames: KeyFrames) -> dict[str, str]:
-    """Columns of FileList.csv: frame numbers separated by spaces, and the status."""
-    ed, es = (" ".join(map(str, frames)) for frames in (key_frames.ed, key_frames.es))
-    return {"ED": ed, "ES": es, STATUS: key_frames.problem or "found"}
 
 
 def _summary_lines(videos: Store, result: Store) -> dict[str, object]:

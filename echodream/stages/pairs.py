@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echodream import validation
-from echodream.anonymization.image_pairs import open_complete_store, select_images
+from echodream.anonymization.image_pairs import select_images
 from echodream.anonymization.verification_pairs import images_by_patient, pairs_table, sample_pairs
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
+from echodream.store import complete_store
 
 RECORD = "pairs.json"
 
@@ -32,7 +33,7 @@ def pairs(
     different recordings unless ``within``. Raises ``UserError`` if no patient of a split has two images.
     """
     validation.whole_number("per_patient", per_patient)
-    store = open_complete_store(src, "src")
+    store = complete_store(src, "src")
     if len(set(splits)) != len(splits) or not splits:
         raise UserError(f"splits={list(splits)} is not possible: give some of TRAIN, VAL and TEST, each once")
     summary, tables = {}, {}

@@ -136,7 +136,7 @@ def sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
         return []
     normals = (np.random.default_rng((seed, number, _BEAT_STREAM)).standard_normal() for number in range(count))
     factors = (max(_MIN_BEAT_LENGTH, 1 + spread * float(np.clip(normal, -2, 2))) for normal in normals)
-    return [Beat(times[1], times[2]).stretched(factor) for factor in factors]
+    return [Beat(times[1] * factor, times[2] * factor) for factor in factors]
 
 
 def reference_reader(

@@ -4,8 +4,9 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -105,48 +106,28 @@ def _folders(pattern: str) -> list[Path]:
     return found
 
 
-class _SamplingSettings(TypedDict):
-    """Settings that ``image`` and ``video`` share, typed so that a new one is not forgotten."""
-
-    seed: int
-    steps: int | None
-    sampler: str | None
-    spacing: str | None
-    clip: float | None
-    batch: int
-    compile: bool | str
-    channels_last: bool
-    workers: int
-    trainer: Callable[..., pl.Trainer]
-    command: str
-    code_version: str
-
-
+@dataclass
 class _Grid:
-    """Samples of all combinations of conditions; the settings are those of ``viewer``."""
+    """Samples of all combinations of conditions; the settings are those of ``viewer``, and ``folders`` its models."""
 
-    def __init__(
-        self,
-        models: Mapping[str, str],
-        values: int,
-        repeats: int,
-        frames: int,
-        steps: int | None,
-        grey: bool,
-        batch: int,
-        seed: int,
-        guidance: Mapping[str, Any],
-        trainer: Callable[..., pl.Trainer],
-    ) -> None:
-        validation.whole_number("values", values)
-        validation.whole_number("repeats", repeats)
-        self.folders, self.frames, self.grey, self.repeats = models, frames, grey, repeats
-        self.guidance, self.trainer = guidance, trainer
-        self.seed, self.steps, self.batch = seed, steps, batch
-        self.models = {"lidm": load_diffusion_model(models["lidm"], "lidm")}
-        if Path(models["lvdm"]).is_dir():
-            self.models["lvdm"] = load_diffusion_model(models["lvdm"], "lvdm")
-        columns = [model.conditioner.grid_values(values) for model in self.models.values()]
+    folders: Mapping[str, str]
+    values: int
+    repeats: int
+    frames: int
+    steps: int | None
+    grey: bool
+    batch: int
+    seed: int
+    guidance: Mapping[str, Any]
+    trainer: Callable[..., pl.Trainer]
+
+    def __post_init__(self) -> None:
+        validation.whole_number("values", self.values)
+        validation.whole_number("repeats", self.repeats)
+        self.models = {"lidm": load_diffusion_model(self.folders["lidm"], "lidm")}
+        if Path(self.folders["lvdm"]).is_dir():
+            self.models["lvdm"] = load_diffusion_model(self.folders["lvdm"], "lvdm")
+        columns = [model.conditioner.grid_values(self.values) for model in self.models.values()]
         self.columns = {name: cells for each in columns for name, cells in each.items()}
 
     def write(self, folder: Path, scales: Sequence[float], command: str, code_version: str) -> list[Store]:
@@ -159,20 +140,12 @@ class _Grid:
         if (count := len(combinations) * self.repeats * len(scales)) > MAX_CLIPS:
             raise UserError(f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats= or scales=")
         labels, stores = self._write_labels(folder, combinations), list[Store]()
-        common = _SamplingSettings(
-            seed=self.seed,
-            steps=self.steps,
-            sampler=None,
-            spacing=None,
-            clip=None,
-            batch=self.batch,
-            compile=False,
-            channels_last=False,
-            workers=0,
-            trainer=self.trainer,
-            command=command,
-            code_version=code_version,
-        )
+        origin = {"command": command, "code_version": code_version}
+        shared: dict[str, Any] = {"workers": 0, "trainer": self.trainer, **origin}
+        sampling = {
+            **{"seed": self.seed, "steps": self.steps, "sampler": None, "spacing": None, "clip": None},
+            **{"batch": self.batch, "compile": False, "channels_last": False, **shared},
+        }
         for scale in scales:
             place = folder / f"guidance_{scale:g}"
             images, clips, decoded = (str(place / name) for name in ("images", "clips", "videos"))
@@ -183,7 +156,7 @@ class _Grid:
                 labels=labels.get("lidm", "uniform"),
                 training="",
                 guidance=self._guidance("lidm", scale),
-                **common,
+                **sampling,
             )
             if "lvdm" in self.models:
                 video(
@@ -198,7 +171,7 @@ class _Grid:
                     join="crossfade",
                     overlap=None,
                     windows="auto",
-                    **common,
+                    **sampling,
                 )
             source = clips if "lvdm" in self.models else images
             decode(
@@ -209,10 +182,7 @@ class _Grid:
                 plausibility=None,
                 grey=self.grey,
                 budget=64,
-                workers=0,
-                trainer=self.trainer,
-                command=command,
-                code_version=code_version,
+                **shared,
             )
             stores.append(Store(decoded))
         return stores

@@ -43,11 +43,6 @@ Row = Mapping[str, Any]
 """A row of FileList.csv with its cells as text."""
 
 
-def unchanged_table(rows: Sequence[Row]) -> Tables:
-    """FileList.csv without changes."""
-    return {FILE_LIST: ((), [dict(row) for row in rows])}
-
-
 @dataclass(frozen=True)
 class ExportFormat:
     """File path and writer of an export format."""
@@ -56,7 +51,7 @@ class ExportFormat:
     """Path of a recording within the export; {} is replaced by the FileName."""
     write: Callable[[Path, np.ndarray, Row, ExportSettings], None]
     """Function that writes pixels, uint8 (F, H, W, C), of a recording with its row of FileList.csv to a new path."""
-    tables: Callable[[Sequence[Row]], Tables] = unchanged_table
+    tables: Callable[[Sequence[Row]], Tables] = lambda rows: {FILE_LIST: ((), [dict(row) for row in rows])}
     """Function from the rows of FileList.csv to the tables of the export."""
     check: Callable[[Store], None] = lambda store: None
     """Function that raises ``UserError`` if a store cannot be exported in this format."""

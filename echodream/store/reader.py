@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echodream.store.checksums import file_sha256
+from echodream.errors import UserError
 from echodream.store.latents import read_latents
-from echodream.store.schema import CHECKSUMS, Dataset, StoreError, media_path, read_dataset
+from echodream.store.schema import CHECKSUMS, Dataset, StoreError, file_sha256, media_path, read_dataset
 from echodream.store.table import read_file_list
 from echodream.store.video import read_video
 
@@ -135,6 +135,14 @@ class Store:
             self._cached_frames |= {name: self.frames(name) for name in names if name not in self._cached_frames}
         else:
             self._cached_latents |= {name: self.latents(name) for name in names if name not in self._cached_latents}
+
+
+def complete_store(path: str, key: str, kind: str | None = None) -> Store:
+    """The store at ``path``, the value of the setting ``key``. Raises ``UserError`` if the store is not complete."""
+    store = Store(path, kind=kind)
+    if not (store.root / CHECKSUMS).is_file():
+        raise UserError(f"{key}={store.root} is not a complete store, {CHECKSUMS} is missing: write the store again")
+    return store
 
 
 def machine_memory() -> int:

@@ -1,9 +1,11 @@
 """Format of a Store: file names, columns, and ``dataset.json``. docs/format.md describes the format in prose."""
 
+import hashlib
 import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,14 @@ class Dataset:
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name} is {_quote(getattr(self, name))}, not a {kind.__name__}")
 
+    @property
+    def sampling_settings(self) -> Mapping[str, Any]:
+        """Settings with which the samples of the store were generated, also of a store that the filter wrote."""
+        settings: Mapping[str, Any] = self.settings
+        while isinstance(settings.get("samples"), Mapping):  # the settings of a filter contain those of its input
+            settings = settings["samples"]
+        return settings
+
     def to_json(self) -> str:
         """Text of dataset.json with sorted keys and fixed indentation, so that equal content gives equal bytes."""
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -224,12 +234,23 @@ def read_text(path: Path, max_bytes: int) -> str:
         raise StoreError(f"{path} is not UTF-8 text: {path.parent} is not a store") from error
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file at ``path``, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(write: Callable[[Path, Any], object], path: Path, content: Any) -> None:
+    """Call ``write`` with a temporary path and ``content``, then rename the file to ``path``."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    write(temporary, content)
+    temporary.replace(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically, in a folder that is created if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(lambda temporary, content: temporary.write_text(content, encoding="utf-8"), path, text)
 
 
 def describe_difference(existing: Dataset, new: Dataset) -> str | None:

@@ -78,10 +78,7 @@ def fine_tune(
         "objective": None,
         "canaries": None,
         "logger": {},
-        "callbacks": {
-            "ema": OmegaConf.select(cfg, "callbacks.ema"),
-            "checkpoint": checkpoint,
-        },
+        "callbacks": {"ema": OmegaConf.select(cfg, "callbacks.ema"), "checkpoint": checkpoint},
         "datamodule": {"src": str(folder / "latents"), "seed": seed, "batch_size": batch_size, "augment": None},
         "trainer": {"devices": 1, "num_nodes": 1, "strategy": "auto", "limit_train_batches": steps},
         "model": {"module": {"initial": generator, "compile": False}},

@@ -19,8 +19,7 @@ from echodream.modules.private_training import PrivateTraining
 from echodream.modules.trainable import Trainable
 from echodream.privacy.private_steps import PrivacySettings, secret_seed
 from echodream.store import Store
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS, read_dataset
+from echodream.store.schema import CHECKSUMS, file_sha256, read_dataset
 
 KEY_FILE = "privacy.key"
 """File in the folder of a training with the secret from which its random numbers are derived."""

@@ -16,8 +16,7 @@ from echodream.callbacks.image_logging import send_image
 from echodream.callbacks.wandb_logger import CHARTS, PrivateWandbLogger
 from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_absolute_paths
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS, read_dataset
+from echodream.store.schema import CHECKSUMS, file_sha256, read_dataset
 
 FINGERPRINT_DIGITS = 12
 """Number of digits of a fingerprint in the name of a W&B artifact."""
@@ -68,10 +67,7 @@ def log_store_input(logger: PrivateWandbLogger, folder: Path, study: str) -> Non
     """Record the store ``folder`` and its VAE as inputs of the W&B run."""
     dataset = read_dataset(folder)
     fingerprint = file_sha256(folder / CHECKSUMS)
-    sampling = dataset.settings
-    while isinstance(sampling.get("samples"), dict):  # the settings of a filter contain those of its input
-        sampling = sampling["samples"]
-    vae = dataset.encoder or dataset.settings.get("decoder")
+    vae, sampler = dataset.encoder or dataset.settings.get("decoder"), dataset.sampling_settings.get("model")
     metadata = {
         "fingerprint": fingerprint,
         "study": study,
@@ -79,7 +75,7 @@ def log_store_input(logger: PrivateWandbLogger, folder: Path, study: str) -> Non
         "synthetic": dataset.synthetic,
         "command": redact_absolute_paths(dataset.command),
         "code_version": dataset.code_version,
-        "derived from": {"vae": vae, "source": dataset.settings.get("source"), "sampled by": sampling.get("model")},
+        "derived from": {"vae": vae, "source": dataset.settings.get("source"), "sampled by": sampler},
     }
     logger.log_input(f"store-{fingerprint[:FINGERPRINT_DIGITS]}", "dataset", metadata)
     if vae:

@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.anonymization.comparison_spaces import ComparisonSpace, EmbeddingAugmentation, rotate
+from echodream.anonymization.comparison_spaces import ComparisonSpace, EmbeddingAugmentation
 from echodream.anonymization.image_pairs import select_images
 from echodream.anonymization.verification_pairs import read_pairs, sample_pairs
 from echodream.config.paths import CONF_DIR
@@ -244,7 +244,7 @@ def test_pairs_of_one_s_own_are_taken_and_checked(folder: Path) -> None:
         run(folder, "linkability", f"pairs={folder}/nowhere")
 
 
-def test_images_are_also_seen_mirrored_androtate() -> None:
+def test_images_are_also_seen_mirrored() -> None:
     x = torch.randn(2, C, 6, 6, generator=torch.Generator().manual_seed(0))
     space = ComparisonSpace("latents", "", lambda frames: frames.flatten(1))
     plain, both = (
@@ -254,9 +254,6 @@ def test_images_are_also_seen_mirrored_androtate() -> None:
     assert torch.allclose(both, EmbeddingAugmentation(flip=True).augment(space).embed(x.flip(-1)), atol=1e-6)
     assert not torch.allclose(plain, both, atol=1e-2)
     assert torch.allclose(plain.norm(dim=1), torch.ones(2))
-    assert torch.allclose(rotate(x, 90.0), x.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
-        rotate(x, 90.0), x.rot90(-1, (2, 3)), atol=1e-4
-    )
     with pytest.raises(UserError, match=r"views\.(flip|degrees) is .*: give"):
         EmbeddingAugmentation(degrees=90)
 

@@ -13,12 +13,11 @@ from echodream.errors import UserError
 from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics
 from echodream.evaluation.feature_extraction import FeatureExtraction, load_recordings
 from echodream.metrics.cardiac_cycle import area_curve, estimate_rhythm, percentile_range, seam_ratio
-from echodream.metrics.frechet import frechet_distance
+from echodream.metrics.frechet import frechet_estimate
 from echodream.networks.classifiers import load_classifier
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS
+from echodream.store.schema import CHECKSUMS, file_sha256
 from tests.support.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
 
 __all__ = ["study"]
@@ -59,7 +58,7 @@ def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path, mea
     )
     distance = found["videos"]["frechet[classifier]"]
     assert (distance["count"], distance["dimensions"]) == (18, 5)
-    assert distance["value"] == pytest.approx(frechet_distance(synthetic, test), rel=1e-4)
+    assert distance["value"] == pytest.approx(frechet_estimate(synthetic, test).value, rel=1e-4)
     right, real_right = guess == asked, real_guess == real_class
     for name, kept in (("class agreement", None), *((f"class agreement, {n}", k) for k, n in enumerate(NAMES))):
         agreement = found["videos"][name]
@@ -98,11 +97,11 @@ def test_the_floor_has_the_same_sample_count(study: Path, measured: Any) -> None
     found, _ = measured
     train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
     pairs = [(i, j) for i in range(20) for j in range(i)]
-    possible = [frechet_distance(np.delete(train, pair, axis=0), test) for pair in pairs]
+    possible = [frechet_estimate(np.delete(train, pair, axis=0), test).value for pair in pairs]
     floor = found["videos"]["frechet[classifier]"]["floor"]["value"]
     assert min(possible) < floor < max(possible)
     assert floor == pytest.approx(np.mean(possible), rel=0.1)
-    assert abs(floor / frechet_distance(train, test) - 1) > 1e-4
+    assert abs(floor / frechet_estimate(train, test).value - 1) > 1e-4
 
 
 @pytest.mark.slow

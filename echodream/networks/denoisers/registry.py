@@ -1,8 +1,4 @@
-"""Registry of denoisers, which wrap networks of diffusers.
-
-To add a denoiser, write its class and a function that builds it in a new file of this folder, like ``dit.py``; and add
-a file to ``conf/denoiser/``, which names the function. ``DENOISERS`` has the classes of all files of this folder.
-"""
+"""Registry of denoisers, which wrap networks of diffusers."""
 
 import importlib
 import inspect

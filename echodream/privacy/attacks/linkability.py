@@ -40,10 +40,7 @@ def residual_risk(attack: Interval, control: Interval) -> Interval:
 
 
 def linkability(
-    train: tuple[Tensor, Tensor],
-    control: tuple[Tensor, Tensor],
-    synthetic: tuple[Tensor, Tensor],
-    neighbors: int = 1,
+    train: tuple[Tensor, Tensor], control: tuple[Tensor, Tensor], synthetic: tuple[Tensor, Tensor], neighbors: int = 1
 ) -> Linkability:
     """Linkability attack on two views of each patient or sample, one row each: (n, D_1) and (n, D_2).
 

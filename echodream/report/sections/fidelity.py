@@ -11,14 +11,7 @@ from markupsafe import Markup
 from echodream.metrics.bootstrap import Interval
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import png_uri
-from echodream.report.number_format import (
-    axis_end,
-    capitalized,
-    format_ends,
-    format_percent,
-    format_ratio,
-    format_value,
-)
+from echodream.report.number_format import axis_end, capitalized, format_interval, format_percent, format_ratio
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
 from echodream.report.svg_primitives import line_chart
@@ -108,7 +101,7 @@ def verdict(sources: Sources) -> Verdict:
     ratio = format_ratio(worst.ratio)
     sentence = (
         f"Synthetic {part} are {ratio} times as far from real test patients as real training patients are, by "
-        f"{metric}: {_format_interval(worst.value)} against {_format_interval(worst.floor)}."
+        f"{metric}: {format_interval(worst.value)} against {format_interval(worst.floor)}."
     )
     _, state, label = GRADES[certain_grade]
     settled = certain_grade == grade(worst.ratio)
@@ -155,10 +148,6 @@ def _middle_frames(sources: Sources) -> list[Still]:
 def _middle_frame(store: Store, row: Any, label: str) -> Still:
     pixels = store.frames(str(row["FileName"]), [int(row["NumberOfFrames"]) // 2])[0]
     return Still(label, png_uri(pixels), pixels.shape[1], pixels.shape[0])
-
-
-def _format_interval(value: Interval) -> str:
-    return f"{format_value(value)} ({format_ends(value)})" if format_ends(value) else format_value(value)
 
 
 def _distances_with_floor(metrics: Mapping[str, Any]) -> Iterator[Distance]:

@@ -231,19 +231,14 @@ def test_drift_of_embeddings_that_turn() -> None:
     assert found.curve == pytest.approx(truth, abs=1e-6)
     assert found.last.value == pytest.approx((short[4] + long_[6]) / 2, abs=1e-6)
     assert found.step.value == pytest.approx((short[1] + long_[1]) / 2, abs=1e-6)
-    assert found.lost is not None
     assert found.lost.value == 0.5  # 120 degrees in the longer
     assert (found.low <= found.curve + 1e-12).all()
     assert (found.curve <= found.high + 1e-12).all()
     assert found.low[2] < found.high[2]
 
 
-def test_drift_from_a_reference_frame() -> None:
-    reference = torch.tensor([math.cos(math.radians(-30)), math.sin(math.radians(-30))])
-    found = drift([turning(4, 10)], [reference])
-    assert found.curve == pytest.approx([math.cos(math.radians(30 + 10 * frame)) for frame in range(4)], abs=1e-6)
-    assert found.lost is None
+def test_drift_needs_a_video_of_two_frames() -> None:
     with pytest.raises(UserError, match="single frame"):
-        drift([turning(1, 5)])
+        drift([turning(1, 5)], threshold=0.5)
     with pytest.raises(UserError, match="at least one video"):
-        drift([])
+        drift([], threshold=0.5)
