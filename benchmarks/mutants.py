@@ -95,8 +95,8 @@ MUTANTS = {
     ),
     "random numbers of a sample repeat in every epoch": Mutant(
         "datamodules/dataset.py",
-        "return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))",
-        "return np.random.default_rng(np.random.SeedSequence((seed, 0, index)))",
+        "rng = np.random.default_rng((self.seed, epoch, index))",
+        "rng = np.random.default_rng((self.seed, 0, index))",
         "datamodules/test_dataset.py",
     ),
     "only the first frame of a training video is a reference": Mutant(

@@ -17,6 +17,7 @@ RESOURCES = {
 }
 """GPUs, memory in MB and minutes of a job on a cluster, by model or stage; ``HOURS`` for others."""
 TEXT, SWITCH, COUNT = "text", "true or false", "a whole number above zero"
+STEPS = "a list of steps"
 CLASSES, CLASSES_BY_STEP = "a list of classes", "names of steps, each with a list of classes"
 OVERRIDES_BY_STEP = "names of steps, each with a list of overrides, as {lidm: [view=triplet]}"
 KEYS = {
@@ -25,6 +26,7 @@ KEYS = {
     **dict.fromkeys(("further", "jobs", "cores"), COUNT),
     "gpu": "a whole number",
     "labels": CLASSES,
+    "alone": STEPS,
     **dict.fromkeys(("cross_validation", "relabelling"), CLASSES_BY_STEP),
     **dict.fromkeys(("overrides", "anonymised"), OVERRIDES_BY_STEP),
 }
@@ -45,7 +47,7 @@ class Step:
     needs: tuple[str, ...]
     """Names of the steps that have to be complete before."""
     alone: bool
-    """Whether the step uses all cores: no other step can run at the same time, or it is a large one."""
+    """Whether the step uses all cores: no other step can run at the same time, or it is in ``alone`` of the study."""
     report: tuple[str, ...] = ()
     """Overrides of the report that is written after the step: what is known so far, and what is not yet made."""
 
@@ -78,8 +80,9 @@ def steps(config: Mapping[str, Any]) -> list[Step]:
     if "anonymised" in config and "labels" not in config:
         raise ValueError("a study with anonymised needs labels, the classes of model=utility")
     found = list(_Study(config).steps())
-    if unknown := set(config.get("overrides", {})) - {step.name for step in found}:
-        raise ValueError(f"overrides of {', '.join(sorted(unknown))}, which is not a step of this study")
+    for key in ("overrides", "alone"):
+        if unknown := set(config.get(key, [])) - {step.name for step in found}:
+            raise ValueError(f"{key} of {', '.join(sorted(unknown))}, which is not a step of this study")
     return found
 
 
@@ -94,7 +97,7 @@ def _is(kind: str, value: object) -> bool:
     if kind in (CLASSES_BY_STEP, OVERRIDES_BY_STEP):
         one = _is_list if kind == OVERRIDES_BY_STEP else partial(_is, CLASSES)
         return isinstance(value, Mapping) and _is_list(list(value)) and all(map(one, value.values()))
-    if kind == CLASSES:
+    if kind in (CLASSES, STEPS):
         return isinstance(value, str) or _is_list(value)
     if kind == SWITCH:
         return isinstance(value, bool)
@@ -151,7 +154,7 @@ class _Study:
     def steps(self) -> Iterator[Step]:
         config = self.config
         yield from self.recordings()
-        yield self.train("vae", needs=["videos"], alone=True, reports="anonymised" not in config)
+        yield self.train("vae", needs=["videos"], reports="anonymised" not in config)
         yield self.stage("encode", needs=["vae"], makes=self.store("data", "latents"), alone=True)
         if "anonymised" in config:
             yield from self.anonymised()
@@ -279,6 +282,7 @@ class _Study:
     ) -> Step:
         needed = tuple(self.last if need == "videos" else need for need in needs)
         report = self.early_report() if reports else ()
+        alone = alone or name in self.config.get("alone", [])
         return Step(name, program, (what, *self.settings, *overrides, *self.own(name)), makes, needed, alone, report)
 
     def early_report(self) -> tuple[str, ...]:

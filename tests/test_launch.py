@@ -36,6 +36,7 @@ makes=$(grep -F -- "$*	" "$here/makes" | cut -f 2)
 makes=${makes:-$here/page}
 trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$here/log"; exit 1' TERM INT
 echo "begin ${OMP_NUM_THREADS:-none} ${OMP_WAIT_POLICY:-active} $*" >> "$here/log"
+echo "${MALLOC_MMAP_MAX_:-none} $2" >> "$here/memory"
 [ -f "$makes" ] || echo "making $*" >> "$here/log"
 echo "Epoch 1/2: 50% of $*" > "$ECHODREAM_PROGRESS"
 case "$*" in *"${STUCK:-nothing}"*) while sleep 0.1 2>/dev/null; do :; done ;; esac
@@ -187,6 +188,8 @@ def test_a_step_comes_after_all_that_it_needs(study: str) -> None:
 
 
 def test_overrides_of_an_unknown_step_are_refused() -> None:
+    with pytest.raises(ValueError, match="alone of vaee, which is not a step"):
+        list(steps("demo", alone=["vae", "vaee"]))
     with pytest.raises(ValueError, match="overrides of lidmm, which is not a step"):
         steps("demo", overrides={"lidmm": ["view=triplet"]})  # type: ignore[arg-type]
 
@@ -356,6 +359,16 @@ def test_steps_side_by_side_fit_on_the_cores_and_one_alone_has_them_all(study: C
         assert jobs * each <= cores < jobs * (each + 1)
 
 
+@pytest.mark.parametrize("own", [{}, {"MALLOC_MMAP_MAX_": "7"}])
+def test_networks_keep_freed_memory_unless_the_user_has_own_settings(study: Callable[..., Run], own: dict) -> None:
+    run = study()
+    assert run(options=("--until", "encode"), **own).returncode == 0
+    found = dict(reversed(line.split(" ")) for line in (run.folder / "memory").read_text().splitlines())
+    networks, default = own.get("MALLOC_MMAP_MAX_", "0"), own.get("MALLOC_MMAP_MAX_", "none")
+    assert {found[name] for name in ("model=vae", "stage=encode")} == {networks}
+    assert {found[name] for name in ("stage=phantom", "stage=ingest", "stage=verify")} == {default}
+
+
 def begun(run: Run) -> list[str]:
     return [line for line in run.log if line.startswith("begin")]
 
@@ -508,14 +521,14 @@ def test_a_step_on_slurm_is_a_job_with_its_resources_and_a_refused_job_is_a_sent
         ([], r"error: give a study \(cardiacnet, .*\) or a yaml file of your own: python launch/run.py demo"),
         (["nosuch"], r"error: give a study \(cardiacnet, .*\) or a yaml file of your own: python launch/run.py demo"),
         (["mine/nosuch.yaml"], "error: mine/nosuch.yaml does not exist: give one of cardiacnet, .*, or a yaml file .*"),
-        (["demo", "job=1"], "error: demo.yaml: unknown key job: a study has anonymised, .*, verify"),
+        (["demo", "job=1"], "error: demo.yaml: unknown key job: a study has alone, anonymised, .*, verify"),
         (["lung"], r"error: give raw=: python launch/run.py lung raw=\.\.\."),
         (["demo", "jobs"], "error: jobs is not key=value: write it as raw=/path"),
         (["demo", "jobs="], "error: jobs= is not key=value: write it as raw=/path"),
         (["demo", "=3"], "error: =3 is not key=value: write it as raw=/path"),
         pytest.param(
             ["demo", "n=3"],
-            "error: demo.yaml: unknown key n: a study has anonymised, .*, verify",
+            "error: demo.yaml: unknown key n: a study has alone, anonymised, .*, verify",
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -86,13 +86,14 @@ class StoreData(LightningDataModule):
             view = self.view if train else self.view.for_evaluation()
             rows = self.recordings(split)
             self._datasets[split] = ViewDataset(rows, view, self.seed, self.columns, self.augment if train else None)
-            self.cache_recordings(self._datasets[split].rows)
+            if not (train and self.on_device):
+                self.cache_recordings(self._datasets[split].rows)
         return self._datasets[split]
 
     def cache_recordings(self, rows: Recordings) -> None:
         """Read the recordings ``rows`` into memory, if ``cache`` says so."""
         max_bytes = MOST_CACHED if torch.cuda.is_available() and rows.store.dataset.kind == "latent" else SMALL_STUDY
-        if rows.store.fits_in_memory(max_bytes) if self.cache == "auto" else self.cache:
+        if rows.store.fits_in_memory(max_bytes) if self.cache in ("auto", "device") else self.cache:
             rows.store.cache(rows.names)
 
     def recordings(self, split: str) -> Recordings:
@@ -116,8 +117,6 @@ class StoreData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Loader of training batches, shuffled by (seed, epoch), that can resume in the middle of an epoch."""
         if self.private_batches is not None:
-            if self.on_device:
-                raise UserError("datamodule.cache=device is not for trainer.privacy: give datamodule.cache=true")
             settings = self._loader_settings(self.private_batches, fixed=False)
             return ResumableLoader(self.private_batches, **{**settings, "batch_size": None})
         samples = self.training_dataset()

@@ -1,5 +1,6 @@
 """Latents of training recordings that stay on the device of the training, where batches are put together."""
 
+import math
 from copy import copy
 from typing import Any, Self
 
@@ -54,10 +55,13 @@ class DeviceCache:
         rows = samples.rows
         self.device, self.view = device, samples.view
         self.dataset = NumberedDataset(NumberedRecordings.of(rows), samples.view, samples.seed, tuple(samples.columns))
-        moments = [rows.store.latents(name) for name in rows.names]
-        mean, std = (torch.cat(tensors) for tensors in zip(*moments, strict=True))
-        _check_memory(mean.nbytes + std.nbytes, device)
-        self.mean, self.std = mean.to(device), std.to(device)
+        height, width = (int(rows.table[column].iloc[0]) for column in ("FrameHeight", "FrameWidth"))
+        shape = (2, int(rows.frames.sum()), rows.store.dataset.channels, height, width)
+        _check_memory(math.prod(shape) * torch.float16.itemsize, device)
+        self.mean, self.std = torch.empty(shape, dtype=torch.float16, device=device)
+        for name, end, count in zip(rows.names, rows.cumulative_frames.tolist(), rows.frames.tolist(), strict=True):
+            for stored, moment in zip((self.mean, self.std), rows.store.latents(name), strict=True):
+                stored[end - count : end] = moment
         statistics = rows.store.dataset.statistics
         assert statistics is not None
         self.statistics = torch.tensor([statistics.mean, statistics.std], device=device)[..., None, None]

@@ -264,7 +264,7 @@ def fit_noise_scale(
     target = radial_power(frames.mean(dim=1).cpu().numpy())
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
     if disturb is not None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[latents.device] if latents.is_cuda else []):
             torch.manual_seed(0)
             latents = disturb(latents)
 

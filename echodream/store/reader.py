@@ -36,7 +36,7 @@ class Store:
     def __init__(self, root: str | Path, *, kind: str | None = None, encoder: str | None = None) -> None:
         self.root = Path(root)
         self._cached_frames: dict[str, np.ndarray] = {}
-        self._cached_latents: dict[str, tuple[Tensor, Tensor]] = {}
+        self._cached_latents: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # tensors cannot be sent to many workers
         self.dataset: Dataset = read_dataset(self.root)
         self.table: pd.DataFrame = read_file_list(self.root)
         if kind is not None and self.dataset.kind != kind:
@@ -115,7 +115,9 @@ class Store:
         """
         path = self.path(name)
         if name in self._cached_latents:
-            mean, std = (moment[start:stop] for moment in self._cached_latents[name])
+            from torch import from_numpy
+
+            mean, std = (from_numpy(moment[start:stop]) for moment in self._cached_latents[name])
         else:
             mean, std = read_latents(path, start, stop)
         expected = len(range(*slice(start, stop).indices(self._frame_counts[name])))
@@ -134,7 +136,9 @@ class Store:
         if self.dataset.kind == "video":
             self._cached_frames |= {name: self.frames(name) for name in names if name not in self._cached_frames}
         else:
-            self._cached_latents |= {name: self.latents(name) for name in names if name not in self._cached_latents}
+            for name in set(names) - self._cached_latents.keys():
+                mean, std = self.latents(name)
+                self._cached_latents[name] = mean.numpy(), std.numpy()
 
 
 def complete_store(path: str, key: str, kind: str | None = None) -> Store:

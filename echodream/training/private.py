@@ -51,6 +51,8 @@ def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings
         raise UserError("trainer.privacy.epsilon needs loss.auxiliary.weight=0: its classifier is not private")
     if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another one")
+    if data.on_device:
+        raise UserError("trainer.privacy.epsilon cannot be combined with datamodule.cache=device: give cache=true")
     _check_public(cfg, data)
     samples = data.samples("TRAIN")
     sampling_rate = settings.sampling_rate(len(samples.rows.rows_by_patient))

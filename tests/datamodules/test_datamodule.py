@@ -11,15 +11,18 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules import datamodule, device_cache
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.views import Clips, Frames, Pairs, View
+from echodream.datamodules.dataset import EpochSampler
+from echodream.datamodules.views import Clips, Frames, Pairs, Triplet, View
 from echodream.errors import UserError
 from echodream.store import Store, StoreError, reader
 from tests.support.stores import ENCODER, make_latent_store, make_video_store, row, study
+from tests.support.tiny_diffusion import latent_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -277,6 +280,8 @@ DEVICE_VIEWS = [
     Clips(frames=4, reference="random"),
     Pairs(),
     Clips(frames=4, posterior="mean"),
+    Triplet(),
+    Clips(frames=4, reference="keyframes", references=3),
 ]
 
 
@@ -285,11 +290,10 @@ def moved(batch: dict, made: StoreData) -> dict:
 
 
 @pytest.mark.parametrize("view", DEVICE_VIEWS)
-def test_a_cache_on_the_device_gives_the_same_samples_but_for_the_noise(
-    latents: str, tmp_path: Path, view: View
-) -> None:
+def test_a_cache_on_the_device_gives_the_same_samples_but_for_the_noise(tmp_path: Path, view: View) -> None:
     """The store has posteriors of standard deviation 0 for the comparison, so that samples are means."""
-    copied = Store(shutil.copytree(latents, tmp_path / "latents"))
+    latent_store(tmp_path / "latents")
+    copied = Store(tmp_path / "latents")
     for name in copied.table["FileName"]:
         mean, std = copied.latents(name)
         save_file({"mean": mean, "std": torch.zeros_like(std)}, copied.path(name))
@@ -344,7 +348,18 @@ def test_a_cache_on_the_device_that_does_not_fit_or_apply_is_refused(
     device_cache._check_memory(2**40, torch.device("cpu"))
     with pytest.raises(UserError, match=r"^augment.noise is not for datamodule.cache=device: set it to 0"):
         data(latents, cache="device", augment=Augment(noise=0.5))
-    made = data(latents, cache="device", augment=Augment())
-    made.private_batches = object()  # type: ignore[assignment]
-    with pytest.raises(UserError, match=r"^datamodule.cache=device is not for trainer.privacy"):
-        made.train_dataloader()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["auto", "device"])
+def test_cached_latents_of_many_recordings_reach_workers_that_are_not_forked(tmp_path: Path, cache: str) -> None:
+    rows = [row(f"r{number:03}", f"p{number}", 2) for number in range(150)]
+    src = str(make_latent_store(tmp_path / "latents", [*rows, row("v", "q", 2, "VAL")]).root)
+    made = data(src, cache=cache)
+    samples = made.training_dataset()
+    settings = {"multiprocessing_context": "forkserver", "sampler": EpochSampler(samples)}
+    loader = DataLoader(samples, batch_size=75, num_workers=1, **settings)
+    batches = [moved(batch, made) for batch in loader]
+    assert [len(batch["x"]) for batch in batches] == [75] * 6
+    assert cache == "device" or len(made.store._cached_latents) == 150
+    assert cache == "auto" or not made.store._cached_latents

@@ -249,6 +249,7 @@ def rewrite(path: Path, **changed: Any) -> None:
         (["trainer.precision=16-mixed"], "use trainer.precision=32-true or bf16-mixed"),
         (["+trainer.accumulate_grad_batches=2"], "accumulates none over batches"),
         (["trainer.devices=2"], "is for one process"),
+        (["datamodule.cache=device"], "cannot be combined with datamodule.cache=device"),
         (["trainer.privacy.delta=0.2"], "a delta of 1 / 5 patients protects nobody"),
         (["trainer.privacy.patients=6"], "give a whole number from 1 to 5, the patients in TRAIN"),
         (["model.vae=elsewhere"], "model.vae=elsewhere is not the autoencoder that encoded"),

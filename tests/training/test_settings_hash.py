@@ -33,6 +33,7 @@ def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
         ("seed", 9, True),
         ("datamodule.workers", 7, False),
         ("datamodule.cache", True, False),
+        ("datamodule.cache", "device", True),
         ("trainer.log_every_n_steps", 7, False),
         ("trainer.precision", "32-true", False),
         ("trainer.precision", "bf16-mixed", True),
