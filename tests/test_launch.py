@@ -507,7 +507,7 @@ def test_a_step_on_slurm_is_a_job_with_its_resources_and_a_refused_job_is_a_sent
     done = run("cores=6", options=("--profile", "slurm", "--retries", "0", "--until", "vae"), PATH=path)
     assert done.returncode == 1
     (job,) = (run.folder / "submitted").read_text().splitlines()
-    for option in ("--comment rule_vae", "--mem 64000", "-t 10080", "--gpus=1", "--cpus-per-task=3", "--requeue"):
+    for option in ("--comment rule_vae", "--mem 64000", "-t 10080", "--gpus=1", "--cpus-per-task=6", "--requeue"):
         assert option in job
     why = "SLURM sbatch failed. The error message was 'sbatch: error: Invalid partition'"
     said, stopped = done.stderr.splitlines()

@@ -518,7 +518,7 @@ def test_latents_are_cached_by_default_in_a_training_of_one_process(
     latent_store(tmp_path / "latents")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for overrides, expected in (
-        ([], True),
+        ([], "auto"),
         (["trainer.devices=2"], False),
         (["trainer.devices=auto"], False),
         (["trainer.num_nodes=2"], False),
