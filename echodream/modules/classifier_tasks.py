@@ -172,7 +172,8 @@ class MultilabelTask(ClassifierTask):
 
 def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
     """Build the task of ``data``, with loss weights if ``balanced``. Raises ``UserError`` for constant targets."""
-    task, train, root = data.task, data.training_table(), data.store.root
+    task, train = data.task, data.training_table()
+    root = data.synthetic.root if data.synthetic is not None and data.train_on == "synthetic" else data.store.root
     sample_weight = train["Weight"].to_numpy() if "Weight" in train else np.ones(len(train))
     if isinstance(task, Labels):
         return _multilabel_task(data, [*data.output_names.values()], balanced)
