@@ -61,6 +61,7 @@ def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **m
     real = table[table["Split"] == "TRAIN"]
     rows = {"": {name: row for row, name in enumerate(table["FileName"])}}
     fixed = {"store": store, "task": asked, "output_names": known, "test_rows": lambda: rows}
+    fixed |= {"train_on": "real", "synthetic": None}
     return SimpleNamespace(**fixed, training_table=lambda: real if trained is None else trained)
 
 
@@ -122,6 +123,15 @@ def test_a_class_without_a_name_is_named_by_its_id() -> None:
 def test_data_without_classes_are_refused(ids: list[float], says: str) -> None:
     with pytest.raises(UserError, match=says):
         module().configure_from_data(data("RRT", ids))
+
+
+def test_the_store_that_lacks_a_class_is_named() -> None:
+    trained = pd.DataFrame({"class_id": [0, 0, 1]})
+    for train_on, lacks in (("synthetic", "drawn"), ("both", "videos")):
+        given = data("RRV", [0, 1, 3], trained=trained)
+        given.train_on, given.synthetic = train_on, SimpleNamespace(root=Path("drawn"))
+        with pytest.raises(UserError, match=f"class_id 3 of {lacks} has no recording in TRAIN"):
+            module().configure_from_data(given)
 
 
 def test_regression_is_standardized_in_training_and_exported_in_the_unit_of_the_column() -> None:

@@ -59,7 +59,7 @@ def data(**labels: list[float]) -> Any:
     table = pd.DataFrame(labels)
     task = Labels([*labels])
     fixed = {"task": task, "output_names": dict(enumerate(labels)), "store": SimpleNamespace(root=Path("videos"))}
-    return SimpleNamespace(**fixed, training_table=lambda: table)
+    return SimpleNamespace(**fixed, training_table=lambda: table, train_on="real", synthetic=None)
 
 
 def test_balanced_weights_positives_by_negatives_over_positives() -> None:
