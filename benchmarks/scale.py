@@ -49,16 +49,9 @@ from echodream.filtering.scoring import Query, ReferenceFrames
 from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.networks.autoencoder import build_autoencoder
 from echodream.store import Dataset, Statistics, Store, StoreWriter
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
-from echodream.store.schema import (
-    CHECKSUMS,
-    DATASET,
-    FILE_LIST,
-    REJECTED,
-    REJECTED_COLUMNS,
-    REQUIRED_COLUMNS,
-    file_sha256,
-)
+from echodream.store.schema import CHECKSUMS, DATASET, FILE_LIST, REJECTED, REJECTED_COLUMNS, REQUIRED_COLUMNS
 from echodream.store.table import write_table
 from echodream.weights import fingerprint
 

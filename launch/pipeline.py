@@ -97,8 +97,10 @@ def _is(kind: str, value: object) -> bool:
     if kind in (CLASSES_BY_STEP, OVERRIDES_BY_STEP):
         one = _is_list if kind == OVERRIDES_BY_STEP else partial(_is, CLASSES)
         return isinstance(value, Mapping) and _is_list(list(value)) and all(map(one, value.values()))
-    if kind in (CLASSES, STEPS):
+    if kind == CLASSES:
         return isinstance(value, str) or _is_list(value)
+    if kind == STEPS:
+        return _is_list(value)
     if kind == SWITCH:
         return isinstance(value, bool)
     if kind == TEXT:

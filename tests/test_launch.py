@@ -207,6 +207,7 @@ def test_overrides_of_an_unknown_step_are_refused() -> None:
         ({"relabelling": {"asd": 2}}, "relabelling cannot be {'asd': 2}"),
         ({"anonymised": {"blurred": ["method=blur"]}}, "anonymised needs labels"),
         ({"below": ["published"]}, r"below cannot be \['published'\]: give text"),
+        ({"alone": "vae"}, "alone cannot be 'vae': give a list of steps"),
         ({"verify": "no"}, "verify cannot be 'no': give true or false"),
         ({"jobs": 0}, "jobs cannot be 0: give a whole number above zero"),
         ({"jobs": "two"}, "jobs cannot be 'two'"),

@@ -92,8 +92,11 @@ class StoreData(LightningDataModule):
 
     def cache_recordings(self, rows: Recordings) -> None:
         """Read the recordings ``rows`` into memory, if ``cache`` says so."""
-        max_bytes = MOST_CACHED if torch.cuda.is_available() and rows.store.dataset.kind == "latent" else SMALL_STUDY
-        if rows.store.fits_in_memory(max_bytes) if self.cache in ("auto", "device") else self.cache:
+        for_gpu = torch.cuda.is_available() and rows.store.dataset.kind == "latent"
+        is_small = self.cache in ("auto", "device") and rows.store.fits_in_memory(
+            MOST_CACHED if for_gpu else SMALL_STUDY
+        )
+        if self.cache is True or is_small:
             rows.store.cache(rows.names)
 
     def recordings(self, split: str) -> Recordings:

@@ -1,7 +1,6 @@
 """Latents of training recordings that stay on the device of the training, where batches are put together."""
 
 import math
-from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -23,10 +22,10 @@ class NumberedRecordings(Recordings):
     """Recordings whose frames are read as frame numbers, counted over all recordings."""
 
     @classmethod
-    def of(cls, rows: Recordings) -> Self:
+    def from_recordings(cls, rows: Recordings) -> Self:
         """The recordings ``rows``, in the same order."""
         numbered = cls.__new__(cls)
-        vars(numbered).update(vars(copy(rows)))
+        vars(numbered).update(vars(rows))
         return numbered
 
     def read(self, row: int, indices: Any, rng: np.random.Generator, posterior: str = "sample") -> Tensor:
@@ -54,7 +53,9 @@ class DeviceCache:
     def __init__(self, samples: ViewDataset, device: torch.device) -> None:
         rows = samples.rows
         self.device, self.view = device, samples.view
-        self.dataset = NumberedDataset(NumberedRecordings.of(rows), samples.view, samples.seed, tuple(samples.columns))
+        self.dataset = NumberedDataset(
+            NumberedRecordings.from_recordings(rows), samples.view, samples.seed, tuple(samples.columns)
+        )
         height, width = (int(rows.table[column].iloc[0]) for column in ("FrameHeight", "FrameWidth"))
         shape = (2, int(rows.frames.sum()), rows.store.dataset.channels, height, width)
         _check_memory(math.prod(shape) * torch.float16.itemsize, device)
@@ -68,9 +69,9 @@ class DeviceCache:
         """Mean and standard deviation of each channel, (2, C, 1, 1)."""
 
     def batch_latents(self, numbers: Tensor) -> Tensor:
-        """Normalized latents of a batch of frame ``numbers`` and seeds, (B, F + 1), on the CPU.
+        """Normalized latents, on the device, of the frames of a batch: (B, C, F, H, W), or (B, F * C, H, W) if stacked.
 
-        Returns (B, C, F, H, W), or (B, F * C, H, W) for views that stack frames.
+        ``numbers``, (B, F + 1), on the CPU: F frame numbers and a random seed for each sample of the batch.
         """
         frames = numbers[:, :-1].to(self.device, non_blocking=True)
         x = self.mean[frames].float()

@@ -1,4 +1,4 @@
-"""Random transforms of frames, such as a shift by 0 to 10 %, for the filter's copies and for training of reid."""
+"""Random transforms of frames, such as a shift by 0 to 10 %, for copies of the filter and the training of reid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

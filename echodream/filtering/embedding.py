@@ -17,7 +17,8 @@ from echodream.errors import UserError
 from echodream.modules.reid import load_reid
 from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.weights import fingerprint
 
 BATCH_FRAMES = 256

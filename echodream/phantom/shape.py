@@ -30,7 +30,10 @@ def nearest_depth_index(v: np.ndarray) -> np.ndarray:
 
 
 def _ventricle_profile(s: np.ndarray, widest_position: float, base: float) -> np.ndarray:
-    """Radius at ``s``, apex (0) to annulus (1), relative to the radius at ``widest_position``; ``base`` at s = 1."""
+    """Radius, relative to its maximum, at positions ``s`` of the long axis: 0 is the apex, 1 the annulus.
+
+    The maximum is at ``widest_position``; ``base`` is the value at the annulus.
+    """
     apical = np.clip(1.0 - (1.0 - np.clip(s, 0, 1) / widest_position) ** 2, 0, 1) ** 0.56
     basal = 1.0 - (1.0 - base) * (np.clip(s - widest_position, 0, None) / (1.0 - widest_position)) ** 2
     return np.where(s < widest_position, apical, basal) * ((s >= 0) & (s <= 1))

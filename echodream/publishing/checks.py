@@ -11,7 +11,8 @@ from echodream.errors import UserError
 from echodream.filtering.embedding import check_initial_model, has_known_generator
 from echodream.report.sources import Sources, is_same_filter_run
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 
 STORES = {"videos": "video", "images": "image"}
 """Stores that may be published, and the kind of samples that passed the filter."""

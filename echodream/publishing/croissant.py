@@ -7,7 +7,8 @@ from typing import Any
 
 from echodream.publishing.media_folder import METADATA, SPLIT
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 
 VOCABULARY = Path(__file__).with_name("croissant_context.json")
 """The @context of Croissant 1.0."""

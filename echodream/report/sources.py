@@ -10,7 +10,8 @@ from echodream.errors import UserError
 from echodream.report.tables import MissingRecord, Verdict
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store, complete_store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 
 if TYPE_CHECKING:
     import pandas as pd

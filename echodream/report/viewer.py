@@ -18,7 +18,8 @@ from echodream.report.media import encode_within_size
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.browser_video import data_uri
-from echodream.store.schema import CHECKSUMS, FILE_COLUMN, REQUIRED_COLUMNS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS, FILE_COLUMN, REQUIRED_COLUMNS
 
 GENERATOR = "echodream viewer"
 """Value of the meta element "generator" of the page."""

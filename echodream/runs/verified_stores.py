@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from echodream.runs.atomic_folder import is_first_process, read_record, write_record
-from echodream.store.checksums import file_states
-from echodream.store.schema import CHECKSUMS, DATASET, file_sha256
+from echodream.store.checksums import file_sha256, file_states
+from echodream.store.schema import CHECKSUMS, DATASET
 from echodream.store.verify import require_intact
 
 SETTLING_NS = 2_000_000_000

@@ -50,7 +50,15 @@ def compare(
     patterns = _list_of_texts("points", points) or []
     results = read_sweep(patterns)
     rows = [
-        {"Point": value, "Figure": figure, **{key.capitalize(): entry for key, entry in vars(result).items()}}
+        {
+            "Point": value,
+            "Figure": figure,
+            "Value": result.value,
+            "Low": result.low,
+            "High": result.high,
+            "Floor": result.floor,
+            "Warning": result.warning,
+        }
         for value, by_name in results.items()
         for figure, result in by_name.items()
     ]

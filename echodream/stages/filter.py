@@ -43,8 +43,9 @@ from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Store
+from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.store.schema import CHECKSUMS, FILE_COLUMN, SPLITS, file_sha256, partial_path, read_dataset
+from echodream.store.schema import CHECKSUMS, FILE_COLUMN, SPLITS, partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 """Model name of the generator for ``on=image`` and ``on=video``."""

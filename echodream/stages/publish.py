@@ -32,7 +32,8 @@ from echodream.runs.atomic_folder import (
 from echodream.runs.redaction import find_patient_name, redact_absolute_paths, redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter, verify
-from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 
 README, STORE, RECORD, CROISSANT = "README.md", "store", "publish.json", "croissant.json"
 _KIND = "a folder for the hub"

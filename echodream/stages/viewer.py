@@ -143,8 +143,15 @@ class _Grid:
         origin = {"command": command, "code_version": code_version}
         shared: dict[str, Any] = {"workers": 0, "trainer": self.trainer, **origin}
         sampling = {
-            **{"seed": self.seed, "steps": self.steps, "sampler": None, "spacing": None, "clip": None},
-            **{"batch": self.batch, "compile": False, "channels_last": False, **shared},
+            "seed": self.seed,
+            "steps": self.steps,
+            "sampler": None,
+            "spacing": None,
+            "clip": None,
+            "batch": self.batch,
+            "compile": False,
+            "channels_last": False,
+            **shared,
         }
         for scale in scales:
             place = folder / f"guidance_{scale:g}"

@@ -1,6 +1,7 @@
-"""Reading of the file SHA256SUMS of a Store, and states of its files."""
+"""SHA-256 checksums of files, and the file SHA256SUMS of a Store."""
 
 import contextlib
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,12 @@ from echodream.store.schema import CHECKSUMS, StoreError, read_text
 from echodream.store.table import MAX_CSV_BYTES
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file at ``path``, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_states(root: Path) -> list[tuple[str, os.stat_result]]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echodream.errors import UserError
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import read_latents
-from echodream.store.schema import CHECKSUMS, Dataset, StoreError, file_sha256, media_path, read_dataset
+from echodream.store.schema import CHECKSUMS, Dataset, StoreError, media_path, read_dataset
 from echodream.store.table import read_file_list
 from echodream.store.video import read_video
 

@@ -1,6 +1,5 @@
 """Format of a Store: file names, columns, and ``dataset.json``. docs/format.md describes the format in prose."""
 
-import hashlib
 import json
 import math
 import re
@@ -232,12 +231,6 @@ def read_text(path: Path, max_bytes: int) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StoreError(f"{path} is not UTF-8 text: {path.parent} is not a store") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of the file at ``path``, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(write: Callable[[Path, Any], object], path: Path, content: Any) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from echodream.store import schema
-from echodream.store.checksums import read_checksums
+from echodream.store.checksums import file_sha256, read_checksums
 from echodream.store.latents import probe_latents
 from echodream.store.reader import Store
-from echodream.store.schema import StoreError, file_sha256
+from echodream.store.schema import StoreError
 from echodream.store.table import read_text_table
 from echodream.store.video import probe_video
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from echodream.store import schema
+from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock_for_writing, unlock
 from echodream.store.reader import Store
-from echodream.store.schema import Dataset, Statistics, StoreError, file_sha256
+from echodream.store.schema import Dataset, Statistics, StoreError
 from echodream.store.table import clean_text, format_cell, write_table
 from echodream.store.verify import TABLES_AND_METADATA, verify
 

@@ -22,7 +22,8 @@ from echodream.metrics.classification import multiclass_metrics, multiclass_pati
 from echodream.metrics.regression import regression_metrics
 from echodream.networks.classifiers import RUNS_FILE
 from echodream.runs.atomic_folder import is_first_process, write_record
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.training.fit import metric_lines, train_model, training_yaml
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from echodream.modules.private_training import PrivateTraining
 from echodream.modules.trainable import Trainable
 from echodream.privacy.private_steps import PrivacySettings, secret_seed
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256, read_dataset
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS, read_dataset
 
 KEY_FILE = "privacy.key"
 """File in the folder of a training with the secret from which its random numbers are derived."""

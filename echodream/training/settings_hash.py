@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE, read_artifact
 from echodream.errors import UserError
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from echodream.callbacks.image_logging import send_image
 from echodream.callbacks.wandb_logger import CHARTS, PrivateWandbLogger
 from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_absolute_paths
-from echodream.store.schema import CHECKSUMS, file_sha256, read_dataset
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS, read_dataset
 
 FINGERPRINT_DIGITS = 12
 """Number of digits of a fingerprint in the name of a W&B artifact."""

@@ -27,7 +27,8 @@ from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
 from echodream.privacy.attacks.gaussian_denoiser import GaussianDenoiser
 from echodream.store import Statistics, Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from tests.support.audit_study import (
     ENCODER,
     HELD,

@@ -23,7 +23,7 @@ from echodream.callbacks.previews import Previews
 from echodream.callbacks.wandb_logger import CHARTS, PATIENTS, SAMPLES, PrivateWandbLogger
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.store.schema import file_sha256
+from echodream.store.checksums import file_sha256
 from echodream.training.wandb_lineage import log_artifact, redact_values, run_id
 from tests.support import tiny_report
 from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder, train_cfg, write_vae_artifact

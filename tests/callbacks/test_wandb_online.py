@@ -21,7 +21,7 @@ from echodream.artifact import read_artifact
 from echodream.callbacks import wandb_logger
 from echodream.callbacks.wandb_logger import PrivateWandbLogger
 from echodream.errors import UserError
-from echodream.store.schema import file_sha256
+from echodream.store.checksums import file_sha256
 from echodream.training.wandb_lineage import log_artifact, run_id
 from tests.callbacks.test_wandb_logger import WORDS, cfg_of, figures_of
 from tests.support import tiny_report

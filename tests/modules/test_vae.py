@@ -505,7 +505,7 @@ def test_the_noise_scale_is_fitted_to_the_spectrum_of_the_frames(factor: float) 
 
 
 def test_the_noise_scale_is_fitted_with_latents_that_have_errors() -> None:
-    """Here errors of the latents halve the decoded noise, and the fit does not change the global random state."""
+    """Here errors of the latents reduce the decoded noise to 70 %. The fit does not change the global random state."""
 
     class Fading(NoiseDecoder):
         def decode(self, x: Tensor) -> SimpleNamespace:

@@ -86,7 +86,7 @@ def test_a_timing_run_has_the_steps_and_parameters_of_the_training(
 
 @pytest.mark.slow
 def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is replaced by a fake one. Each part of the training (such as steps, epochs, validation, test and
+    """The clock is replaced by a fake clock. Each part of the training (such as steps, epochs, validation, test and
     finish_training) advances it by a known time.
     """
     clock = [0.0]

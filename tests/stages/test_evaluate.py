@@ -17,7 +17,8 @@ from echodream.metrics.frechet import frechet_estimate
 from echodream.networks.classifiers import load_classifier
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from tests.support.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
 
 __all__ = ["study"]

@@ -29,7 +29,8 @@ from echodream.networks.siamese import IdentityEncoder
 from echodream.privacy.rules import Calibrated
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from tests.support.fakes import tree
 from tests.support.interruptions import run_until_killed
 from tests.support.tiny_filter import (

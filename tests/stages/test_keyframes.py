@@ -19,7 +19,7 @@ from echodream.metrics.key_frames import detect_key_frames
 from echodream.runs.summary import Summary
 from echodream.stages import keyframes as stage
 from echodream.store import Store, verify
-from echodream.store.schema import file_sha256
+from echodream.store.checksums import file_sha256
 from tests.support.hearts import heart, heart_store, truth
 from tests.support.stores import make_latent_store, row
 

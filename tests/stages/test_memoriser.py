@@ -20,7 +20,8 @@ from echodream.filtering import record as filter_record
 from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.runs.trainer import AtomicCheckpointIO
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from tests.support import tiny_diffusion
 from tests.support.fakes import tree
 from tests.support.interruptions import run_until_killed

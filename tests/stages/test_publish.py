@@ -27,8 +27,9 @@ from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.stages.publish import _public_row
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.schema import CHECKSUMS
 from tests.support.stores import ENCODER, make_video_store, row
 from tests.support.tiny_diffusion import artifact, model
 from tests.support.tiny_report import STATEMENT, number, real_store, records, synthetic_stores

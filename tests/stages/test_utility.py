@@ -19,7 +19,8 @@ from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import clip_view
 from echodream.networks.classifiers import Classifier, load_classifier
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
 from tests.support.stores import HEIGHT, WIDTH, row

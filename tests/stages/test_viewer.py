@@ -19,7 +19,8 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.weights import fingerprint
 from tests.support.chromium import PROGRAM, browser
 from tests.support.tiny_diffusion import artifact, model

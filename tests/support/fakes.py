@@ -159,7 +159,7 @@ def listing(folder: Path) -> list[str]:
 def reseal(root: Path) -> None:
     """Make SHA256SUMS agree with whatever the files of the store are now."""
 
-    from echodream.store.schema import file_sha256
+    from echodream.store.checksums import file_sha256
 
     names = [line.split("  ")[1] for line in (root / "SHA256SUMS").read_text().splitlines()]
     (root / "SHA256SUMS").write_text("".join(f"{file_sha256(root / name)}  {name}\n" for name in names))

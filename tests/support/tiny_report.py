@@ -12,8 +12,9 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.store.video import write_video
 from tests.support.stores import ENCODER
 

@@ -28,7 +28,8 @@ from echodream.errors import UserError
 from echodream.modules.vae import VAE
 from echodream.runs.predict import PredictionData
 from echodream.runs.trainer import AtomicCheckpointIO, make_trainer
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.training import fit as training
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint

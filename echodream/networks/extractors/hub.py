@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
-from echodream.store.schema import file_sha256
+from echodream.store.checksums import file_sha256
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of the RGB channels of ImageNet pixels in 0..1, for input normalization."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, Extractor, load_weights_file
-from echodream.store.schema import file_sha256
+from echodream.store.checksums import file_sha256
 
 SIDE, MIN_FRAMES = 224, 9
 CLASSES = 400

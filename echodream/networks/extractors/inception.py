@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from echodream.networks.extractors.base import FRAMES, Extractor, load_weights_file
-from echodream.store.schema import file_sha256
+from echodream.store.checksums import file_sha256
 
 SIDE = 299
 CLASSES = 1008

@@ -37,6 +37,32 @@ def test_shapes_of_frames_clips_and_stages() -> None:
     assert stages == [(16, 32, 48), (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
 
 
+def test_merged_batch_norms_change_neither_activations_nor_gradients() -> None:
+    torch.manual_seed(0)
+    network = lite0.EfficientNetLite0().eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2.0),
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+            ):
+                assert values is not None
+                values.uniform_(low, high)
+    x = torch.randn(2, 3, 37, 50, requires_grad=True)  # odd and even sides, which are padded differently
+    found = []
+    for merge in (False, True):
+        if merge:
+            network.merge_batch_norms()
+        activations = [*network.stages(x), network(x)]
+        (gradient,) = torch.autograd.grad(sum(each.square().mean() for each in activations), x)  # type: ignore[arg-type]
+        found.append([*activations, gradient])
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    for separate, merged in zip(*found, strict=True):
+        torch.testing.assert_close(merged, separate, rtol=1e-4, atol=1e-5)
+
+
 def test_a_clip_that_stands_still_has_features_of_a_gray_difference() -> None:
     extractor = lite0.Lite0()
     still = torch.rand(1, 1, 1, 16, 16).expand(-1, -1, 4, -1, -1) * 2 - 1

@@ -11,7 +11,8 @@ import pytest
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval
 from echodream.report.svg_primitives import Point, scatter_chart
-from echodream.store.schema import CHECKSUMS, file_sha256
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from tests.support.tiny_report import number, run, study
 
 
