@@ -45,6 +45,13 @@ def no_store_is_recorded_as_verified() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def trainings_have_equal_precision_on_every_cpu() -> Iterator[None]:
+    """``trainer.precision=auto`` is float32 in this process; commands of a process of their own choose by the CPU."""
+    with mock.patch("echodream.runs.trainer._uses_bf16_cpu", return_value=False):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def configuration_files_are_parsed_once() -> Iterator[None]:
     """Every second test composes a configuration, and half of that time is to parse the same files."""
     load, folders = OmegaConf.load, (f"{CONF_DIR}{os.sep}", f"{Path(hydra.__file__).parent}{os.sep}")

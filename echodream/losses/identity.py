@@ -66,7 +66,8 @@ class _MetricLearningLoss(IdentityLoss):
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
-        return self.loss(features, identity)
+        with torch.autocast(features.device.type, enabled=False):  # the weights of the loss would become bf16
+            return self.loss(features.float(), identity)
 
 
 class NTXentLoss(_MetricLearningLoss):

@@ -24,6 +24,7 @@ from echodream.errors import UserError
 from echodream.losses.auxiliary import AuxiliaryClassifier
 from echodream.losses.denoising import mean_squared_errors
 from echodream.modules.trainable import Trainable
+from echodream.networks.acceleration import attention_kernel
 from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.registry import check_registered
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
@@ -59,7 +60,7 @@ class LatentDiffusion(Trainable):
     normalized by its statistics.
     """
 
-    gpu_precision: ClassVar[str] = "bf16-mixed"
+    bf16_precision: ClassVar[str] = "bf16-mixed"
 
     def __init__(
         self,
@@ -180,7 +181,8 @@ class LatentDiffusion(Trainable):
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise.to(x.dtype))
         dropout = self.conditioner.sample_dropout(len(x))
         keep = {name: kept.to(x.device, non_blocking=True) for name, kept in dropout.items()}
-        prediction = self.model(noised.x_t, noised.t, values, keep)
+        with attention_kernel(x.device):
+            prediction = self.model(noised.x_t, noised.t, values, keep)
         errors = mean_squared_errors(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()
         if self.auxiliary is not None:

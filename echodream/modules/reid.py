@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from echodream.weights import fingerprint
 
 class Reid(MetricLearning):
     """Metric learning from pairs of frames, (B, C, H, W) each, and from augmented copies of frames."""
+
+    bf16_precision: ClassVar[str] = "bf16-mixed"
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class Reid(MetricLearning):
         return super().vae_fingerprint(store) or self.augmentation.vae_fingerprint
 
     def on_train_epoch_start(self) -> None:
-        self.augmentation.start_epoch(self._rows, self.device)
+        with self.trainer.precision_plugin.forward_context():
+            self.augmentation.start_epoch(self._rows, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, originals, identity, pairs = self._add_copies(batch)

@@ -166,21 +166,25 @@ class CopyAugmentation:
 
     def _encode(self, pixels: Tensor) -> Tensor:
         pixels = pixels.expand(-1, self.network.config.in_channels, -1, -1)
-        return torch.cat([self.network.encode(x).latent_dist.sample() for x in split_into_chunks(pixels, 64)])
+        return torch.cat([self.network.encode(x).latent_dist.sample().float() for x in split_into_chunks(pixels, 64)])
 
     def _decode_variants(self, latents: Tensor) -> Tensor:
         """Decode each latent V times, (K, D, h, w) to (K * V, C, H, W); equal results without decoder noise."""
         if decoder_noise(self.network):
-            return self._decode(latents.repeat_interleave(self.variants, dim=0))
+            return self._decode(latents, self.variants)
         return self._decode(latents).repeat_interleave(self.variants, dim=0)
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        """Pixels in [-1, 1], (N, C, H, W), of latents (N, D, h, w); each has new noise if the decoder has noise."""
+    def _decode(self, latents: Tensor, versions: int = 1) -> Tensor:
+        """Pixels in [-1, 1], (N * versions, C, H, W), of latents (N, D, h, w).
+
+        If the decoder has noise, each version has new noise. Without, ``versions`` must be 1.
+        """
         parts = []
         for part in split_into_chunks(latents, 64):
-            seeds = torch.randint(2**32, (len(part),)).tolist() if decoder_noise(self.network) else [0]
+            has_noise = decoder_noise(self.network) is not None
+            seeds = torch.randint(2**32, (versions * len(part),)).tolist() if has_noise else [0]
             with noise_seeds(self.network, seeds):
-                parts.append(self.network.decode(part).sample)
+                parts.append(self.network.decode(part).sample.float())
         return torch.cat(parts).clamp(-1, 1)
 
 

@@ -49,8 +49,8 @@ class Trainable(pl.LightningModule):
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
     """Whether a backward pass may leave parameters without gradient (find_unused_parameters of DDP)."""
-    gpu_precision: ClassVar[str] = "32-true"
-    """Precision of a training on a GPU that computes in bf16, with ``trainer.precision=auto``."""
+    bf16_precision: ClassVar[str] = "32-true"
+    """Precision of a training with ``trainer.precision=auto`` on a device that computes in bf16."""
     columns: tuple[str, ...] = ()
     """Columns of FileList.csv that each batch must contain."""
     _last_loss: tuple["_HostFlag", list[str]] | None = None
@@ -171,8 +171,8 @@ def choose_fused(
 ) -> Callable[..., torch.optim.Optimizer]:
     """Resolve the keyword ``fused`` of the partial ``optimizer``: one kernel updates all parameters.
 
-    "auto" is true on a GPU for an optimizer that has the keyword. With a gradient scaler (16-mixed), the keyword is
-    false, because Lightning cannot clip the gradients of a fused optimizer then. Raises ``UserError``.
+    "auto" is true on a GPU and on a CPU for an optimizer that has the keyword. With a gradient scaler (16-mixed), the
+    keyword is false, because Lightning cannot clip the gradients of a fused optimizer then. Raises ``UserError``.
     """
     keywords = dict(getattr(optimizer, "keywords", {}))
     if (fused := keywords.pop("fused", None)) is None:
@@ -183,7 +183,7 @@ def choose_fused(
     possible = "fused" in inspect.signature(function).parameters
     if fused is True and not possible:
         raise UserError(f"model.fused=true is not possible: {function.__name__} has no fused version; give auto")
-    wanted = device.type == "cuda" if fused == "auto" else fused
+    wanted = device.type in ("cuda", "cpu") if fused == "auto" else fused
     use = wanted and possible and precision != "16-mixed"
     return partial(function, *optimizer.args, **keywords, **({"fused": True} if use else {}))  # type: ignore[attr-defined]
 

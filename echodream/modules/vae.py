@@ -48,7 +48,7 @@ class VAE(Trainable):
     ``channels_last`` this memory format of the network.
     """
 
-    gpu_precision: ClassVar[str] = "bf16-mixed"
+    bf16_precision: ClassVar[str] = "bf16-mixed"
     metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
     """Metrics that are NaN if no pixel moves."""
 

@@ -4,9 +4,11 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from echodream import validation
 from echodream.errors import UserError
@@ -22,6 +24,12 @@ def use_channels_last(network: nn.Module) -> None:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         elif isinstance(module, nn.Conv3d):
             module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
+    """Context in which attention in bf16 on a CPU is computed without the flash kernel, which is slower there."""
+    is_bf16_cpu = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return sdpa_kernel(SDPBackend.MATH) if is_bf16_cpu else nullcontext()
 
 
 def compile_in_place(modules: Iterable[nn.Module], setting: bool | str, key: str) -> None:

@@ -56,12 +56,20 @@ class DecoderNoise(nn.Module):
         self.register_buffer("active", torch.zeros((), dtype=torch.bool))
         self.register_buffer("scale", torch.ones(()))
         self.correlation = 1.0
-        self.seeds: Sequence[tuple[int, int]] = ((0, 0),)
-        """Seed of the recording and number of the frame, of each frame of the batch, or one pair for all frames."""
+        self.seeds: Sequence[tuple[int, int | None]] = ((0, 0),)
+        """Seed of the recording and number of the frame, of each frame of the batch, or one pair for all frames.
+
+        With V times as many pairs as frames, V versions of each frame are decoded, one after another in the batch.
+        A frame without a number is not part of a recording.
+        """
 
     def add_speckle(self, layer: nn.Module, inputs: tuple[Tensor], frames: Tensor) -> Tensor | None:
         """Forward hook of the decoder's last ``layer``: add speckle to the decoded ``frames``, its output."""
-        return frames + self(inputs[0]) if self.active else None
+        if not self.active:
+            return None
+        versions = max(len(self.seeds) // len(frames), 1)
+        features, frames = (x.repeat_interleave(versions, dim=0) for x in (inputs[0], frames))
+        return frames + self(features)
 
     def forward(self, features: Tensor) -> Tensor:
         """Speckle (B, C, H, W) for frames with ``features`` of the last decoder layer, (B, D, H, W)."""
@@ -77,12 +85,12 @@ class DecoderNoise(nn.Module):
         filtered = functional.silu(self.filters(noise) * (1 + scale) + offset)
         return self.scale.to(features.dtype) * self.last(functional.silu(self.hidden(filtered)))
 
-    def _noise(self, seed: int, frame: int, shape: Sequence[int]) -> Tensor:
+    def _noise(self, seed: int, frame: int | None, shape: Sequence[int]) -> Tensor:
         """Noise of the frame number ``frame`` of the recording with ``seed``, (channels, H, W), of unit variance.
 
         The noise of frame f is sum_j w_j e_(f - j) with w_j ~ correlation^j and independent white noise e_i.
         """
-        if self.correlation == 1:
+        if self.correlation == 1 or frame is None:
             return _white_noise(seed, *shape)
         weights = [1.0]
         while weights[-1] * self.correlation >= _SMALLEST_WEIGHT:
@@ -133,13 +141,13 @@ def set_noise_correlation(network: "AutoencoderKL", correlation: float) -> None:
 def noise_seeds(network: nn.Module, seeds: Sequence[int], frames: Sequence[int] | None = None) -> Iterator[None]:
     """Context in which the decoder noise of ``network`` has ``seeds``: one per frame, or one for all frames.
 
-    ``frames``: number of each frame in its recording, 0 by default.
+    ``frames``: number of each frame in its recording; by default, the frames are not frames of one recording.
     """
     noise = decoder_noise(network)
     if noise is None:
         yield
         return
-    noise.seeds = list(zip(seeds, frames if frames is not None else [0] * len(seeds), strict=True))
+    noise.seeds = list(zip(seeds, frames if frames is not None else [None] * len(seeds), strict=True))
     try:
         yield
     finally:

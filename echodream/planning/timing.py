@@ -250,7 +250,9 @@ def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -
     def trainer_with(**limits: Any) -> pl.Trainer:
         short: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 0, **limits}
         return make_trainer(
-            choose_precision(instantiate(OmegaConf.merge(cfg.trainer, short)), module.gpu_precision),
+            choose_precision(
+                instantiate(OmegaConf.merge(cfg.trainer, short)), module.bf16_precision, module.bf16_precision
+            ),
             callbacks,
             unused_parameters=module.has_unused_parameters,
             logger=False,

@@ -129,22 +129,31 @@ BF16_WEIGHTS = "bf16-true"
 """Precision with the weights of the networks in bf16, and all other computations in float32."""
 
 
-def choose_precision(settings: Callable[..., pl.Trainer], on_gpu: str) -> Callable[..., pl.Trainer]:
+def choose_precision(
+    settings: Callable[..., pl.Trainer], on_gpu: str, on_cpu: str = "32-true"
+) -> Callable[..., pl.Trainer]:
     """Resolve ``precision="auto"`` in ``settings``, a ``functools.partial`` of ``pl.Trainer``.
 
-    It becomes ``on_gpu`` if the trainer uses a GPU that computes in bf16, and "32-true" otherwise. Another precision
-    does not change.
+    It becomes ``on_gpu`` if the trainer uses a GPU that computes in bf16, ``on_cpu`` if it uses a CPU that has
+    instructions for bf16, and "32-true" otherwise. Another precision does not change.
     """
     keywords = getattr(settings, "keywords", {})
     if keywords.get("precision") != "auto":
         return settings
-    precision = on_gpu if _uses_bf16_gpu(keywords.get("accelerator", "auto")) else "32-true"
+    accelerator = keywords.get("accelerator", "auto")
+    precision = on_gpu if _uses_bf16_gpu(accelerator) else on_cpu if _uses_bf16_cpu(accelerator) else "32-true"
     return partial(settings.func, *settings.args, **keywords | {"precision": precision})  # type: ignore[attr-defined]
 
 
 def _uses_bf16_gpu(accelerator: str) -> bool:
     uses_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return uses_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _uses_bf16_cpu(accelerator: str) -> bool:
+    uses_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    capabilities = torch.cpu.get_capabilities()
+    return uses_cpu and any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def trainer_precision(settings: Callable[..., pl.Trainer]) -> str:

@@ -157,7 +157,8 @@ def unfused(params: Any, lr: float) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     ("function", "fused", "device", "precision", "expected"),
     [
-        (torch.optim.AdamW, "auto", "cpu", "32-true", {}),
+        (torch.optim.AdamW, "auto", "cpu", "32-true", {"fused": True}),
+        (torch.optim.AdamW, "auto", "mps", "32-true", {}),
         (torch.optim.AdamW, "auto", "cuda", "32-true", {"fused": True}),
         (torch.optim.AdamW, "auto", "cuda", "bf16-mixed", {"fused": True}),
         (torch.optim.AdamW, "auto", "cuda", "16-mixed", {}),

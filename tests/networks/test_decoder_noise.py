@@ -59,6 +59,17 @@ def test_frames_of_one_latent_differ_in_training_and_not_when_decoding() -> None
     assert (first - second).abs().mean() > 1e-3
 
 
+def test_several_versions_of_a_frame_are_decoded_at_once() -> None:
+    net, seeds = network(), [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+    set_noise_correlation(net, 0.5)
+    with noise_seeds(net, seeds):
+        versions = decode(net)
+    with noise_seeds(net, seeds):
+        expected = decode(net, LATENTS.repeat_interleave(2, dim=0))
+    torch.testing.assert_close(versions, expected, rtol=1e-4, atol=1e-5)
+    assert (versions[::2] - versions[1::2]).abs().mean() > 1e-3
+
+
 def noise_maps(net: AutoencoderKL, count: int, height: int, width: int) -> Tensor:
     """White noise of ``count`` consecutive frames of a recording, (count, channels, H, W)."""
     noise = decoder_noise(net)

@@ -7,10 +7,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from echodream.modules.classifier import ClipClassifier
 from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.modules.reid import Reid
 from echodream.modules.vae import VAE
+from echodream.runs import trainer
 from echodream.runs.trainer import choose_precision, trainer_precision
+
+USES_BF16_CPU = trainer._uses_bf16_cpu
+"""The function itself: in tests, another one takes its place (conftest.py)."""
 
 
 @pytest.mark.parametrize(
@@ -35,5 +40,28 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(
     assert chosen.keywords["max_epochs"] == 3  # type: ignore[attr-defined]
 
 
-def test_only_generative_models_are_trained_in_bf16_by_default() -> None:
-    assert [kind.gpu_precision for kind in (VAE, LatentDiffusion, Reid)] == ["bf16-mixed", "bf16-mixed", "32-true"]
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "instructions", "expected"),
+    [
+        ("auto", False, ["avx512_bf16"], "bf16-mixed"),
+        ("cpu", True, ["amx_bf16"], "bf16-mixed"),
+        ("cpu", False, ["avx512_f"], "32-true"),
+        ("auto", True, ["avx512_bf16"], "32-true"),  # on the GPU, which has no bf16
+        ("mps", False, ["avx512_bf16"], "32-true"),
+    ],
+)
+def test_auto_is_bf16_on_a_cpu_that_has_it(
+    accelerator: str, gpu: bool, instructions: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echodream.runs.trainer._uses_bf16_cpu", USES_BF16_CPU)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+    settings = partial(pl.Trainer, precision="auto", accelerator=accelerator)
+    assert trainer_precision(choose_precision(settings, "bf16-mixed", "bf16-mixed")) == expected
+    assert trainer_precision(choose_precision(settings, "bf16-true")) == "32-true"
+
+
+def test_models_that_are_trained_in_bf16_by_default() -> None:
+    kinds = (VAE, LatentDiffusion, Reid, ClipClassifier)
+    assert [kind.bf16_precision for kind in kinds] == [*["bf16-mixed"] * 3, "32-true"]
