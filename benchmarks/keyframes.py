@@ -54,8 +54,9 @@ def sample_scenes(phantom: PhantomSettings, count: int, seed: int) -> list[Scene
         if phantom.heart_rate is not None:
             rate = float(rng.uniform(*phantom.heart_rate))
             scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))
-        settings = {"gain": scene.settings.gain + phantom.gain, "noise": scene.settings.noise + phantom.noise}
-        scenes.append(replace(scene, settings=replace(scene.settings, **settings)))
+        settings = scene.settings
+        changes = {"gain": settings.gain + phantom.gain, "noise_level": settings.noise_level + phantom.noise}
+        scenes.append(replace(scene, settings=replace(settings, **changes)))
     return scenes
 
 
@@ -78,7 +79,7 @@ def main() -> None:
             seconds += time.perf_counter() - start
             for row, (kind, marks) in enumerate((("ED", detected.ed), ("ES", detected.es))):
                 times = key_frame_times(scene)[kind].tolist()
-                truth = [min(round(time_ * scene.fps), scene.frames - 1) for time_ in times]
+                truth = [min(round(time_ * scene.fps), scene.frame_count - 1) for time_ in times]
                 match = match_key_frames(marks, truth)
                 counts[row] += (match.matched, match.missed, match.spurious)
         for kind, (matched, missed, spurious) in zip(("ED", "ES"), counts, strict=True):

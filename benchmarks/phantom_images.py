@@ -20,8 +20,8 @@ MARGIN = 14
 
 def limit_to_one_beat(scene: Scene, frames: int) -> Scene:
     """Change a scene to exactly one beat in ``frames`` frames, which starts at end diastole."""
-    scene = replace(scene, start=0.0)
-    return replace(scene, frames=frames, fps=frames / float(scene.beats[1]))
+    scene = replace(scene, start_phase=0.0)
+    return replace(scene, frame_count=frames, fps=frames / float(scene.beats[1]))
 
 
 def _draw_text(image: Image.Image, column: int, row: int, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.ingest.labels import CHEXPERT
+from echodream.ingest.labels import CHEXPERT_LABELS
 from echodream.store.schema import REQUIRED_COLUMNS
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Labels(Task):
         if labels is None and self.study:
             key, labels = "data.source.labels", [*self.study]
         if labels is None:
-            labels = [name for name in CHEXPERT if name in table]
+            labels = [name for name in CHEXPERT_LABELS if name in table]
         names = [str(name).replace(" ", "_") for name in labels]
         valid = [name for name in map(str, table) if name not in REQUIRED_COLUMNS and not _label_problem(table, name)]
         possible = [name for name in valid if table[name].nunique() > 1]

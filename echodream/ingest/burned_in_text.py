@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from rapidocr import RapidOCR
 
 TEXT_MODES = ("blank", "report", "refuse")
-"""Treatments of burned-in text: set its pixels to 0, count text boxes, or reject the recording."""
+"""Treatments of burned-in text: set its pixels to 0, count its boxes, or reject recordings with identifying text."""
 INSTALL_COMMAND = "pip install 'echodream[text-check]'"
-COUNT_COLUMN = "TextBoxes"
+TEXT_BOXES_COLUMN = "TextBoxes"
 """Column of FileList.csv with the number of text boxes in a recording."""
-_WORD = re.compile(r"[^\W\d_]{4,}")
-_DATE = re.compile(
+_LONG_WORD = re.compile(r"[^\W\d_]{4,}")
+_DATE_OR_NUMBER = re.compile(
     r"\d{1,4}\s?[./-]\s?(\d{1,2}|[^\W\d_]{3})\s?[./-]\s?\d{2,4}|\d{1,2}\s?[^\W\d_]{3}\s?\d{4}|(\d[./-]?){6,}"
 )
 """Dates such as 12.03.1961, 12-Mar-61 and 12 Mar 1961, and six or more digits, such as a hospital number."""
 _MIN_CONFIDENCE = 0.6
 """Smallest accepted confidence of the text recognition, 0 to 1."""
 _MAX_FRAMES = 32
-"""Number of frames of a recording that are searched; text stays in place for many frames."""
+"""Largest number of frames of a recording that are searched; text is usually visible in many frames."""
 _MIN_SIDE = 400
 """Smallest side of an image in pixels for OCR; smaller images are enlarged, at most by the factor ``_MAX_SCALE``."""
 _MAX_SCALE = 3.0
@@ -47,7 +47,7 @@ class TextBox:
     @property
     def may_identify_patient(self) -> bool:
         """Whether the text has a word of four letters or more, a date, or a number of six digits or more."""
-        return bool(_WORD.search(self.text) or _DATE.search(self.text))
+        return bool(_LONG_WORD.search(self.text) or _DATE_OR_NUMBER.search(self.text))
 
 
 def is_installed() -> bool:
@@ -56,10 +56,10 @@ def is_installed() -> bool:
 
 
 def find_text(frames: np.ndarray, threads: int = 1) -> list[TextBox]:
-    """Find readable text in ``frames``, uint8 (F, H, W) or (F, H, W, C), without overlapping boxes.
+    """Find readable text in ``frames``, uint8 (F, H, W) or (F, H, W, C); of overlapping boxes, the first is returned.
 
-    OCR reads the minimum and the maximum over up to 32 frames. The minimum shows static text on moving tissue, the
-    maximum shows bright text of some frames.
+    OCR reads two images: the minimum and the maximum of each pixel over up to 32 frames. The minimum shows static text
+    on moving tissue. The maximum also shows bright text that is visible in only some of the frames.
     """
     frames = frames[np.unique(np.linspace(0, len(frames) - 1, min(_MAX_FRAMES, len(frames))).round().astype(int))]
     boxes: list[TextBox] = []
@@ -70,7 +70,7 @@ def find_text(frames: np.ndarray, threads: int = 1) -> list[TextBox]:
     return boxes
 
 
-def handle_text(frames: np.ndarray, mode: str) -> tuple[np.ndarray, int]:
+def apply_text_mode(frames: np.ndarray, mode: str) -> tuple[np.ndarray, int]:
     """Find text in ``frames``, (F, H, W, C), and apply ``mode``, one of ``TEXT_MODES``. Raises ``Rejected``.
 
     Returns the frames and the number of text boxes.
@@ -121,7 +121,7 @@ def _recognize_text(image: np.ndarray, threads: int) -> list[TextBox]:
 
 
 def _box_with_margin(corners: np.ndarray, height: int, width: int) -> Box:
-    """Enlarge the box around ``corners``, (4, 2) as x and y, by a fifth of its height, within the image."""
+    """Compute the box of ``corners``, (4, 2) as x and y, with a margin of a fifth of its height, within the image."""
     first, last = corners.min(axis=0), corners.max(axis=0)
     margin = 1 + 0.2 * (last[1] - first[1])
     left, top = np.maximum(first - margin, 0).astype(int).tolist()

@@ -14,14 +14,14 @@ from echodream.ingest.nifti import read_nifti
 from echodream.ingest.pixels import check_fps, convert_marks_to_seconds, make_video, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
-VIEWS = {"4CH": "A4C", "2CH": "A2C"}
-_SEQUENCE = re.compile(r"(?P<patient>patient\d+)_(?P<view>[24]CH)_half_sequence\.nii(\.gz)?", re.IGNORECASE)
+_VIEW_BY_CODE = {"4CH": "A4C", "2CH": "A2C"}
+_SEQUENCE_FILE = re.compile(r"(?P<patient>patient\d+)_(?P<view>[24]CH)_half_sequence\.nii(\.gz)?", re.IGNORECASE)
 _OTHER_CAMUS_FILE = re.compile(
     r"patient\d+_[24]CH_(ED|ES|half_sequence)(_gt)?\.(nii|nii\.gz|mhd|raw)|(patient\d+_)?Info_[24]CH\.cfg",
     re.IGNORECASE,
 )
-_SPLIT_LIST = re.compile(r"subgroup_(training|validation|testing)\.txt", re.IGNORECASE)
-_SPLITS = {"training": "TRAIN", "validation": "VAL", "testing": "TEST"}
+_SPLIT_FILE = re.compile(r"subgroup_(training|validation|testing)\.txt", re.IGNORECASE)
+_SPLIT_BY_SUBGROUP = {"training": "TRAIN", "validation": "VAL", "testing": "TEST"}
 _INFO_COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
 _NUMERIC_KEYS = ("EF", "Age", "ED", "ES", "FrameRate")
 
@@ -32,7 +32,7 @@ class Camus:
 
     All files may also be in one folder, with names such as ``patientNNNN_Info_4CH.cfg``. Splits are read from
     ``subgroup_{training,validation,testing}.txt`` if these files exist. Columns: View, and EF, Sex, Age and
-    ImageQuality of the cfg file. ED and ES frame numbers of the cfg file, which start at 1, become marks.
+    ImageQuality of the cfg file. ED and ES are frame numbers, from 1 in the cfg file and from 0 in the store.
     """
 
     views: tuple[str, ...] = ("A4C", "A2C")
@@ -42,7 +42,7 @@ class Camus:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", validation.list_of_values("views", self.views))
-        if not self.views or set(self.views) - set(VIEWS.values()):
+        if not self.views or set(self.views) - set(_VIEW_BY_CODE.values()):
             raise UserError(f"views is {list(self.views)}: use A4C, A2C or both")
         validation.frame_rate("fps", self.fps)
 
@@ -57,10 +57,10 @@ class Camus:
     def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
         for entry in entries:
             name = entry.path.name
-            match = _SEQUENCE.fullmatch(name)
-            if match and VIEWS[match["view"].upper()] in self.views:
+            match = _SEQUENCE_FILE.fullmatch(name)
+            if match and _VIEW_BY_CODE[match["view"].upper()] in self.views:
                 yield _build_recording(entry, match["patient"].lower(), match["view"].upper(), splits)
-            elif entry.problem or not (match or _OTHER_CAMUS_FILE.fullmatch(name) or _SPLIT_LIST.fullmatch(name)):
+            elif entry.problem or not (match or _OTHER_CAMUS_FILE.fullmatch(name) or _SPLIT_FILE.fullmatch(name)):
                 yield listing.reject_file(entry)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
@@ -75,7 +75,7 @@ def _build_recording(entry: RawFile, patient: str, view: str, splits: dict[str, 
     info = {} if entry.problem else _read_info(entry.path.parent, patient, view)
     file = f"Info_{view}.cfg of {patient}"
     numbers = {key: parse_number_cell(info.get(key, ""), f"{file}, {key}") for key in _NUMERIC_KEYS}
-    columns: dict[str, CellValue] = {"View": VIEWS[view], **parse_cells(info, _INFO_COLUMNS)}
+    columns: dict[str, CellValue] = {"View": _VIEW_BY_CODE[view], **parse_cells(info, _INFO_COLUMNS)}
     columns |= {name: number for name in _INFO_COLUMNS if (number := numbers.get(name)) is not None}
     marks = {name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := numbers[name]) and frame >= 1}
     return ListedRecording(
@@ -99,12 +99,13 @@ def _read_info(folder: Path, patient: str, view: str) -> dict[str, str]:
 
 
 def _read_splits(entries: Iterable[RawFile]) -> dict[str, str]:
-    """Read patient -> split from ``subgroup_*.txt`` files. Raises ``UserError`` for a patient with two splits."""
+    """Map patients to splits by the ``subgroup_*.txt`` files. Raises ``UserError`` for a patient with two splits."""
     splits: dict[str, str] = {}
     for entry in entries:
-        if (match := _SPLIT_LIST.fullmatch(entry.path.name)) and not entry.problem:
-            split = _SPLITS[match[1].lower()]
+        if (match := _SPLIT_FILE.fullmatch(entry.path.name)) and not entry.problem:
+            split = _SPLIT_BY_SUBGROUP[match[1].lower()]
             for patient in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
                 if splits.setdefault(patient, split) != split:
-                    raise UserError(f"{entry.path.name} lists {patient}, which is also on another list: use one split")
+                    problem = f"{entry.path.name} lists {patient}, which is also in another subgroup"
+                    raise UserError(f"{problem}: list each patient in one file")
     return splits

@@ -46,7 +46,7 @@ class Row(dict[str, str]):
         return f"{self.table}, line {self.line}" + (f", column {column}" if column else "")
 
     def number(self, column: str) -> float | None:
-        """Parse the number in a cell; None if the cell is empty. Raises ``UserError`` for any other text."""
+        """Parse the number in a cell; None if the cell is empty. Raises ``UserError`` for a text that is no number."""
         return parse_number_cell(self.get(column, ""), self.location(column))
 
     def numbers(self, columns: Iterable[str]) -> dict[str, float]:
@@ -57,9 +57,9 @@ class Row(dict[str, str]):
 def read_table(path: Path, required: Sequence[str] = (), *, unique: bool = False) -> list[Row]:
     """Read the rows of a csv file, plain or .gz, UTF-8 or UTF-16, without blank lines; decimal commas become points.
 
-    The delimiter is chosen to give all ``required`` columns, then the most columns. Raises ``UserError`` for a missing
-    file, a file that is not a csv, a missing or duplicate ``required`` column, any duplicate column if ``unique``, and
-    a row that is longer or shorter than the header.
+    The chosen delimiter gives all ``required`` columns if possible, and the largest number of columns. Raises
+    ``UserError`` for a missing file, a file that is not a csv, a missing or duplicate ``required`` column, any
+    duplicate column if ``unique``, and a row that is longer or shorter than the header.
     """
     text = unicodedata.normalize("NFC", _read_text(path))
     first, _, rest = text.partition("\n")
@@ -70,8 +70,8 @@ def read_table(path: Path, required: Sequence[str] = (), *, unique: bool = False
     names = headers[delimiter]
     if missing := [name for name in required if name not in names]:
         separators = f"; separate its cells by {', '.join(_DELIMITERS.values())}" if len(names) == 1 else ""
-        found = ", ".join(names[:20]) or "none"
-        raise UserError(f"{path} has no column {missing[0]!r}; it has {found}{separators}")
+        available = ", ".join(names[:20]) or "none"
+        raise UserError(f"{path} has no column {missing[0]!r}; it has {available}{separators}")
     if duplicates := [name for name in (filter(None, names) if unique else required) if names.count(name) > 1]:
         raise UserError(f"{path} has two columns {duplicates[0]!r}: rename or remove one of them")
     rows, line = [], 1
@@ -130,8 +130,8 @@ def _read_header(text: str, delimiter: str) -> list[str]:
 def _replace_decimal_commas(rows: Sequence[Row], required: Sequence[str]) -> None:
     """Replace decimal commas by points, if a number of the table has a comma that cannot separate thousands.
 
-    In a table with decimal commas, ``1,234`` becomes 1.234 in all columns of numbers. Raises ``UserError`` for
-    ``1.234`` in another ``required`` column, which may mean 1234.
+    In a table with decimal commas, ``1,234`` becomes 1.234 in all columns of numbers. Raises ``UserError`` for a
+    ``required`` column without commas whose numbers look like ``1.234``, because this text may mean 1234.
     """
     commas: dict[str, list[Row]] = {}
     for name in rows[0] if rows else ():
@@ -147,17 +147,17 @@ def _replace_decimal_commas(rows: Sequence[Row], required: Sequence[str]) -> Non
     for name in set(required) - set(commas):
         points = [row for row in rows if "." in row[name]]
         if points and all(_GROUPED_DIGITS.fullmatch(row[name]) for row in points):
-            raise _invalid_number(points[0][name], points[0].location(name))
+            raise _invalid_number_error(points[0][name], points[0].location(name))
 
 
 def find_numeric_columns(
     rows: Sequence[Row], columns: Mapping[str, str], text_columns: Sequence[str] | None = None
 ) -> set[str]:
-    """Find the store columns that hold numbers. Raises ``UserError`` for any other text in a numeric column.
+    """Find the store columns that hold numbers. Raises ``UserError`` for a cell of these columns that is no number.
 
-    ``columns`` maps store columns to csv columns. ``NUMBER_COLUMNS`` are numeric, and columns with more numbers than
-    texts, or with texts similar to numbers (``1,234.5``, ``55 %``). Columns with identifiers such as 0012, and
-    ``text_columns``, are text (None: the study has no such setting).
+    ``columns`` maps store columns to csv columns. Numeric columns are ``NUMBER_COLUMNS``, columns with more numbers
+    than texts, and columns whose texts look like numbers (``1,234.5``, ``55 %``). ``text_columns`` and columns with
+    identifiers such as 0012 are text. ``text_columns`` is None if the study has no setting for text columns.
     """
     numeric: set[str] = set()
     for name in [name for name in columns if name not in (*TEXT_COLUMNS, *(text_columns or ()))]:
@@ -173,31 +173,31 @@ def find_numeric_columns(
         if other:
             names = ",".join([*(text_columns or ()), name])
             hint = "" if text_columns is None else f"; for a column of text set 'data.source.text_columns=[{names}]'"
-            raise _invalid_number(texts[0], other[0].location(columns[name]), hint)
+            raise _invalid_number_error(texts[0], other[0].location(columns[name]), hint)
         numeric.add(name)
     return numeric
 
 
-def _invalid_number(text: str, location: str, hint: str = "") -> UserError:
+def _invalid_number_error(text: str, location: str, hint: str = "") -> UserError:
     problem = "can be read as two numbers" if _GROUPED_DIGITS.fullmatch(text) else "is not a number"
     remedy = "write it with a decimal point, without thousands separator and unit, or leave the cell empty"
     return UserError(f"{location}: {text[:40]!r} {problem}: {remedy}{hint}")
 
 
 def parse_number_cell(text: str, location: str) -> float | None:
-    """Parse a cell as int or float; None for an empty cell. Raises ``UserError`` for any other text."""
+    """Parse a cell as int or float; None for an empty cell. Raises ``UserError`` for a text that is no number."""
     if parse_cell(text) is None:
         return None
     number = parse_number(text)
     if number is None:
-        raise _invalid_number(text, location)
+        raise _invalid_number_error(text, location)
     return int(text) if _INTEGER.fullmatch(text) else number
 
 
 def parse_cell(text: str) -> CellValue | None:
     """Parse a cell as a number or as text without control characters; None for an empty or missing value.
 
-    The texts ``0012``, ``1_000``, ``inf`` and long identifiers are not numbers, in the same way as in FileList.csv.
+    The texts ``0012``, ``1_000``, ``inf`` and long identifiers remain text, as in FileList.csv.
     """
     text = clean_text(text)
     if text.lower() in _MISSING_VALUES:
@@ -222,7 +222,7 @@ def parse_number(text: str) -> float | None:
 
 
 def parse_seconds(text: str, location: str) -> tuple[float, ...]:
-    """Parse times in seconds, at least 0, separated by spaces. Raises ``UserError`` for any other text."""
+    """Parse times in seconds, separated by spaces. Raises ``UserError`` unless all times are numbers >= 0."""
     times = tuple(parse_number(word) for word in text.split() if parse_cell(word) is not None)
     if any(time is None or time < 0 for time in times):
         raise UserError(f"{location}: {text[:40]!r} are not times: write seconds from 0, separated by spaces")
@@ -230,7 +230,7 @@ def parse_seconds(text: str, location: str) -> tuple[float, ...]:
 
 
 def parse_split(text: str, location: str) -> str | None:
-    """Parse TRAIN, VAL, TEST or a synonym; None for an empty cell. Raises ``UserError``, which names ``location``."""
+    """Parse TRAIN, VAL, TEST or a synonym; None for an empty cell. Raises ``UserError`` that names ``location``."""
     word = text.strip().upper()
     word = _SPLIT_SYNONYMS.get(word, word)
     if word.lower() in _MISSING_VALUES:
@@ -241,9 +241,9 @@ def parse_split(text: str, location: str) -> str | None:
 
 
 def check_column_names(names: Sequence[str], key: str) -> None:
-    """Raise ``UserError``, which begins with ``key``, for a column name that a store does not allow or fills itself."""
+    """Raise ``UserError`` for a column name that is invalid or reserved for a store; ``key`` begins the message."""
     for name in names:
         if not is_valid_column(name):
             raise UserError(f"{key} names the column {name!r}: use letters, digits and '_', a letter first")
         if name in REQUIRED_COLUMNS:
-            raise UserError(f"{key} names the column {name!r}, which the store fills itself")
+            raise UserError(f"{key} names the column {name!r}, which is reserved: choose another name")

@@ -9,7 +9,7 @@ import numpy as np
 from echodream import validation
 from echodream.errors import Rejected
 from echodream.ingest import listing
-from echodream.ingest.dicom_pixels import is_dicom, open_header, read_pixels, silence_pydicom, tag_numbers
+from echodream.ingest.dicom_pixels import is_dicom, open_header, read_pixels, reject_pydicom_errors, tag_numbers
 from echodream.ingest.listing import RawFile
 from echodream.ingest.pixels import make_video, uniform_times
 from echodream.ingest.pseudonym import Pseudonyms
@@ -19,8 +19,8 @@ from echodream.ingest.source import Limits, PatientEvidence, Recording, Video
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_LISTED_TAGS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "NumberOfFrames"]
-_PERSON_TAGS = ["PatientBirthDate", "PatientSex", "IssuerOfPatientID"]
+_LISTING_TAGS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "NumberOfFrames"]
+_PATIENT_TAGS = ["PatientBirthDate", "PatientSex", "IssuerOfPatientID"]
 """Tags with equal values in all files of a patient; ``patients.check_patients`` compares the values."""
 _REGIONS_TAG = "SequenceOfUltrasoundRegions"
 _FRAME_TIME_TAG = 0x00181063
@@ -34,7 +34,7 @@ class RegionRecording(Recording):
     """A recording of one of several separate 2-D image regions in a file."""
 
     region: int = 0
-    """Index of the region in ``sector.group_overlapping_boxes``."""
+    """Index of the region in the list that ``sector.group_overlapping_boxes`` returns."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Dicom:
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         dataset, frames = read_pixels(recording.file, limits)
-        with silence_pydicom("unreadable: the DICOM header is damaged"):
+        with reject_pydicom_errors("unreadable: the DICOM header is damaged"):
             times, fps = _frame_times(dataset, len(frames), self.fps)
             if self.keep == "sector":
                 if (boxes := _region_boxes(dataset)) is None:
@@ -98,9 +98,9 @@ class Dicom:
             counted = listing.may_be_recording(entry.path)
             return [Recording(name, "", entry.path, problem="not a DICOM file", counted=counted)]
         try:
-            header = open_header(entry.path, Limits(), [*_LISTED_TAGS, *_PERSON_TAGS, _REGIONS_TAG])
-            with silence_pydicom("unreadable: the DICOM header is damaged"):
-                values = {tag: str(header.get(tag, None) or "").strip() for tag in (*_LISTED_TAGS, *_PERSON_TAGS)}
+            header = open_header(entry.path, Limits(), [*_LISTING_TAGS, *_PATIENT_TAGS, _REGIONS_TAG])
+            with reject_pydicom_errors("unreadable: the DICOM header is damaged"):
+                values = {tag: str(header.get(tag, None) or "").strip() for tag in (*_LISTING_TAGS, *_PATIENT_TAGS)}
                 media_class = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
                 regions = len(group_overlapping_boxes(_region_boxes(header) or [])) if self.keep == "sector" else 1
         except Rejected as reason:
@@ -109,7 +109,7 @@ class Dicom:
         name = pseudonyms.hash_recording(identifier)
         patient_tags = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
         patient = pseudonyms.hash_patient(patient_tags[0] if patient_tags else f"recording {name}")
-        constants = {tag: values[tag] for tag in _PERSON_TAGS if values[tag]}
+        constants = {tag: values[tag] for tag in _PATIENT_TAGS if values[tag]}
         evidence = PatientEvidence(values["PatientID"], study=values["StudyInstanceUID"], patient_constants=constants)
         problem, counted = _rejection_reason(values, media_class)
         if problem or regions < 2:
@@ -140,7 +140,7 @@ def _rejection_reason(values: dict[str, str], media_class: str) -> tuple[str | N
     if not ultrasound and values["Modality"]:
         return "not a recording: not ultrasound", False
     if not ultrasound:
-        return "neither Modality nor SOPClassUID says ultrasound", True
+        return "neither Modality nor SOPClassUID is that of ultrasound", True
     frames = values["NumberOfFrames"]
     if frames.isdecimal() and int(frames[:10]) > 1:
         return None, True
@@ -152,7 +152,7 @@ def _rejection_reason(values: dict[str, str], media_class: str) -> tuple[str | N
 def _frame_times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.ndarray, float]:
     """Read the times of the frames in seconds and the frame rate from the first tag with plausible values.
 
-    FrameTimeVector is ignored if FrameIncrementPointer is FrameTime. Raises ``Rejected`` if no frame rate is known.
+    FrameTimeVector is ignored if FrameIncrementPointer points to FrameTime. Raises ``Rejected`` if no rate is known.
     """
     is_uniform = dataset.get("FrameIncrementPointer") == _FRAME_TIME_TAG and dataset.get("FrameTime")
     vector = [] if is_uniform else tag_numbers(dataset.get("FrameTimeVector"))
@@ -183,7 +183,7 @@ def _region_boxes(dataset: "Dataset") -> list[Box] | None:
 
 
 def _crop_to_boxes(frames: np.ndarray, boxes: list[Box]) -> np.ndarray:
-    """Crop ``frames``, (F, H, W[, C]), to the bounding box of ``boxes``. Raises ``Rejected`` for boxes outside."""
+    """Crop ``frames``, (F, H, W[, C]), to the area of ``boxes``. Raises ``Rejected`` for boxes outside the image."""
     (left, top), (right, bottom) = np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]
     height, width = frames.shape[1:3]
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):

@@ -32,7 +32,7 @@ _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
 
 @contextmanager
-def silence_pydicom(reason: str) -> Iterator[None]:
+def reject_pydicom_errors(reason: str) -> Iterator[None]:
     """Convert errors of pydicom to ``Rejected`` with ``reason``, without messages that may name the patient."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
@@ -61,12 +61,12 @@ def is_dicom(path: Path) -> bool:
 
 
 def open_header(path: Path, limits: Limits, tags: list[str] | None = None) -> "FileDataset":
-    """Read all elements before the pixels, or only ``tags``, and set the transfer syntax. Raises ``Rejected``."""
+    """Read all elements before the pixels, or only ``tags``; add a missing transfer syntax. Raises ``Rejected``."""
     from pydicom import dcmread
 
     if not is_dicom(path):
         raise Rejected("not a DICOM file")
-    with silence_pydicom("unreadable: the DICOM header is damaged"):
+    with reject_pydicom_errors("unreadable: the DICOM header is damaged"):
         _check_deflated(path, limits)
         header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
         _add_transfer_syntax(header)
@@ -86,14 +86,14 @@ def read_pixels(path: Path, limits: Limits) -> tuple["Dataset", np.ndarray]:
     syntax = header.file_meta.TransferSyntaxUID
     if "Rows" not in header:
         raise Rejected("not an image: the DICOM file has no pixels")
-    with silence_pydicom("unreadable: the DICOM file does not decode"):
+    with reject_pydicom_errors("unreadable: the DICOM file does not decode"):
         sample_bytes = int(header.SamplesPerPixel) * max(1, int(header.BitsAllocated) // 8)
         limits.check(frame_count(header), int(header.Rows), int(header.Columns), sample_bytes)
         if path.stat().st_size > limits.max_bytes:
             raise Rejected(f"too large: {path.stat().st_size} bytes, the limit is {limits.max_bytes}")
         dataset = dcmread(path, force=True)
         _add_transfer_syntax(dataset)
-    with silence_pydicom(f"unreadable: the pixels do not decode, {_syntax_name(syntax)}"):
+    with reject_pydicom_errors(f"unreadable: the pixels do not decode, {_syntax_name(syntax)}"):
         if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {*dir(dataset)}:
             raise Rejected("unreadable: cut short, the file ends before or inside its pixels")
         if _syntax_name(syntax).startswith(("MPEG", "HEVC")):
@@ -166,23 +166,23 @@ def _check_encoded_frames(dataset: "Dataset") -> None:
         frames = list(generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets))
     except ValueError:  # the file has fewer fragments than frames
         raise Rejected(_truncation_message(min(count, parse_fragments(dataset.PixelData)[0]), count)) from None
-    present = sum(len(frame) > 0 for frame in frames)
-    if present < count:
-        raise Rejected(_truncation_message(present, count))
-    if present > count:
-        raise Rejected(f"unreadable: {present} frames are there, the header states {count}")
+    present_count = sum(len(frame) > 0 for frame in frames)
+    if present_count < count:
+        raise Rejected(_truncation_message(present_count, count))
+    if present_count > count:
+        raise Rejected(f"unreadable: the file has {present_count} frames, the header states {count}")
     max_pixels = 4 * int(dataset.Rows) * int(dataset.Columns)
     accepts_truncated = syntax == _EXTENDED_JPEG or lossless_jpeg.is_available(syntax)
     for frame in frames:
         if accepts_truncated and b"\xff\xd9" not in frame[-16:]:
-            raise Rejected("unreadable: cut short, a frame has no end")
+            raise Rejected("unreadable: cut short, a frame has no end marker")
         height, width = _encoded_frame_size(frame)
         if height * width > max_pixels:
             raise Rejected(f"unreadable: a frame is {width}x{height} instead of {dataset.Columns}x{dataset.Rows}")
 
 
-def _truncation_message(present: int, count: int) -> str:
-    return f"unreadable: cut short, {present} of {count} frames are there"
+def _truncation_message(present_count: int, count: int) -> str:
+    return f"unreadable: cut short, {present_count} of {count} frames are present"
 
 
 def _encoded_frame_size(frame: bytes) -> tuple[int, int]:
@@ -243,7 +243,7 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
                 decoded += 1
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - see silence_pydicom
+        except Exception as error:  # noqa: BLE001 - see reject_pydicom_errors
             problem = f"frame {decoded + 1} of {count} is damaged or cut short"
             raise Rejected(f"unreadable: {_syntax_name(syntax)}, {problem} ({type(error).__name__})") from None
     if frames.dtype.kind != "f":
@@ -263,7 +263,7 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
 
 
 def _has_adobe_marker(dataset: "Dataset") -> bool:
-    """Whether the first JPEG frame states its color transform (Adobe APP14); then Pillow decodes to RGB."""
+    """Whether the first JPEG frame has the Adobe marker APP14, for which Pillow converts the colors to RGB."""
     from PIL import Image
     from pydicom.encaps import generate_frames
 
@@ -292,7 +292,7 @@ def decoder_plugin(syntax: str, bits: int) -> str:
 
 
 def _stored_bit_count(frames: np.ndarray, dataset: "Dataset") -> int:
-    """Return BitsStored, at most the bits of the decoded type; all bits if values of a JPEG codec exceed BitsStored."""
+    """Return BitsStored, at most the bits of the decoded type; all its bits if values of a JPEG exceed BitsStored."""
     decoded, stored = 8 * frames.dtype.itemsize, int(dataset.BitsStored)
     if not _has_unused_bits(dataset):
         lowest = -(1 << stored - 1) if frames.dtype.kind == "i" else 0
@@ -302,13 +302,13 @@ def _stored_bit_count(frames: np.ndarray, dataset: "Dataset") -> int:
 
 
 def _has_unused_bits(dataset: "Dataset") -> bool:
-    """Whether decoded values keep bits outside BitsStored (uncompressed and RLE files), unlike those of JPEG codecs."""
+    """Whether decoded values keep bits outside BitsStored, which is true for uncompressed and RLE files only."""
     syntax = dataset.file_meta.TransferSyntaxUID
     return not syntax.is_compressed or syntax == _RLE_SYNTAX
 
 
 def _extract_stored_bits(frames: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Extract the BitsStored bits of each value up to HighBit, unsigned; other bits may contain overlays."""
+    """Extract the BitsStored bits up to HighBit as an unsigned integer; all other bits of a value may be overlays."""
     stored = int(dataset.BitsStored)
     bits = frames.astype(frames.dtype.newbyteorder("="), copy=False).view(f"u{frames.dtype.itemsize}")
     if 8 * bits.itemsize == stored:
@@ -325,7 +325,7 @@ def _stored_values(dataset: "Dataset") -> np.ndarray:
 
 
 def _palette_colors(values: np.ndarray, dataset: "FileDataset") -> np.ndarray:
-    """Look up red, green and blue of the stored ``values``, uint8, (N, 3)."""
+    """Look up the red, green and blue of the stored ``values`` in the palette of the file, uint8, (N, 3)."""
     from pydicom.pixels import apply_color_lut
     from pydicom.uid import ExplicitVRBigEndian
 
@@ -342,9 +342,9 @@ def _palette_colors(values: np.ndarray, dataset: "FileDataset") -> np.ndarray:
 
 
 def _to_gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "FileDataset") -> np.ndarray:
-    """Convert decoded ``frames`` to gray uint8, (F, H, W), by one table for all frames; padding becomes 0.
+    """Convert decoded ``frames`` to gray uint8, (F, H, W), by one lookup table for all frames; padding becomes 0.
 
-    ``values[index]`` are stored values, with ``values`` (N,) and ``index`` (F, H, W). Raises ``Rejected``.
+    ``values[index]`` are the stored values of the pixels; ``values`` is (N,), ``index`` (F, H, W). Raises ``Rejected``.
     """
     padding = _padding_mask(frames, values, index, dataset)
     used = np.zeros(len(values), dtype=bool)
@@ -388,7 +388,7 @@ def _padding_mask(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dat
 
 
 def _merge_functional_groups(dataset: "Dataset") -> None:
-    """Copy rescale and window of enhanced multi-frame objects to the top level; ``Rejected`` if frames differ."""
+    """Copy rescale and window of a multi-frame file to the top level. Raises ``Rejected`` if they vary by frame."""
     names = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     groups = [group for name in names for group in dataset.get(name) or []]
     for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
@@ -436,7 +436,7 @@ def _apply_window(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
 def _declared_range(
     modality: np.ndarray, values: np.ndarray, dataset: "Dataset", allocated: int
 ) -> tuple[float, float] | None:
-    """Return the value range by modality LUT, Smallest/LargestImagePixelValue or BitsStored; None if not declared."""
+    """Return the value range by modality LUT, Smallest/LargestImagePixelValue or BitsStored; None without these."""
     if values.dtype.kind == "f":
         return None
     bits = int(dataset.BitsStored)

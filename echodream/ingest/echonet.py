@@ -20,7 +20,7 @@ FILE_LIST = "FileList.csv"
 TRACINGS = "VolumeTracings.csv"
 
 
-class _EchoNet:
+class _EchoNetSource:
     """Base class: reads the videos of an EchoNet study."""
 
     def read(self, recording: Recording, limits: Limits) -> Video:
@@ -30,7 +30,7 @@ class _EchoNet:
 
 
 @dataclass(frozen=True)
-class EchoNetDynamic(_EchoNet):
+class EchoNetDynamic(_EchoNetSource):
     """EchoNet-Dynamic, in the apical four-chamber view: ``FileList.csv`` and ``Videos/*.avi``.
 
     The study defines the splits, but no patient identifiers, so each video counts as one patient. Columns: EF, ESV,
@@ -41,14 +41,14 @@ class EchoNetDynamic(_EchoNet):
         root = listing.require_folder(raw, "EchoNet-Dynamic")
         study = next(filter(_is_study_folder, listing.folders_below(root)), None)
         if study is None:
-            raise UserError(f"{root} has no {FILE_LIST} next to a folder Videos: set raw= to the folder of both")
+            raise UserError(f"{root} has no folder that contains {FILE_LIST} and Videos: correct raw=")
         rows = _read_file_list(root, study, ("FileName", "EF", "ESV", "EDV", "Split"))
         splits = [parse_split(row["Split"], row.location("Split")) for row in rows]
         return _join_files(root, study, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
 
 @dataclass(frozen=True)
-class EchoNetPediatric(_EchoNet):
+class EchoNetPediatric(_EchoNetSource):
     """One view of EchoNet-Pediatric: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
 
     ``raw`` is the folder of one view or of both views. The study has ten folds instead of splits, but no patient
@@ -68,7 +68,7 @@ class EchoNetPediatric(_EchoNet):
         validation.one_of("view", self.view, ("A4C", "PSAX"))
         folds = self.val_folds + self.test_folds
         if len(set(folds)) < len(folds) or not set(folds) <= set(range(10)):
-            raise UserError(f"val_folds is {self.val_folds}, test_folds {self.test_folds}: use 0 to 9, each once")
+            raise UserError(f"val_folds is {self.val_folds}, test_folds {self.test_folds}: use 0 to 9 without repeats")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "EchoNet-Pediatric")
@@ -76,7 +76,7 @@ class EchoNetPediatric(_EchoNet):
         folders = [folder for folder in listing.folders_below(root) if folder.name.casefold() == view]
         study = next(filter(_is_study_folder, [*folders, root]), None)
         if study is None:
-            raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
+            raise UserError(f"{root} has no folder {self.view} that contains {FILE_LIST} and Videos: correct raw=")
         rows = _read_file_list(root, study, ("FileName", "EF", "Split"))
         columns = ("EF", "Sex", "Age", "Weight", "Height")
         return _join_files(root, study, rows, map(self._split_of_row, rows), columns, self.view)
@@ -110,14 +110,14 @@ def _join_files(
     folder = listing.find_ignoring_case(study, "Videos")
     videos: dict[str, RawFile] = {}
     stems: dict[str, list[str]] = {}
-    others: list[RawFile] = []
+    other_files: list[RawFile] = []
     for entry in listing.list_files(root):
         file = entry.path
         if file.parent == folder and file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
             videos[file.name] = entry
             stems.setdefault(file.stem.casefold(), []).append(file.name)
         elif file.is_relative_to(study) and file not in tables:
-            others.append(entry)
+            other_files.append(entry)
     marks = _read_key_frames(study / TRACINGS)
     listed: list[Recording] = []
     first_rows: dict[str, tuple[Recording, int]] = {}
@@ -126,12 +126,12 @@ def _join_files(
         cells = {**row.numbers(set(columns) - {*texts}), **parse_cells(row, texts)}
         cells = {**{name: cells[name] for name in columns if name in cells}, "View": view}
         file_name = _find_video(row["FileName"], stems)
-        stem = _without_suffix(file_name or row["FileName"])
+        stem = _remove_video_suffix(file_name or row["FileName"])
         video = videos[file_name] if file_name else None
-        problem = video.problem if video else listing.MISSING_FILE
+        problem = video.problem if video else listing.MISSING_FILE_REASON
         recording = ListedRecording(
             stem, stem, video.path if video else None, split, cells, problem, evidence=PatientEvidence(stem, "file"),
-            mark_frames=marks.get(stem, marks.get(_without_suffix(row["FileName"]), {})),
+            mark_frames=marks.get(stem, marks.get(_remove_video_suffix(row["FileName"]), {})),
         )  # fmt: skip
         first, line = first_rows.setdefault(stem, (recording, row.line))
         if line == row.line:
@@ -140,25 +140,25 @@ def _join_files(
             name, problem = f"{stem} line {row.line}", "a second row for the same file"
             listed.append(Recording(name, "", problem=problem, counted=False))
         else:
-            remedy = "have different values: correct or remove one of them"
-            raise UserError(f"{row.table}, lines {line} and {row.line}: two rows of {stem} {remedy}")
+            lines, remedy = f"{row.table}, lines {line} and {row.line}", "correct or remove one of these rows"
+            raise UserError(f"{lines}: two rows of {stem} have different values: {remedy}")
     listed += [
         Recording(name, "", video.path, problem=f"no row in {FILE_LIST}")
         for name, video in videos.items()
-        if _without_suffix(name) not in first_rows
+        if _remove_video_suffix(name) not in first_rows
     ]
-    return listing.with_unique_names([*listed, *map(listing.reject_file, others)])
+    return listing.with_unique_names([*listed, *map(listing.reject_file, other_files)])
 
 
 def _find_video(name: str, stems: Mapping[str, Sequence[str]]) -> str | None:
     """Find a video by name, with or without suffix; ``stems`` maps names without suffix, in lower case, to files."""
-    files = stems.get(_without_suffix(name).casefold(), ())
-    exact = [file for file in files if file in (name, f"{name}.avi", f"{_without_suffix(name)}.avi")]
+    files = stems.get(_remove_video_suffix(name).casefold(), ())
+    exact = [file for file in files if file in (name, f"{name}.avi", f"{_remove_video_suffix(name)}.avi")]
     return exact[0] if exact else files[0] if len(files) == 1 else None
 
 
-def _without_suffix(name: str) -> str:
-    """Remove the suffix of a video from ``name``; FileList.csv or VolumeTracings.csv omits this suffix."""
+def _remove_video_suffix(name: str) -> str:
+    """Remove the suffix of a video file from ``name``; some tables of EchoNet list names without this suffix."""
     path = Path(name)
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
 
@@ -175,7 +175,7 @@ def _read_key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
         if frame is not None and (frame < 0 or frame != int(frame)):
             raise UserError(f"{row.location('Frame')} has the frame {row['Frame']!r}: write a whole number from 0")
         if frame is not None:
-            traced.setdefault(_without_suffix(row["FileName"]), {}).setdefault(int(frame), []).append(row)
+            traced.setdefault(_remove_video_suffix(row["FileName"]), {}).setdefault(int(frame), []).append(row)
     key_frames: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, frames in traced.items():
         if len(frames) == 2:

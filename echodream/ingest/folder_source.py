@@ -18,7 +18,7 @@ from echodream.ingest.source import CellValue, Limits, PatientEvidence, Recordin
 from echodream.ingest.split import PatientSplitCheck
 from echodream.store.table import clean_text
 
-PATIENT_FROM = ("file", "folder", "csv", "all")
+PATIENT_FROM_CHOICES = ("file", "folder", "csv", "all")
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class FolderSource(ABC):
     columns: Mapping[str, str] = field(default_factory=lambda: {"FileName": "FileName"})
     """Store column -> csv column. FileName is required: the path of the file below ``raw`` or below the folder of the
     csv, or the unique name of the file, with or without suffix. Columns outside ``reserved_columns`` are study columns.
-    Columns that are not listed, or are None, are not read."""
+    Columns that are not listed, or are set to null, are not read."""
     classes: tuple[str, ...] | None = None
     """Values of class_name; the position in this list is class_id."""
     text_columns: tuple[str, ...] | None = None
     """Study columns that remain text even if most of their cells are numbers."""
     patient_from: str | int | None = None
-    """Definition of a patient: each "file", each "folder" of files, each PatientID of the "csv", or "all" files. A
-    number stands for each folder name at this level below ``raw``, starting at 1. None stands for "csv" if ``columns``
-    has PatientID, else for "file"."""
+    """Definition of one patient: one "file", one "folder" of files, one PatientID of the "csv", or "all" files. A
+    number n means one folder name at level n below ``raw``; folders in ``raw`` are level 1. None means "csv" if
+    ``columns`` has PatientID, else "file"."""
 
     kind: ClassVar[str]
-    """Type of study in error messages."""
+    """Type of study, for error messages."""
     expected_files: ClassVar[str]
     """Required content of the folder, for error messages."""
     reserved_columns: ClassVar[tuple[str, ...]] = ("FileName", "PatientID", "Split")
@@ -58,7 +58,7 @@ class FolderSource(ABC):
             if self.csv is None or "class_name" not in self.columns:
                 raise UserError("classes needs csv= and class_name in columns")
         if "FileName" not in self.columns:
-            raise UserError("columns has no FileName: set it to the csv column with the names of the files")
+            raise UserError("columns has no FileName: set columns.FileName to the csv column with the file names")
         csv_tables.check_column_names(self._study_column_names(), "columns")
         if self.csv is not None:
             validation.nonempty_text("csv", self.csv)
@@ -69,7 +69,7 @@ class FolderSource(ABC):
         if isinstance(self.patient_from, int):
             validation.whole_number("patient_from", self.patient_from, note=", the level of a folder below raw")
         elif self.patient_from is not None:
-            validation.one_of("patient_from", self.patient_from, PATIENT_FROM)
+            validation.one_of("patient_from", self.patient_from, PATIENT_FROM_CHOICES)
         if self.patient_from == "csv" and (self.csv is None or "PatientID" not in self.columns):
             raise UserError("patient_from=csv needs csv= and PatientID in columns")
 
@@ -77,24 +77,23 @@ class FolderSource(ABC):
         root = listing.require_folder(raw, self.kind)
         if self.csv is not None:
             listing.require_inside_raw(root, root / self.csv, f"csv={self.csv}")
-        files, others = self.group_files(listing.list_files(root), root)
+        files, other_files = self.group_files(listing.list_files(root), root)
         if all(entry.problem for entry in files.values()):
             raise UserError(f"{root} holds no {self.expected_files}: check raw= and data=")
         listed = {key: self._build_recording(root, key, entry) for key, entry in files.items()}
         rejected_rows: list[Recording] = []
         if self.csv is not None:
             listed, rejected_rows = self._join_csv(root, root / self.csv, listed)
-        return listing.with_unique_names(
-            [*_shorten_unique_names(listed), *rejected_rows, *map(listing.reject_file, others)]
-        )
+        rejected = [*rejected_rows, *map(listing.reject_file, other_files)]
+        return listing.with_unique_names([*_shorten_unique_names(listed), *rejected])
 
     @abstractmethod
     def group_files(self, entries: Sequence[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Split ``entries`` into recordings (path below ``root`` -> file) and all other files."""
+        """Separate ``entries`` into recordings (path below ``root`` -> file) and all other files."""
 
     @abstractmethod
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one recording; see ``Source``."""
+        """Decode one recording, as described in ``Source.read``."""
 
     def file_sizes(self, entry: RawFile) -> tuple[int, ...]:
         """List the sizes in bytes of the files of a recording; () for a recording in one file."""
@@ -104,17 +103,17 @@ class FolderSource(ABC):
         """Return store column -> csv column, for all columns of the csv that are read."""
         return dict(self.columns)
 
-    def parse_study_columns(self, row: Row, numeric: Iterable[str]) -> dict[str, CellValue]:
-        """Parse the study columns of a csv row; the columns ``numeric`` hold numbers. Raises ``UserError``."""
+    def parse_study_columns(self, row: Row, numeric_columns: Iterable[str]) -> dict[str, CellValue]:
+        """Parse the study columns of a csv row; the columns ``numeric_columns`` hold numbers. Raises ``UserError``."""
         names = self._study_column_names()
         texts = csv_tables.parse_cells({name: row[self.columns[name]] for name in names}, names)
-        return {**texts, **{n: v for n in numeric if (v := row.number(self.columns[n])) is not None}}
+        return {**texts, **{n: v for n in numeric_columns if (v := row.number(self.columns[n])) is not None}}
 
     def _study_column_names(self) -> list[str]:
         return [name for name in self.columns if name not in self.reserved_columns]
 
     def _build_recording(self, root: Path, key: str, entry: RawFile) -> ListedRecording:
-        """Build the recording of a file without the values of the csv; its name is ``key``."""
+        """Build the recording with the name ``key`` from a file, without the values of the csv."""
         folder, problem = listing.parent_folder(key), entry.problem
         patients = {"folder": folder or root.resolve().name, "all": "all"}
         patient = patients.get(str(self.patient_from), key)
@@ -131,11 +130,11 @@ class FolderSource(ABC):
     def _join_csv(
         self, root: Path, table: Path, listed: Mapping[str, ListedRecording]
     ) -> tuple[dict[str, ListedRecording], list[Recording]]:
-        """Join the files with the rows of the csv; returns all files, and the rejected rows. Raises ``UserError``."""
+        """Add the values of the csv to ``listed``. Returns all files, and the rejected rows. Raises ``UserError``."""
         columns = self.csv_columns()
         rows = csv_tables.read_table(table, tuple(columns.values()))
         study_columns = {name: self.columns[name] for name in self._study_column_names()}
-        numeric = csv_tables.find_numeric_columns(rows, study_columns, self.text_columns or ())
+        numeric_columns = csv_tables.find_numeric_columns(rows, study_columns, self.text_columns or ())
         index = _FileNameIndex(listed, root, table, [row[columns["FileName"]] for row in rows])
         split_check = PatientSplitCheck(table.name)
         joined: dict[str, ListedRecording] = {}
@@ -147,23 +146,21 @@ class FolderSource(ABC):
             if key is None:
                 rejected_rows.append(Recording(name, "", problem=problem))
                 continue
-            recording = self._add_csv_row(listed[key], row, numeric)
+            recording = self._add_csv_row(listed[key], row, numeric_columns)
             if key not in joined:
                 joined[key], lines[key] = recording, row.line
                 split_check.add(recording, row.line)
             elif recording == joined[key]:
-                problem = "a second row for the same file: the first is used"
+                problem = "a second row for the same file: the first row is used"
                 rejected_rows.append(Recording(f"{name} line {row.line}", "", problem=problem, counted=False))
             else:
-                raise UserError(
-                    f"{table.name}, lines {lines[key]} and {row.line}: two rows of one file have different values: "
-                    "correct or remove one of them"
-                )
+                problem = f"{table.name}, lines {lines[key]} and {row.line}: two rows of one file have different values"
+                raise UserError(f"{problem}: correct or remove one of these rows")
         for key, entry in listed.items():
             joined.setdefault(key, replace(entry, problem=entry.problem or f"no row in {table.name}"))
         return {key: joined[key] for key in listed}, rejected_rows
 
-    def _add_csv_row(self, recording: ListedRecording, row: Row, numeric: Iterable[str]) -> ListedRecording:
+    def _add_csv_row(self, recording: ListedRecording, row: Row, numeric_columns: Iterable[str]) -> ListedRecording:
         """Set the values of a csv row in the recording of a file. Raises ``UserError``."""
         cells = {name: row[column] for name, column in self.columns.items()}
         problem, patient, evidence, fps = None, recording.patient, recording.evidence, None
@@ -176,7 +173,7 @@ class FolderSource(ABC):
             if fps is None or not 0 < fps <= 1000:
                 location = row.location(self.columns["FPS"])
                 raise UserError(f"{location} has the frame rate {cells['FPS']!r}: use frames per second from 0 to 1000")
-        columns = self.parse_study_columns(row, numeric)
+        columns = self.parse_study_columns(row, numeric_columns)
         if "class_name" in cells:
             columns["class_name"] = name = clean_text(cells["class_name"])
             if not name:
@@ -201,7 +198,7 @@ class _FileNameIndex:
         self.csv_folder = table.parent.relative_to(root).as_posix()
         self.keys = set(keys)
         self.keys_by_name: dict[str, list[str]] = {}
-        """File name, or path without suffix or in lower case -> paths of the files."""
+        """Variant of a path (file name, path without suffix, lower case) -> paths of the files."""
         for key in self.keys:
             path = PurePosixPath(key)
             variants = {str(path.with_suffix("")), path.name, path.stem}
@@ -209,7 +206,7 @@ class _FileNameIndex:
                 self.keys_by_name.setdefault(variant, []).append(key)
         top_folders = {PurePosixPath(name.replace("\\", "/")).parent.parts[:1] for name in names if name}
         self.ignored_folder = next(iter(top_folders)) if len(top_folders) == 1 else ()
-        """Common first folder of all paths in the csv, if ``root`` has no such folder, as after renaming; else ()."""
+        """First folder of all paths in the csv, if ``root`` does not contain it, such as after renaming; else ()."""
         if any(PurePosixPath(key).parts[:1] == self.ignored_folder for key in self.keys):
             self.ignored_folder = ()
 
@@ -219,7 +216,7 @@ class _FileNameIndex:
         if not name:
             return None, "the row names no file"
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
-            return None, listing.OUTSIDE_RAW
+            return None, listing.OUTSIDE_RAW_REASON
         path = PurePosixPath(*path.parts[len(self.ignored_folder) :])
         variants = (str(path), str(PurePosixPath(self.csv_folder) / path))
         for variant in (*variants, *map(_normalize_case, variants)):
@@ -228,7 +225,7 @@ class _FileNameIndex:
                 return keys[0], None
             if keys:
                 return None, f"{len(keys)} files have this name: give the path"
-        return None, listing.MISSING_FILE
+        return None, listing.MISSING_FILE_REASON
 
 
 def _normalize_case(text: str) -> str:

@@ -41,7 +41,7 @@ class Images(FolderSource):
     uncertain: float | None = None
     """Stored value of an uncertain label (-1); None stores an empty cell."""
     missing: float | None = None
-    """Stored value of an empty cell of a label; None stores an empty cell."""
+    """Stored value of a label whose csv cell is empty; None stores an empty cell."""
     key_file: str | None = field(default=None, metadata={"private": True})
     """File with the secret key of pseudonyms for FileName and PatientID; created if the file does not exist. None
     disables pseudonyms."""
@@ -55,7 +55,7 @@ class Images(FolderSource):
         check_column_names(tuple(self.labels), "labels")
         LabelPolicy(self.uncertain, self.missing)
         if self.labels and self.csv is None:
-            raise UserError("labels needs csv=, the table that contains the labels: give both")
+            raise UserError("labels needs csv=, the table that contains the labels: set csv= or remove labels")
         if duplicates := sorted(set(self.labels) & set(self.columns)):
             raise UserError(f"{duplicates[0]} is in labels and in columns: remove it from one of them")
         if self.key_file is not None:
@@ -65,7 +65,7 @@ class Images(FolderSource):
         listed = super().recordings(raw)
         for name, column in self.labels.items():
             if "=" in column and not any(recording.columns.get(name) == 1 for recording in listed):
-                raise UserError(f"labels.{name} is {column}, but no image of {self.csv} has it: check column and value")
+                raise UserError(f"labels.{name}: no image of {self.csv} has {column}: correct the column or the value")
         if self.key_file is None:
             return listed
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
@@ -75,7 +75,7 @@ class Images(FolderSource):
         return listed
 
     def group_files(self, entries: Sequence[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Separate images, by path, from files that are not images."""
+        """Separate ``entries`` into images (path below ``root`` -> file) and all other files."""
         images = {entry.relative_path: entry for entry in entries if is_image(entry)}
         return images, [entry for entry in entries if entry.relative_path not in images]
 
@@ -86,10 +86,10 @@ class Images(FolderSource):
         """Return store column -> csv column, including the labels."""
         return {**super().csv_columns(), **{name: column.partition("=")[0] for name, column in self.labels.items()}}
 
-    def parse_study_columns(self, row: Row, numeric: Iterable[str]) -> dict[str, CellValue]:
+    def parse_study_columns(self, row: Row, numeric_columns: Iterable[str]) -> dict[str, CellValue]:
         """Parse the study columns and the labels of a csv row. Raises ``UserError``."""
         policy = LabelPolicy(self.uncertain, self.missing)
-        values = super().parse_study_columns(row, numeric)
+        values = super().parse_study_columns(row, numeric_columns)
         for name, entry in self.labels.items():
             column, equals, value = entry.partition("=")
             text, location = row[column], row.location(column)

@@ -8,10 +8,10 @@ from echodream.errors import UserError
 from echodream.ingest.csv_tables import parse_cell, parse_number
 from echodream.ingest.source import CellValue
 
-UNCERTAIN = -1
+UNCERTAIN_LABEL = -1
 _LIST_SEPARATORS = re.compile(r"[|;,/&+\[\]'\"]")
 
-CHEXPERT = (
+CHEXPERT_LABELS = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged_Cardiomediastinum", "Fracture"),
     *("Lung_Lesion", "Lung_Opacity", "No_Finding", "Pleural_Effusion", "Pleural_Other", "Pneumonia", "Pneumothorax"),
     "Support_Devices",
@@ -37,21 +37,21 @@ class LabelPolicy:
                 object.__setattr__(self, name, _integer_if_binary(value))
 
     def parse(self, text: str, location: str) -> CellValue | None:
-        """Convert the label in a cell to its stored value. Raises ``UserError``, which begins with ``location``."""
+        """Convert the label in a cell to its stored value. Raises ``UserError``; ``location`` begins the message."""
         if parse_cell(text) is None:
             return self.missing
         label = parse_number(text)
-        if label == UNCERTAIN:
+        if label == UNCERTAIN_LABEL:
             return self.uncertain
         if label is None or not 0 <= label <= 1:
-            raise UserError(f"{location} has the label {text[:40]!r}: use 1, 0, -1 (uncertain), empty, or 0 to 1")
+            raise UserError(f"{location} has the label {text[:40]!r}: use 0 to 1, -1 (uncertain) or an empty cell")
         return _integer_if_binary(label)
 
     def parse_category(self, text: str, value: str, location: str) -> CellValue | None:
         """Return 1 if a cell equals ``value`` or lists it (``Cardiomegaly|Emphysema``), else 0.
 
-        Raises ``UserError``, which begins with ``location``, if the cell has ``value`` in another spelling or in a list
-        with separators other than "|".
+        Raises ``UserError`` if the cell has ``value`` in another spelling or in a list with separators other than "|";
+        ``location`` begins the message.
         """
         if value in [name.strip() for name in text.split("|")] or None is not parse_number(value) == parse_number(text):
             return 1

@@ -19,8 +19,8 @@ from echodream.ingest.media_files import MEDIA_SUFFIXES
 from echodream.ingest.source import Recording
 from echodream.store.table import clean_text
 
-OUTSIDE_RAW = "is outside the raw folder"
-MISSING_FILE = "no such file in the raw folder"
+OUTSIDE_RAW_REASON = "is outside the raw folder"
+MISSING_FILE_REASON = "no such file in the raw folder"
 _MAX_NAME_LENGTH = 128
 _FORBIDDEN_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 _DOCUMENT_NAME = re.compile(
@@ -33,7 +33,7 @@ _TEXT_BYTES = bytes([*b"\a\b\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x10
 
 @dataclass(frozen=True)
 class ListedRecording(Recording):
-    """A recording with values from the tables of its study, which ``Source.read`` uses."""
+    """A recording with the values from the tables of its study that ``Source.read`` needs."""
 
     fps: float | None = None
     """Frames per second from a table; None to use the frame rate of the file."""
@@ -81,27 +81,27 @@ def list_files(root: Path) -> list[RawFile]:
     for folder, folders, files in os.walk(root, onerror=add_unreadable_folder):
         skipped = [name for name in folders if name.startswith(".") or Path(folder, name).is_symlink()]
         folders[:] = [name for name in folders if name not in skipped]
-        listed += [_describe_raw_file(root, Path(folder, name), is_folder=True) for name in skipped]
-        listed += [_describe_raw_file(root, Path(folder, name), is_folder=False) for name in files]
+        listed += [_build_raw_file(root, Path(folder, name), is_folder=True) for name in skipped]
+        listed += [_build_raw_file(root, Path(folder, name), is_folder=False) for name in files]
     return sorted(listed, key=lambda entry: entry.relative_path)
 
 
-def _describe_raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
-    """Describe a file below ``root``, or a hidden or linked folder."""
+def _build_raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
+    """Build the ``RawFile`` of a file below ``root``, or of a hidden or linked folder."""
     problem, counted, linked = None, True, path.is_symlink()
     if path.name.startswith(".") and not (linked and is_folder):
         hidden = (Path(parent, name) for parent, _, names in os.walk(path) for name in names) if is_folder else (path,)
-        counted = any(map(_is_media, hidden))
+        counted = any(map(_has_media_suffix, hidden))
         problem = f"{'' if counted else 'not a recording: '}a hidden {'folder' if is_folder else 'file'}"
     elif linked and not is_inside(root, path):
-        problem = OUTSIDE_RAW
+        problem = OUTSIDE_RAW_REASON
     elif is_folder:
         problem = "a link to a folder is not followed"
     else:
         try:
             problem = None if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
         except OSError:
-            problem = "a link to a missing file" if linked else MISSING_FILE
+            problem = "a link to a missing file" if linked else MISSING_FILE_REASON
     return RawFile(path, path.relative_to(root).as_posix(), problem, counted)
 
 
@@ -122,11 +122,11 @@ def parent_folder(relative_path: str) -> str:
 def require_inside_raw(root: Path, path: Path, name: str) -> None:
     """Raise ``UserError`` if ``path`` is not below the raw folder ``root``; ``name`` begins the error message."""
     if not is_inside(root, path):
-        raise UserError(f"{name} {OUTSIDE_RAW}: copy it into this folder")
+        raise UserError(f"{name} {OUTSIDE_RAW_REASON}: copy it into this folder")
 
 
 def reject_file(entry: RawFile) -> Recording:
-    """List an unread file as a rejected recording, which counts for ``max_rejected`` if it may be a recording."""
+    """Build a rejected recording for a file that is not read; possible recordings count for ``max_rejected``."""
     counted = entry.counted if entry.problem else may_be_recording(entry.path)
     reason = f"{'not read by this study' if counted else 'not a recording'}: {entry.path.suffix.lower() or 'no suffix'}"
     return Recording(entry.relative_path, "", entry.path, problem=entry.problem or reason, counted=counted)
@@ -134,7 +134,7 @@ def reject_file(entry: RawFile) -> Recording:
 
 def may_be_recording(path: Path) -> bool:
     """Whether a file may be a recording: a video or image by its suffix, or neither a document nor plain text."""
-    if _is_media(path):
+    if _has_media_suffix(path):
         return True
     try:
         with path.open("rb") as file:
@@ -146,7 +146,7 @@ def may_be_recording(path: Path) -> bool:
 
 
 def have_same_content(first: Path | None, second: Path | None) -> bool:
-    """Whether two files have equal content after decompression of .gz files; False if one cannot be read."""
+    """Whether two files have equal content after decompression of .gz files; False if a file cannot be read."""
     try:
         return first is not None and second is not None and _content_sha256(first) == _content_sha256(second)
     except (OSError, EOFError, zlib.error):
@@ -158,7 +158,7 @@ def _content_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_media(path: Path) -> bool:
+def _has_media_suffix(path: Path) -> bool:
     """Whether a file has the suffix of a video or image, and is not a metadata file of macOS ("._name")."""
     return path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith("._")
 
@@ -218,10 +218,8 @@ def unique_names(texts: Sequence[str]) -> list[str]:
     """
     names = [valid_file_name(text) for text in texts]
     count = Counter(name.casefold() for name in names)
-    names = [
-        name if count[name.casefold()] == 1 else _append_hash(name, text)
-        for name, text in zip(names, texts, strict=True)
-    ]
+    pairs = zip(names, texts, strict=True)
+    names = [name if count[name.casefold()] == 1 else _append_hash(name, text) for name, text in pairs]
     used: set[str] = set()
     for index, name in enumerate(names):
         number = 1
@@ -240,7 +238,7 @@ def _append_hash(name: str, text: str) -> str:
 def listing_fingerprint(recordings: Sequence[Recording], splits: Mapping[str, str]) -> str:
     """Compute the SHA-256 of the listing, the splits (patient -> split) and the content of the raw files.
 
-    An unfinished store is continued only if the fingerprint is unchanged. The path of the raw folder is not included.
+    An unfinished store is continued only if the fingerprint is unchanged. The fingerprint excludes the path of ``raw``.
     """
     rows = []
     for recording in recordings:

@@ -15,7 +15,7 @@ def is_available(syntax: str) -> bool:
 
 
 def decode_frame(data: bytes, runner: "DecodeRunner") -> bytes:
-    """Decode one frame to samples of 8 or 16 bits, ordered by pixel. Raises ``ValueError`` for a damaged frame."""
+    """Decode a frame to samples of 8 or 16 bits, and set their order in ``runner``. Raises ``ValueError``."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -23,15 +23,15 @@ def decode_frame(data: bytes, runner: "DecodeRunner") -> bytes:
     context.options, context.thread_count = {"err_detect": "explode"}, 1
     images = context.decode(av.Packet(data)) or context.decode(None)
     if len(images) != 1 or (images[0].height, images[0].width) != (runner.rows, runner.columns):
-        raise ValueError("not one image of the size that the header states")
+        raise ValueError("the frame is not one image of the size that the header states")
     name = images[0].format.name
     if runner.samples_per_pixel == 1 and not name.startswith("gray"):
-        raise ValueError("a color image in a gray file")
+        raise ValueError("the frame has colors, but the header states gray pixels")
     if runner.samples_per_pixel == 1 or name.startswith("yuv"):  # yuv frames have three planes
         pixels = images[0].to_ndarray()
     else:
         pixels = images[0].to_ndarray(format="rgb24" if runner.bits_stored <= 8 else "rgb48le")
-    pixels = pixels >> (8 * pixels.itemsize - frame_header(data)[0])  # FFmpeg stores 12 bits in the upper 12 of 16
+    pixels = pixels >> (8 * pixels.itemsize - frame_header(data)[0])  # FFmpeg stores samples in the upper bits
     runner.set_option("planar_configuration", int(name.startswith("yuv")))
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     return pixels.tobytes()

@@ -39,7 +39,7 @@ _VP8_SHOW_FRAME = 0x10
 _MAX_PIXEL_ASPECT = 4.0
 _MAX_CAMERA_FPS = 240
 _EXIF_ORIENTATION = 0x0112
-_GIF_DEFAULT_DURATION = 0.1
+_GIF_DEFAULT_SECONDS = 0.1
 """Duration in seconds of a GIF frame whose file states no duration; browsers use the same value."""
 
 
@@ -51,25 +51,25 @@ class _VideoHeader:
     height: int
     pixel_aspect: float
     """Width of a pixel divided by its height, before the frames are turned upright."""
-    times: list[float | None]
+    packet_times: list[float | None]
     """Time stamps of the displayed packets in seconds, in the order of the file."""
-    undecodable: int
+    undecodable_packets: int
     """Number of displayed packets that may give no frame, because their reference frames are missing."""
     frame_interval: float | None
-    """Seconds between frames of an AVI file, in which a frame without packet repeats its predecessor; else None."""
+    """Seconds between frames of an AVI file, in which a frame without packet repeats the previous frame; else None."""
     fps: float | None
 
 
 def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Video:
     """Decode the displayed frames of a video file with PyAV, upright, with transparent pixels black.
 
-    Times are the time stamps of the file. If time stamps are missing or do not increase, times are frame number /
-    average frame rate. ``fps`` replaces time stamps and frame rate. Raises ``Rejected`` for truncated or damaged files.
+    Times are the time stamps of the file. If time stamps are missing or repeated, times are frame number / average
+    frame rate. ``fps`` replaces time stamps and frame rate. Raises ``Rejected`` for truncated or damaged files.
     """
     header = _read_header(path, limits)
     frames, stamps, pixel_aspect = _decode_frames(path, header, limits)
-    if len(frames) == len(header.times):
-        stamps = header.times
+    if len(frames) == len(header.packet_times):
+        stamps = header.packet_times
     if header.frame_interval is not None and _are_distinct(stamps):
         seconds = np.sort(np.asarray(stamps, np.float64))
         positions = np.rint((seconds - seconds[0]) / header.frame_interval).astype(int)
@@ -95,11 +95,11 @@ def _read_header(path: Path, limits: Limits) -> _VideoHeader:
 
     try:
         with _open_container(path, limits) as container:
-            stream = _only_video_stream(container)
+            stream = _single_video_stream(container)
             width, height, name = stream.width, stream.height, container.format.name
             limits.check(max(stream.frames, limits.min_frames), height, width)
             packets, discarded = _displayed_packets(container, stream, limits)
-            # the edit list of an mp4 or mov file can skip frames, which the index does not contain
+            # the edit list of an mp4 or mov file can skip frames; the index does not contain these frames
             announced = (len(stream.index_entries) if stream.frames and "mp4" in name else stream.frames) - discarded
             fps = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
             pixel_aspect = _check_pixel_aspect(float(stream.sample_aspect_ratio or 1))
@@ -115,18 +115,18 @@ def _read_header(path: Path, limits: Limits) -> _VideoHeader:
         if _are_distinct(times):
             seconds = sorted(time for time in times if time is not None)
             present = round(seconds[-1] / tick) + 1
-            # if a tick is shorter than the frame interval of any camera, frames are irregular in time, not repeated
+            # with a tick shorter than the frame interval of any camera, a tick without packet is no repeated frame
             interval = tick if tick > 1 / _MAX_CAMERA_FPS else min((b - a for a, b in pairwise(seconds)), default=tick)
     if announced - present > (0 if "mp4" in name else 1 + 0.05 * announced):
-        raise Rejected(f"unreadable: truncated, {present} of {announced} frames are there")
+        raise Rejected(f"unreadable: truncated, {present} of {announced} frames are present")
     first = next((index for index, (_, _, is_key) in enumerate(packets) if is_key), 0)
     start = packets[first][0]
     early = (pts is not None and start is not None and pts < start for pts, _, _ in packets)
-    undecodable = sum(index < first or is_early for index, is_early in enumerate(early))
-    return _VideoHeader(width, height, pixel_aspect, times, undecodable, interval, fps)
+    undecodable_packets = sum(index < first or is_early for index, is_early in enumerate(early))
+    return _VideoHeader(width, height, pixel_aspect, times, undecodable_packets, interval, fps)
 
 
-def _only_video_stream(container: "InputContainer") -> "VideoStream":
+def _single_video_stream(container: "InputContainer") -> "VideoStream":
     """Return the video stream, ignoring cover pictures. Raises ``Rejected`` unless exactly one stream is a video."""
     streams = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED_PICTURE]
     if not streams:
@@ -179,21 +179,21 @@ def _decode_frames(path: Path, header: _VideoHeader, limits: Limits) -> tuple[np
     first = None
     try:
         with _open_container(path, limits) as container:
-            for frame in container.decode(_only_video_stream(container)):
+            for frame in container.decode(_single_video_stream(container)):
                 layout = (frame.width, frame.height, _display_orientation(frame))
                 first = first or layout
                 if layout != first:
-                    change = f"from {first[0]}x{first[1]} to {frame.width}x{frame.height}"
-                    raise Rejected(f"unreadable: the frame size changes within the recording, {change}: cut it there")
+                    change = f"from {first[0]}x{first[1]} to {frame.width}x{frame.height}: split the file there"
+                    raise Rejected(f"unreadable: the frame size changes within the recording, {change}")
                 limits.check(max(len(frames) + 1, limits.min_frames), frame.height, frame.width)
                 frames.append(_upright_pixels(reformatter, frame, layout[2]))
                 times.append(frame.time)
             stacked = np.stack(frames) if frames else np.zeros((0, header.height, header.width), np.uint8)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
-        count = f"{len(frames)} of {len(header.times)} frames"
+        count = f"{len(frames)} of {len(header.packet_times)} frames"
         raise Rejected(f"unreadable: {_decoder_message(error)}, after {count}") from error
-    if len(frames) < max(len(header.times) - header.undecodable, 1):
-        raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.times)} are in the file")
+    if len(frames) < max(len(header.packet_times) - header.undecodable_packets, 1):
+        raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.packet_times)} are in the file")
     if stacked.shape[-1] == 4 and stacked.ndim == 4:
         if stacked[..., 3].any():
             stacked = np.stack([blend_over_black(frame) for frame in stacked])
@@ -210,7 +210,7 @@ def _display_orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
         data = side_data["DISPLAYMATRIX"]
     except KeyError:
         return False, 1, 1
-    except ValueError:  # PyAV cannot parse another kind of side data of this frame, but the angle is known
+    except ValueError:  # PyAV cannot parse side data of another kind, but states the rotation angle
         turns = round(frame.rotation / 90) % 4
         return bool(turns % 2), -1 if turns in (1, 2) else 1, -1 if turns in (2, 3) else 1
     a, b, _, c, d = np.frombuffer(data, np.int32).astype(float)[:5]  # display matrix: x' = a x + c y, y' = b x + d y
@@ -250,12 +250,12 @@ def _frame_times(stamps: Sequence[float | None], stated_fps: float | None) -> np
         times = np.sort(np.asarray(stamps, dtype=np.float64))
         return times - times[0]
     if stated_fps is None:
-        raise Rejected("neither time stamps nor a frame rate")
+        raise Rejected("the file states neither time stamps nor a frame rate")
     return uniform_times(len(stamps), stated_fps)
 
 
 def _frame_rate(times: np.ndarray, stated_fps: float | None) -> float:
-    """Return ``stated_fps`` if the median rate of ``times`` confirms it within 10 %, else the median rate."""
+    """Return ``stated_fps`` if it is within 10 % of the median frame rate of ``times``, else the median frame rate."""
     median_fps = 1 / float(np.median(np.diff(times)))
     is_confirmed = stated_fps and abs(stated_fps / median_fps - 1) < 0.1
     return check_fps(stated_fps if stated_fps and is_confirmed else median_fps)
@@ -272,7 +272,7 @@ def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
             for index in range(count):
                 image.seek(index)
                 frames.append(_image_to_array(image.convert("RGBA")))
-                durations.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT_DURATION)
+                durations.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT_SECONDS)
     except _pillow_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} after {len(frames)} frames") from error
     if fps is not None:
@@ -295,7 +295,7 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
                     raise Rejected(f"image {len(frames) + 1} of {len(paths)} is a file with {pages} images")
                 frames.append(_image_to_array(image))
             if frames[-1].shape[:2] != frames[0].shape[:2]:
-                raise Rejected(f"image {len(frames)} of {len(paths)} has another size than the first")
+                raise Rejected(f"image {len(frames)} of {len(paths)} has another size than image 1")
     except _pillow_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} in image {len(frames) + 1} of {len(paths)}") from error
     if len({(frame.ndim, frame.dtype) for frame in frames}) > 1:
@@ -311,7 +311,7 @@ def _open_image(path: Path) -> "Image":
 
 
 def _image_to_array(image: "Image") -> np.ndarray:
-    """Convert to upright gray, (H, W), with the bit depth of the file, or RGB, (H, W, 3), without transparency."""
+    """Convert ``image`` to upright gray, (H, W), in its bit depth, or RGB, (H, W, 3); transparent pixels are black."""
     from PIL import ImageOps
 
     try:

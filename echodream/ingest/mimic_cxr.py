@@ -10,7 +10,7 @@ from echodream.errors import UserError
 from echodream.ingest import listing
 from echodream.ingest.csv_tables import Row, check_column_names, parse_cell, parse_split, read_table
 from echodream.ingest.images import is_image, read_image
-from echodream.ingest.labels import CHEXPERT, LabelPolicy
+from echodream.ingest.labels import CHEXPERT_LABELS, LabelPolicy
 from echodream.ingest.listing import RawFile
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
@@ -27,19 +27,19 @@ _VIEW_COLUMN = "ViewPosition"
 class MimicCxr:
     """Reads ``p10/p10000032/s50414267/<dicom_id>.jpg`` anywhere below ``raw``, with the csv tables of the data set.
 
-    Tables are joined by dicom_id, or by study_id if a table has no dicom_id. The first table with dicom_id and split
-    lists the images, and requires subject_id and study_id. FileName, PatientID and the column Study are keyed
-    pseudonyms. Other columns are View, if a table has ViewPosition, and ``labels``. A study without a row of labels has
-    empty cells for any value of ``missing``.
+    Tables are joined by dicom_id, or by study_id if a table has no dicom_id. The first table with the columns dicom_id
+    and split lists the images, and must have the columns subject_id and study_id. FileName, PatientID and the column
+    Study are keyed pseudonyms. Other columns are View, if a table has ViewPosition, and ``labels``. If a study has no
+    row in the table of a label, the label is an empty cell for any value of ``missing``.
     """
 
     key_file: str = field(metadata={"private": True})
     """File with the secret key of the pseudonyms; created if the file does not exist."""
     csv: tuple[str, ...] | None = None
-    """Paths of csv files, plain or .gz, below ``raw``. None selects mimic-cxr-*-split with -chexpert and -metadata in
-    the same folder, or the only csv of ``raw``."""
+    """Paths of csv files, plain or .gz, below ``raw``. None selects mimic-cxr-*-split.csv and the tables -chexpert and
+    -metadata in the folder of this file, or the only csv in ``raw``."""
     labels: tuple[str, ...] | None = None
-    """Csv columns of labels, with "_" for a space. None selects the 14 labels of CheXpert, [] no labels."""
+    """Csv columns of labels, with "_" for a space. None selects the 14 labels of CheXpert, [] selects no label."""
     uncertain: float | None = None
     """Stored value of an uncertain label (-1). None stores an empty cell, which training and evaluation ignore."""
     missing: float | None = 0.0
@@ -65,7 +65,7 @@ class MimicCxr:
 
     def label_names(self) -> tuple[str, ...]:
         """Return the names of the labels, which are columns of the store."""
-        return CHEXPERT if self.labels is None else tuple(name.replace(" ", "_") for name in self.labels)
+        return CHEXPERT_LABELS if self.labels is None else tuple(name.replace(" ", "_") for name in self.labels)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "MIMIC-CXR")
@@ -122,11 +122,11 @@ class MimicTable:
                 raise UserError(f"{lines} have the same {self.key} but different values: remove one of them")
 
     def cell(self, row: Row, column: str) -> str:
-        """Return a cell by the name of its column with "_" for a space."""
+        """Return the cell of ``column``, which has "_" for each space in its name."""
         return row[self.columns[column]]
 
     def find_row(self, image: Mapping[str, str]) -> Row | None:
-        """Find the first row of an image with dicom_id and study_id; None if the table has no such row."""
+        """Find the first row with the dicom_id or study_id of ``image``; None if the table has no row of this image."""
         return self._row_by_key.get(image[self.key])
 
 
@@ -135,9 +135,9 @@ class _TableFileJoin:
     """Joins the rows of the tables with the image files."""
 
     source: MimicCxr
-    images: MimicTable
-    labels: Mapping[str, MimicTable]
-    views: MimicTable | None
+    image_table: MimicTable
+    label_tables: Mapping[str, MimicTable]
+    view_table: MimicTable | None
     pseudonyms: Pseudonyms
 
     def recordings(self, entries: Sequence[RawFile]) -> list[Recording]:
@@ -147,17 +147,17 @@ class _TableFileJoin:
             if is_image(entry):
                 files.setdefault(entry.path.stem, []).append(entry)
         listed: list[Recording] = []
-        split_check = PatientSplitCheck(self.images.name)
-        for index, row in enumerate(self.images.rows):
-            image = {name: self.images.cell(row, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
-            if self.images.find_row(image) is not row:
+        split_check = PatientSplitCheck(self.image_table.name)
+        for index, row in enumerate(self.image_table.rows):
+            image = {name: self.image_table.cell(row, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
+            if self.image_table.find_row(image) is not row:
                 name = self.pseudonyms.hash_recording(f"row {index}")
                 listed.append(Recording(name, "", problem="a second row for the same image", counted=False))
                 continue
             recording = self._build_recording(image, files.pop(image["dicom_id"], []), row)
             split_check.add(recording, row.line)
             listed.append(recording)
-        problem = f"no row in {self.images.name}"
+        problem = f"no row in {self.image_table.name}"
         listed += [self._reject_file(entry, problem) for same_name in files.values() for entry in same_name]
         return listed + [self._reject_file(entry) for entry in entries if not is_image(entry)]
 
@@ -172,26 +172,26 @@ class _TableFileJoin:
         patient = self.pseudonyms.hash_patient(image["subject_id"])
         split = parse_split(image["split"], row.location("split"))
         if split is None:
-            return Recording(name, patient, problem=f"no split in {self.images.name}")
+            return Recording(name, patient, problem=f"no split in {self.image_table.name}")
         if not files:
-            return Recording(name, patient, problem=listing.MISSING_FILE, counted=not self.source.subset)
+            return Recording(name, patient, problem=listing.MISSING_FILE_REASON, counted=not self.source.subset)
         problem = files[0].problem
         if len(files) > 1:
             problem = f"{len(files)} files have this dicom_id"
         elif (path := _IMAGE_PATH.fullmatch(files[0].relative_path)) and any(
             image[key].lstrip("ps") != number for key, number in path.groupdict().items()
         ):
-            problem = f"the file is in the folder of another patient or study than {self.images.name} states"
+            problem = f"the file is in the folder of another patient or study than {self.image_table.name} states"
         return Recording(name, patient, files[0].path, split, columns, problem)
 
     def _study_columns(self, image: Mapping[str, str]) -> dict[str, CellValue]:
         """Return the study columns of an image: Study, View if known, and labels."""
         columns: dict[str, CellValue] = {"Study": self.pseudonyms.hash_study(image["study_id"])}
-        row = self.views.find_row(image) if self.views else None
-        if self.views and row and (view := parse_cell(self.views.cell(row, _VIEW_COLUMN))):
+        row = self.view_table.find_row(image) if self.view_table else None
+        if self.view_table and row and (view := parse_cell(self.view_table.cell(row, _VIEW_COLUMN))):
             columns["View"] = str(view)
         policy = LabelPolicy(self.source.uncertain, self.source.missing)
-        for name, table in self.labels.items():
+        for name, table in self.label_tables.items():
             if (row := table.find_row(image)) is not None:
                 label = policy.parse(table.cell(row, name), row.location(name))
                 if label is not None:
@@ -199,10 +199,9 @@ class _TableFileJoin:
         return columns
 
     def _reject_file(self, entry: RawFile, problem: str | None = None) -> Recording:
-        """Reject a file without a row, under a pseudonym because the path of the file identifies the patient."""
-        rejected = replace(
-            listing.reject_file(entry), name=self.pseudonyms.hash_recording(f"file {entry.relative_path}")
-        )
+        """Reject the file ``entry`` under a pseudonym, because the path of the file identifies the patient."""
+        name = self.pseudonyms.hash_recording(f"file {entry.relative_path}")
+        rejected = replace(listing.reject_file(entry), name=name)
         return replace(rejected, problem=problem, counted=True) if problem and not entry.problem else rejected
 
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _MAX_PIXEL_OFFSET = 1 << 20
-"""Largest accepted offset of the pixels in the file; nibabel decompresses all bytes before the pixels."""
+"""Largest accepted number of bytes before the pixels in the file; nibabel decompresses all of these bytes."""
 _UNIT_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
-"""Code of a time unit in xyzt_units -> seconds."""
+"""Code of a time unit in xyzt_units -> time unit in seconds."""
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _RGBA = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _READ_ERRORS = (EOFError, OSError, zlib.error, ValueError, OverflowError, TypeError, KeyError, IndexError)
 
 
-class Volume(NamedTuple):
+class NiftiFrames(NamedTuple):
     """Frames of a NIfTI file."""
 
     frames: np.ndarray
@@ -38,7 +38,7 @@ class Volume(NamedTuple):
     """Frames per second; None if the header states no time between frames."""
 
 
-def read_nifti(path: Path, limits: Limits) -> Volume:
+def read_nifti(path: Path, limits: Limits) -> NiftiFrames:
     """Read a NIfTI-1 or NIfTI-2 file with any suffix, compressed or uncompressed. Raises ``Rejected``.
 
     Accepted shapes: (W, H, F), (W, H, 1, F); in color (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels. The header is
@@ -53,10 +53,10 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _READ_ERRORS as error:
         raise Rejected(f"unreadable: damaged or truncated ({type(error).__name__})") from error
-    return Volume(_volume_to_frames(data, volume_shape, _declared_range(header)), frame_rate(header, frame_axis))
+    return NiftiFrames(_volume_to_frames(data, volume_shape, _declared_range(header)), frame_rate(header, frame_axis))
 
 
-def label_state(path: Path | None, image: Path) -> str:
+def segmentation_state(path: Path | None, image: Path) -> str:
     """Return "complete", "truncated" or "missing" for the segmentation ``path`` of the recording ``image``.
 
     A segmentation with fewer voxels than its header states, or of another size than ``image``, is "truncated".
@@ -123,7 +123,7 @@ def _pixel_data_offset(header: Any) -> int:
 
 
 def _volume_shape(header: Any) -> tuple[tuple[int, ...], int, int]:
-    """Return the shape (W, H, F) or (W, H, F, C), the frame axis of the file, and the bytes of a scaled pixel."""
+    """Return the shape (W, H, F) or (W, H, F, C), the frame axis of the file, and the bytes per pixel after scaling."""
     shape = tuple(int(side) for side in header.get_data_shape())
     dtype = header.get_data_dtype()
     if min(shape, default=0) < 1 or len(shape) > 5:
@@ -156,7 +156,7 @@ def _declared_range(header: "Nifti1Header") -> tuple[float, float] | None:
 
 
 def _volume_to_frames(
-    data: np.ndarray, volume_shape: tuple[int, ...], declared: tuple[float, float] | None
+    data: np.ndarray, volume_shape: tuple[int, ...], declared_range: tuple[float, float] | None
 ) -> np.ndarray:
     """Convert a volume, (W, H, F[, C]) or RGB voxels, to uint8 frames, (F, H, W[, 3])."""
     if data.dtype.kind == "V":
@@ -166,14 +166,14 @@ def _volume_to_frames(
         data = data.reshape(volume_shape)
         frames = data.transpose(2, 1, 0) if data.ndim == 3 else data.transpose(2, 1, 0, 3)[..., :3]
         frames = frames[..., 0] if frames.ndim == 4 and frames.shape[-1] == 1 else frames
-    return np.ascontiguousarray(to_uint8(frames, declared))
+    return np.ascontiguousarray(to_uint8(frames, declared_range))
 
 
 def frame_rate(header: "Nifti1Header", axis: int) -> float | None:
-    """Compute frames per second from the voxel size along the frame ``axis``, 2 or 3; None if it is not a time.
+    """Compute frames per second from the voxel size along the frame ``axis``, 2 or 3; None if the size is not a time.
 
     NIfTI defines a time unit for axis 3. On axis 2, a voxel size is a distance if it equals the width or height of a
-    voxel, or does not give 5 to 200 frames per second. The size 1 is the default value of most writers, and ignored.
+    voxel, or does not give 5 to 200 frames per second. A size of 1, the default of most programs, is ignored.
     """
     step = float([*header.get_zooms(), 0, 0][axis])
     unit = _UNIT_SECONDS.get(int(header["xyzt_units"]) & 0x38)

@@ -11,8 +11,8 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest.source import PatientEvidence, Recording
 
-CHECKS = ("no_id", "placeholder", "one_patient", "similar_ids", "spreadsheet", "people", "names", "folders")
-"""Names of the checks, in their order; ``data.patients_checked`` can disable each check."""
+PATIENT_CHECKS = ("no_id", "placeholder", "one_patient", "similar_ids", "spreadsheet", "people", "names", "folders")
+"""Names of the checks; ``data.patients_checked`` can disable each check."""
 _PLACEHOLDERS = re.compile(
     r"(anon(ym(ous|ized|ised|e|isiert|us)?)?|de-?identified|removed|redacted|hidden|private|unknown|unbekannt|inconnu"
     r"|none|null|nan|na|n/?a|nil|empty|missing|undefined|no ?id|no ?name|not ?available|test|dummy|default|example"
@@ -25,24 +25,24 @@ _SPREADSHEET_VALUE = re.compile(
     rf"[0-9][.,][0-9]+E\+?[0-9]+|[0-9]{{1,4}}[-. ]{{1,2}}{_MONTH}|{_MONTH}[-. ]{{1,2}}[0-9]{{1,4}}", re.IGNORECASE
 )
 """Numbers and dates that a spreadsheet writes for long numbers (1.23E+11) and for IDs such as 5-5 (05. Mai)."""
-_MAX_SINGLE_PATIENT = 4
-"""Largest number of recordings of a study with one patient."""
-_MAX_DOMINANT_PATIENT = 19
-"""Largest number of recordings of a patient who has more than half of all recordings."""
+_MAX_RECORDINGS_OF_ONLY_PATIENT = 4
+"""Largest plausible number of recordings in a study with only one patient."""
+_MAX_RECORDINGS_OF_MAIN_PATIENT = 19
+"""Largest plausible number of recordings of a patient who has more than half of all recordings."""
 
 
 def check_patients(recordings: Sequence[Recording], confirmed_checks: object = ()) -> None:
     """Raise ``UserError`` if the patient identifiers of the usable ``recordings`` are implausible.
 
-    ``confirmed_checks`` disables ``CHECKS`` whose result the user has confirmed: a list, one name, or True for all.
+    ``confirmed_checks`` names the ``PATIENT_CHECKS`` to skip: a list, one name, or True for all checks.
     """
     if isinstance(confirmed_checks, bool):
-        confirmed_checks = CHECKS if confirmed_checks else ()
+        confirmed_checks = PATIENT_CHECKS if confirmed_checks else ()
     if isinstance(confirmed_checks, str):
         confirmed_checks = [confirmed_checks]
     names = [*validation.list_of_values("data.patients_checked", confirmed_checks)]
     for name in names:
-        validation.one_of("data.patients_checked", name, CHECKS)
+        validation.one_of("data.patients_checked", name, PATIENT_CHECKS)
     by_id: dict[str, list[Recording]] = defaultdict(list)
     for recording in recordings:
         if recording.problem is None and recording.evidence is not None:
@@ -65,7 +65,7 @@ def _find_implausible_patients(by_id: Mapping[str, Sequence[Recording]]) -> Iter
         cause = f"PatientID {repeated[0]!r} looks like a placeholder, and {studies[repeated[0]]} recordings or studies"
         yield "placeholder", f"{cause} have it, which then count as one patient: correct the PatientIDs"
     total, most = sum(studies.values()), max(studies.values(), default=0)
-    if most == total > _MAX_SINGLE_PATIENT or (most > _MAX_DOMINANT_PATIENT and 2 * most > total):
+    if most == total > _MAX_RECORDINGS_OF_ONLY_PATIENT or (most > _MAX_RECORDINGS_OF_MAIN_PATIENT and 2 * most > total):
         cause = f"{most} of {total} recordings or studies count as one patient, and are in one split"
         yield "one_patient", f"{cause}: correct the PatientIDs, or see data.source.patient_from"
     similar: dict[str, list[str]] = defaultdict(list)
@@ -93,12 +93,12 @@ def _find_implausible_patients(by_id: Mapping[str, Sequence[Recording]]) -> Iter
     single = kinds != {"folder"} and all(len(recordings) == 1 for recordings in by_id.values())
     if single and (examples := _find_names_of_one_patient([*studies], "file" in kinds)):
         first = " and ".join(by_id[example][0].name for example in examples)
-        cause = f"each of {len(by_id)} recordings counts as one patient, but names as those of {first} look like one"
+        cause = f"each of {len(by_id)} recordings counts as one patient, but the names of {first} suggest one patient"
         yield "names", f"{cause}: list the PatientIDs in a csv (data.source.csv)"
 
 
 def _is_placeholder(identifier: str, studies: Mapping[str, int]) -> bool:
-    """Whether an ID is a placeholder, not a patient. 0 is valid if an ID 1 exists, and n if an ID n - 1 exists."""
+    """Whether an ID is a placeholder. A number such as 999 is a valid ID if 998 exists, and 0 is valid if 1 exists."""
     if _NUMERIC_PLACEHOLDER.fullmatch(identifier):
         neighbor = str(int(identifier) + (1 if int(identifier) == 0 else -1)).zfill(len(identifier))
         return neighbor not in studies
@@ -122,7 +122,7 @@ def _conflicting_key(evidence: Sequence[PatientEvidence]) -> str | None:
     return None
 
 
-_NAME_GROUPS: tuple[Callable[[str], str], ...] = (
+_NAME_GROUP_KEYS: tuple[Callable[[str], str], ...] = (
     lambda name: "-".join(re.findall(r"[0-9]+|[^\W\d_]+", name)[:-1]),  # p01_v2 -> p-01-v, without the last number
     lambda name: re.split(r"[-_ .]+", name.rpartition("/")[2])[0],  # the first word of the file name
     lambda name: name.rpartition("/")[0],  # the folder
@@ -133,12 +133,12 @@ _NAME_GROUPS: tuple[Callable[[str], str], ...] = (
 def _find_names_of_one_patient(names: Sequence[str], are_files: bool) -> list[str]:
     """Find two names that probably belong to one patient, such as ``p01_a`` and ``p01_b``; [] if there are none.
 
-    At least half of the names must be in groups by one of ``_NAME_GROUPS``. There must be five or more groups with
-    a median size of at most four names, because a larger group may be a site. For files in numbered groups, two groups
-    with a median size of at most twelve are enough.
+    One of ``_NAME_GROUP_KEYS`` must assign at least half of the names to groups of two or more names. There must be
+    five or more groups with a median size of at most four names, because a larger group may be a hospital. For names
+    of files whose group key has a digit, two groups with a median size of at most twelve names are enough.
     """
     stems = {name: re.sub(r"\.[^./]*$", "", name) if are_files else name for name in names}
-    for group_key in _NAME_GROUPS:
+    for group_key in _NAME_GROUP_KEYS:
         groups: dict[str, list[str]] = defaultdict(list)
         for name, stem in stems.items():
             groups[group_key(stem)].append(name)

@@ -53,7 +53,7 @@ class Phantom:
             remedy = "give the shortest duration, two frames or more, and the longest, up to 600 s"
             validation.refuse(key + "seconds", self.seconds, remedy)
         if not 1 <= self.per_patient[0] <= self.per_patient[1] <= 100:
-            validation.refuse(key + "per_patient", self.per_patient, "give the smallest and the largest, 1 to 100")
+            validation.refuse(key + "per_patient", self.per_patient, "give a smallest and a largest number, 1 to 100")
         if not sum(self.shares):
             validation.refuse(key + "shares", self.shares, "give four numbers that are not all 0")
 
@@ -69,14 +69,14 @@ class Phantom:
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Render one recording as gray frames."""
         scene = self.scene(recording.name)
-        limits.check(scene.frames, scene.size, scene.size, channels=1)
+        limits.check(scene.frame_count, scene.size, scene.size, channels=1)
         marks = {name: times.tolist() for name, times in key_frame_times(scene).items()}
         return Video(frames=render(scene)[..., None], times=scene.times, fps=self.fps, marks=marks)
 
     def scene(self, name: str) -> Scene:
         """Return the scene of the recording ``name`` with its ground truth. Raises ``Rejected`` for an unknown name."""
         if (key := _recording_keys(self).get(name)) is None:
-            raise Rejected(f"the phantom has no recording {name!r}: use a name of the listing")
+            raise Rejected(f"the phantom has no recording {name!r}: give the name of a listed recording")
         return sample_scene(key, self.size, self.fps, self.seconds, self.severity)
 
 

@@ -15,12 +15,12 @@ ROTATIONS = (0, 90, 180, 270)
 FLIPS = ("none", "horizontal", "vertical")
 
 
-def to_uint8(volume: np.ndarray, declared: tuple[float, float] | None = None) -> np.ndarray:
+def to_uint8(volume: np.ndarray, declared_range: tuple[float, float] | None = None) -> np.ndarray:
     """Convert the pixels of a recording to uint8 with one scale for all frames. Raises ``Rejected``.
 
-    uint8 is unchanged. Floats within 0..1 are multiplied by 255, values within 0..255 are rounded; for floats, both
-    ranges have a tolerance of a tenth, as after interpolation. Other values are scaled linearly from the ``declared``
-    range, or else from the range of the recording. NaN and infinity become the minimum.
+    uint8 pixels are unchanged. Floats within 0..1 are multiplied by 255, and values within 0..255 are rounded. Floats
+    may exceed 0..1 or 0..255 by a tenth, for example after interpolation. Other values are scaled linearly from
+    ``declared_range``, or else from the range of the recording. NaN and infinity become the smallest finite value.
     """
     if volume.dtype == np.uint8:
         return volume
@@ -42,7 +42,7 @@ def to_uint8(volume: np.ndarray, declared: tuple[float, float] | None = None) ->
             return scale_to_uint8(volume, 0, 255)
     if not math.isfinite(high - low):
         raise Rejected("unreadable: the range of the pixel values exceeds floating point")
-    return scale_to_uint8(volume, *(declared or (low, high)))
+    return scale_to_uint8(volume, *(declared_range or (low, high)))
 
 
 def scale_to_uint8(volume: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -55,14 +55,14 @@ def scale_to_uint8(volume: np.ndarray, low: float, high: float) -> np.ndarray:
 def blend_over_black(pixels: np.ndarray) -> np.ndarray:
     """Blend uint8 gray and alpha, (H, W, 2), or RGBA, (H, W, 4), over black. Returns (H, W) or (H, W, 3).
 
-    The result does not show the color of transparent pixels, which may contain a text or a face.
+    The color of transparent pixels is removed, because transparent pixels may hide a text or a face.
     """
     blended = np.rint(pixels[..., :-1] * (pixels[..., -1:] / 255)).astype(np.uint8)
     return blended[..., 0] if blended.shape[-1] == 1 else blended
 
 
 def collapse_gray(frames: np.ndarray) -> np.ndarray:
-    """Reshape gray frames, (F, H, W) or three equal channels, to (F, H, W, 1); color frames stay (F, H, W, 3)."""
+    """Convert gray frames, (F, H, W) or with three equal channels, to (F, H, W, 1); color frames are unchanged."""
     if frames.ndim == 3:
         frames = frames[..., None]
     elif frames.shape[-1] == 3 and all((frame == frame[..., :1]).all() for frame in frames):
@@ -71,7 +71,7 @@ def collapse_gray(frames: np.ndarray) -> np.ndarray:
 
 
 def rotate_and_flip(frames: np.ndarray, rotate: int, flip: str) -> np.ndarray:
-    """Rotate frames, (F, H, W[, C]), counter-clockwise by ``rotate`` of ``ROTATIONS`` degrees, then ``flip`` them."""
+    """Rotate frames, (F, H, W[, C]), counter-clockwise by ``rotate`` degrees, then flip them (``FLIPS``)."""
     frames = np.rot90(frames, rotate // 90, axes=(1, 2))
     return frames if flip == "none" else np.flip(frames, axis=2 if flip == "horizontal" else 1)
 
@@ -115,6 +115,6 @@ def make_video(
 
 
 def convert_marks_to_seconds(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
-    """Convert marks from frame numbers (from 0) to seconds, without marks outside the recording."""
+    """Convert ED and ES from frame numbers, which start at 0, to seconds; remove frames outside the recording."""
     inside = {name: [number for number in numbers if 0 <= number < len(times)] for name, numbers in frames.items()}
     return {name: tuple(times[numbers].tolist()) for name, numbers in inside.items() if numbers}

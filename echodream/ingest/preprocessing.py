@@ -34,6 +34,7 @@ class Preprocessing:
     fit: str = "stretch"
     """Fit to the aspect ratio of ``size``: "stretch", "pad" (with black), or "centre" (center crop)."""
     grey: bool = True
+    """Whether frames are stored in gray, with one channel, instead of RGB."""
     rotate: int = 0
     """Rotation in degrees counter-clockwise: 0, 90, 180 or 270."""
     flip: str = "none"
@@ -74,8 +75,8 @@ class PreprocessedVideo:
     frames: np.ndarray
     """Pixels, uint8, (F, H, W, C)."""
     fps: float
-    marks: dict[str, CellValue]
-    """Frame numbers of the columns ED and ES as text, such as "3 35 67", and the number of TextBoxes."""
+    columns: dict[str, CellValue]
+    """Columns ED and ES, frame numbers as text such as "3 35 67", and TextBoxes, the number of text boxes."""
 
 
 def check_video(video: Video) -> None:
@@ -108,9 +109,9 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     if settings.crop == "sector":
         top, bottom, left, right = motion_bounding_box(video.frames)
         frames = frames[:, top:bottom, left:right]
-    marks: dict[str, CellValue] = {}
+    columns: dict[str, CellValue] = {}
     if settings.text is not None:
-        frames, marks[burned_in_text.COUNT_COLUMN] = burned_in_text.handle_text(frames, settings.text)
+        frames, columns[burned_in_text.TEXT_BOXES_COLUMN] = burned_in_text.apply_text_mode(frames, settings.text)
     frames = rotate_and_flip(frames, settings.rotate, settings.flip)
     size = settings.size if isinstance(settings.size, tuple) else square_pixel_size(frames, aspect)
     frames = resize(convert_color(frames, settings.grey), size, settings.fit, aspect)[inverse]
@@ -120,8 +121,8 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
             numbers = {min(round(time * fps), last) for time in times}
         else:
             numbers = {int(np.abs(video.times - time).argmin()) for time in times}
-        marks[name] = " ".join(str(number) for number in sorted(numbers) if 0 <= number < len(frames))
-    return PreprocessedVideo(np.ascontiguousarray(frames), fps, marks)
+        columns[name] = " ".join(str(number) for number in sorted(numbers) if 0 <= number < len(frames))
+    return PreprocessedVideo(np.ascontiguousarray(frames), fps, columns)
 
 
 def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
@@ -136,10 +137,10 @@ def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
-    """Find the source frame nearest in time to each output time k / ``fps``; the earlier frame wins a tie.
+    """Find the source frame nearest in time to each output time k / ``fps``, or the earlier of two nearest frames.
 
     ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration changes by
-    at most half an output frame. Returns int, (F_out,).
+    at most 0.5 / ``fps``. Returns int, (F_out,).
     """
     duration = float(times[-1]) + 1 / source_fps
     count = max(1, int(np.floor(duration * fps + 0.5)))

@@ -1,4 +1,4 @@
-"""Keyed pseudonyms, which are reproducible with the secret key and cannot be computed without it."""
+"""Keyed pseudonyms, which are reproducible with a secret key and cannot be computed without this key."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ _NEW_KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Pseudonyms of identifiers: p, s or r, then the first 16 hexadecimal digits of the HMAC-SHA256 with ``key``."""
+    """Pseudonyms: p (patient), s (study) or r (recording), then 16 hex digits of the HMAC-SHA256 with ``key``."""
 
     key: bytes
 
@@ -36,7 +36,7 @@ class Pseudonyms:
             _create_key(path)
             key = path.read_bytes()
         except OSError as error:
-            raise UserError(f"key_file={path} cannot be read or created ({error.strerror}): give another") from error
+            raise UserError(f"key_file={path} cannot be used ({error.strerror}): give another file") from error
         if len(key) < _MIN_KEY_BYTES:
             raise UserError(f"key_file={path} holds {len(key)} bytes: give a key of at least {_MIN_KEY_BYTES} bytes")
         return cls(key)
@@ -56,7 +56,7 @@ def _create_key(path: Path) -> None:
     if path.exists():
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with open(temporary, "wb", opener=_open_private) as file:
+    with open(temporary, "wb", opener=_owner_opener) as file:
         file.write(os.urandom(_NEW_KEY_BYTES))
     try:
         os.link(temporary, path)
@@ -69,12 +69,12 @@ def _create_key(path: Path) -> None:
 def write_file_list(key_file: Path, rows: Iterable[tuple[str, Path, str]]) -> Path | None:
     """Write ``rows``, (FileName, raw file, reason for rejection), to ``<key_file>.files.csv`` next to the key.
 
-    Only the owner can read the file. Returns the path of the file, or None if the folder of the key is read-only.
+    Only the owner can read the file. Returns the path of the file, or None if the file cannot be written.
     """
     path = key_file.with_name(f"{key_file.name}.files.csv")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="", opener=_open_private) as file:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="", opener=_owner_opener) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["FileName", "File", "Reason"])
             writer.writerows((name, raw.absolute(), reason) for name, raw, reason in rows)
@@ -84,6 +84,6 @@ def write_file_list(key_file: Path, rows: Iterable[tuple[str, Path, str]]) -> Pa
     return path
 
 
-def _open_private(path: str, flags: int) -> int:
+def _owner_opener(path: str, flags: int) -> int:
     """Open a file that only its owner can read."""
     return os.open(path, flags, 0o600)

@@ -9,17 +9,18 @@ from echodream.errors import Rejected
 Box = tuple[int, int, int, int]
 """Box in pixels: first column, first row, last column, last row."""
 
-_STATIC_CHANGE = 3
+_MAX_STATIC_CHANGE = 3
 """Largest change of a static pixel over a recording, in gray levels above the noise."""
 _MAX_NOISE = 8
-_OVERLAY_LEVEL = 32
+"""Largest noise level in gray levels; the noise level is the 10th percentile of the change of pixels."""
+_MIN_OVERLAY_LEVEL = 32
 """Smallest gray level of an overlay."""
-_MIN_AREA = 0.02
+_MIN_SECTOR_AREA = 0.02
 """Smallest accepted area of a sector, as a fraction of the image."""
-_MIN_SECOND_AREA = 0.5
+_MIN_SECOND_SECTOR_AREA = 0.5
 """Smallest area of a second sector, as a fraction of the area of the first sector."""
 _MIN_BOX_OVERLAP = 0.1
-"""Smallest overlap of two boxes of the same image, as a fraction of the smaller box."""
+"""Smallest overlap of two boxes of one image, as a fraction of the area of the smaller box."""
 
 
 def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
@@ -37,23 +38,21 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     allowed = _region_mask(change.shape, boxes)
     noise = min(float(np.percentile(change, 10)), _MAX_NOISE)
     radius = max(2, round(min(change.shape) / 60))
-    # padding lets closing and opening keep areas at the edge of the image
-    moving = np.pad((change > _STATIC_CHANGE + noise) & allowed, radius, mode="edge")
+    # without padding, closing and opening would remove areas at the edge of the image
+    moving = np.pad((change > _MAX_STATIC_CHANGE + noise) & allowed, radius, mode="edge")
     moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disk_mask(radius // 2)))
     moving = ndimage.binary_opening(moving, _disk_mask(radius))[radius:-radius, radius:-radius]
     labels, count = ndimage.label(moving)
     if not count:
         raise Rejected("no sector found: nothing moves")
     sizes = np.bincount(labels.ravel())[1:]
-    if count > 1 and np.sort(sizes)[-2] >= max(_MIN_SECOND_AREA * sizes.max(), _MIN_AREA * labels.size):
-        raise Rejected(
-            "two separate areas of similar size move, and the header has no regions: set data.source.keep=all for "
-            "files without text in their pixels"
-        )
+    if count > 1 and np.sort(sizes)[-2] >= max(_MIN_SECOND_SECTOR_AREA * sizes.max(), _MIN_SECTOR_AREA * labels.size):
+        remedy = "set data.source.keep=all for files without text in their pixels"
+        raise Rejected(f"two separate areas of similar size move, and the header has no regions: {remedy}")
     area = ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
-    if area.mean() < _MIN_AREA:
-        raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_AREA:.0%} are needed")
-    overlay = (change <= _STATIC_CHANGE + noise) & (gray.max(axis=0) >= _OVERLAY_LEVEL) & ~area
+    if area.mean() < _MIN_SECTOR_AREA:
+        raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_SECTOR_AREA:.0%} are needed")
+    overlay = (change <= _MAX_STATIC_CHANGE + noise) & (gray.max(axis=0) >= _MIN_OVERLAY_LEVEL) & ~area
     overlay = ndimage.binary_dilation(overlay, _disk_mask(radius // 2)) & ~area
     return np.asarray(_convex_hull(area) & allowed & ~overlay)
 
@@ -69,7 +68,7 @@ def group_overlapping_boxes(boxes: Sequence[Box]) -> list[list[Box]]:
 
 
 def overlap_fraction(first: Box, second: Box) -> float:
-    """Compute the area of the intersection of two boxes, as a fraction of the smaller box."""
+    """Compute the area of the intersection of two boxes, as a fraction of the area of the smaller box."""
     sides = [min(first[axis + 2], second[axis + 2]) - max(first[axis], second[axis]) + 1 for axis in (0, 1)]
     smaller = min((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second))
     return max(0, sides[0]) * max(0, sides[1]) / max(1, smaller)
@@ -81,7 +80,7 @@ def mask_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _region_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
-    """Compute the mask of the union of ``boxes``; without boxes, or with a box outside the image, the whole image.
+    """Compute the mask of the union of ``boxes``, or of the whole image if no box is given or a box exceeds it.
 
     A box may end one pixel outside the image, because some files count pixels from 1.
     """

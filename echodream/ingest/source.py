@@ -28,9 +28,9 @@ class Limits:
         for name in ("min_frames", "max_frames", "min_side", "max_side", "max_bytes"):
             validation.whole_number(f"data.limits.{name}", getattr(self, name), 1)
         for name in ("frames", "side"):
-            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if least > most:
-                raise UserError(f"data.limits.min_{name} is {least}, more than max_{name}={most}: lower the minimum")
+            minimum, maximum = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if minimum > maximum:
+                raise UserError(f"data.limits.min_{name} is {minimum}, more than max_{name}={maximum}: lower it")
 
     def check(self, frames: int, height: int, width: int, channels: int = 3) -> None:
         """Raise ``Rejected`` if a recording of ``frames`` x ``height`` x ``width`` pixels is outside the limits."""
@@ -86,7 +86,7 @@ class Recording:
 
     @property
     def file(self) -> Path:
-        """Raw file of the recording, not None."""
+        """Raw file of the recording; ``path`` must not be None."""
         assert self.path is not None
         return self.path
 

@@ -43,16 +43,14 @@ class PatientSplitCheck:
             return
         split, first = self._first_rows.setdefault(recording.patient, (recording.split, line))
         if split != recording.split:
-            raise UserError(
-                f"{self.table}, lines {first} and {line}: one patient is in two splits, {split} and "
-                f"{recording.split}: use one split for all rows of a patient"
-            )
+            lines, remedy = f"{self.table}, lines {first} and {line}", "use one split for all rows of a patient"
+            raise UserError(f"{lines}: one patient is in two splits, {split} and {recording.split}: {remedy}")
 
 
 def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios) -> dict[str, str]:
     """Map each patient to the split of the study, or else to a random split stratified by ``class_name``.
 
-    Split sizes are rounded by largest remainders, with less than one patient of error in each class. Rounding errors
+    Split sizes are rounded by largest remainders, with an error below one patient in each class. Rounding errors
     are carried over between classes, so that total sizes are also near the ratios. Raises ``UserError`` if the study
     has one patient in two splits.
     """
@@ -61,10 +59,9 @@ def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios) -> dict[
     for recording in recordings:
         classes[recording.patient][str(recording.columns.get("class_name", ""))] += 1
         if recording.split is not None and splits.setdefault(recording.patient, recording.split) != recording.split:
-            raise UserError(
-                f"patient {recording.patient!r} is in two splits, {splits[recording.patient]} and {recording.split}: "
-                "use one split per patient in the csv of the study"
-            )
+            names = f"{splits[recording.patient]} and {recording.split}"
+            remedy = "use one split per patient in the csv of the study"
+            raise UserError(f"patient {recording.patient!r} is in two splits, {names}: {remedy}")
     strata: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(classes.keys() - splits.keys()):
         strata[min(classes[patient].items(), key=lambda item: (-item[1], item[0]))[0]].append(patient)

@@ -1,4 +1,4 @@
-"""A synthetic set that another program made: its files as samples, and its agreement with the study."""
+"""Lists the samples of a synthetic set from another program, and compares their format with the real study."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +14,10 @@ from echodream.store.table import clean_text
 
 
 def list_samples(source: Source, raw: Path, recordings: Sequence[Recording]) -> list[Recording]:
-    """Convert ``recordings`` to samples with numbered names, each its own patient, all in TRAIN, like ``stage=image``.
+    """Convert ``recordings`` to samples with numbered names, one patient per sample, in TRAIN, as ``stage=image`` does.
 
-    File names are not used as names, because they may name patients. Raises ``UserError`` for a ``source`` whose
-    layout is that of a study of patients.
+    FileName is ``sample-<number>``, because the name of a raw file may identify a patient. Raises ``UserError`` unless
+    ``source`` reads a folder of videos or images.
     """
     if not isinstance(source, FolderSource):
         raise UserError("synthetic=true reads a folder of videos or images: give data=videos or data=images")
@@ -36,27 +36,27 @@ def list_samples(source: Source, raw: Path, recordings: Sequence[Recording]) -> 
     return [samples.get(id(recording), recording) for recording in recordings]
 
 
-def check_agreement(prepare: Preprocessing, real: Path) -> None:
-    """Raise ``UserError`` unless frames will have size, channels and frame rate of the study ``real``, if it exists."""
+def check_matches_real_study(settings: Preprocessing, real: Path) -> None:
+    """Raise ``UserError`` if ``settings`` give another size, channel number or frame rate than the store ``real`` has.
+
+    A store ``real`` that does not exist is not checked.
+    """
     if not (real / DATASET).is_file():
         return
     study = Store(real, kind="video")
-    size, of_study = prepare.size, (study.dataset.height, study.dataset.width)
-    if None not in of_study and size is not None and size != of_study:
-        value = of_study[0] if of_study[0] == of_study[1] else [*of_study]
-        raise UserError(_difference(f"data.size={size}", f"frames of {of_study[1]}x{of_study[0]}", real, "size", value))
-    channels = 1 if prepare.grey else 3
+    size, study_size = settings.size, (study.dataset.height, study.dataset.width)
+    if None not in study_size and size is not None and size != study_size:
+        value = study_size[0] if study_size[0] == study_size[1] else [*study_size]
+        raise _mismatch_error(f"data.size={size}", f"frames of {study_size[1]}x{study_size[0]}", real, "size", value)
+    channels = 1 if settings.grey else 3
     if channels != study.dataset.channels:
-        text = f"data.grey={str(prepare.grey).lower()}"
-        raise UserError(
-            _difference(text, f"{study.dataset.channels} channels", real, "grey", str(channels == 3).lower())
-        )
+        grey = f"data.grey={str(settings.grey).lower()}"
+        raise _mismatch_error(grey, f"{study.dataset.channels} channels", real, "grey", str(channels == 3).lower())
     rate = float(study.table["FPS"].median())
-    if prepare.fps is not None and (study.table["NumberOfFrames"] > 1).any() and abs(prepare.fps / rate - 1) > 0.01:
-        raise UserError(
-            _difference(f"data.fps={prepare.fps:g}", f"{rate:g} frames per second", real, "fps", f"{rate:g}")
-        )
+    if settings.fps is not None and (study.table["NumberOfFrames"] > 1).any() and abs(settings.fps / rate - 1) > 0.01:
+        raise _mismatch_error(f"data.fps={settings.fps:g}", f"{rate:g} frames per second", real, "fps", f"{rate:g}")
 
 
-def _difference(setting: str, expected: str, real: Path, key: str, value: object) -> str:
-    return f"{setting}, and the recordings of the study in real={real} have {expected}: set data.{key}={value}"
+def _mismatch_error(setting: str, expected: str, real: Path, key: str, value: object) -> UserError:
+    problem = f"{setting}, but the recordings of the study in real={real} have {expected}"
+    return UserError(f"{problem}: set data.{key}={value}")

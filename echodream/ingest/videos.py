@@ -13,7 +13,7 @@ from echodream.ingest.listing import ListedRecording, RawFile, parent_folder
 from echodream.ingest.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Recording, Video
 
-_SINGLE_IMAGE = "an image outside a numbered sequence: number the frames, or use data=images"
+_SINGLE_IMAGE_REASON = "an image outside a numbered sequence: number the frames, or use data=images"
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Videos(FolderSource):
     """Reads all mp4, avi, mov, mpeg, mpg, mkv, webm, m4v, wmv and gif files and image sequences below ``raw``.
 
     An image sequence is two or more png, jpg, bmp or tif images of a folder whose names differ only in a number. The
-    sequence is one recording, in the order of these numbers, with the FileName of the folder. A column FPS in the csv
-    replaces the time stamps of a file. See ``FolderSource`` for FileName, csv and patients.
+    sequence is one recording in the order of these numbers, named after its folder. A column FPS in the csv replaces
+    the time stamps of a file. See ``FolderSource`` for FileName, csv and patients.
     """
 
     image_fps: float = 30.0
@@ -51,18 +51,18 @@ class Videos(FolderSource):
     def group_files(self, entries: Sequence[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
         """Separate recordings (path -> video file or first image of a sequence) from all other files."""
         recordings: dict[str, RawFile] = {}
-        others: list[RawFile] = []
+        other_files: list[RawFile] = []
         folders: dict[str, dict[Path, RawFile]] = {}
         for entry in entries:
             suffix = entry.path.suffix.lower()
             if entry.path.name.startswith("."):
-                others.append(entry)
+                other_files.append(entry)
             elif suffix in VIDEO_SUFFIXES or suffix == ".gif":
                 recordings[entry.relative_path] = entry
             elif suffix in IMAGE_SUFFIXES and not entry.problem and not entry.path.is_symlink():
                 folders.setdefault(parent_folder(entry.relative_path), {})[entry.path] = entry
             else:
-                others.append(entry)
+                other_files.append(entry)
         for folder, images in folders.items():
             name = folder or f"./{root.resolve().name}"
             groups = _group_numbered_images(images)
@@ -72,14 +72,14 @@ class Videos(FolderSource):
                 key = name if len(sequences) == 1 else f"{name}/{label}"
                 recordings[key if key not in recordings else f"{name}/{paths[0].name}"] = images[paths[0]]
             single = {path for paths in groups.values() for path in paths if len(paths) == 1}
-            others += [replace(images[path], problem=_SINGLE_IMAGE) for path in images if path in single]
-        return recordings, others
+            other_files += [replace(images[path], problem=_SINGLE_IMAGE_REASON) for path in images if path in single]
+        return recordings, other_files
 
 
 def _group_numbered_images(images: Iterable[Path]) -> dict[str, list[Path]]:
     """Group images of one folder whose names differ only in a number: name with "\\0" for the number -> ordered paths.
 
-    The last number that differs between names with equal text is used: 1 and 2 in ``frame (1).png``, ``frame (2).png``
+    The number is the last that differs between names with equal text: 1 and 2 in ``frame (1).png``, ``frame (2).png``
     and in ``p7_1_v3.png``, ``p7_2_v3.png``. An image without a number is a separate group.
     """
     same_text: dict[tuple[str, ...], list[tuple[list[str], Path]]] = {}

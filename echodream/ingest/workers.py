@@ -1,4 +1,4 @@
-"""Converts raw recordings to media files of a Store in worker processes; a damaged file does not stop the study."""
+"""Converts raw recordings to media files of a Store in worker processes; a damaged file does not stop the command."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ from echodream.process_pool import WORKERS_ENDED, without_main_script
 from echodream.store.near_duplicates import hashed_frames
 from echodream.store.video import write_video
 
-MAX_MEMORY = 16 << 30
+MAX_WORKER_BYTES = 16 << 30
 """Largest address space of a worker process in bytes, on Linux."""
 
 
@@ -34,11 +34,11 @@ class ConversionJob:
     split: str
     preprocessing: Preprocessing
     limits: Limits
-    media: Path
+    media_file: Path
 
 
 ConvertedRecording = tuple[dict[str, Any], np.ndarray]
-"""Row of a recording in FileList.csv, and its ``hashed_frames``."""
+"""Row of a recording in FileList.csv, and small frames of this recording (``hashed_frames``)."""
 
 
 def convert_recording(job: ConversionJob) -> ConvertedRecording | str:
@@ -50,7 +50,7 @@ def convert_recording(job: ConversionJob) -> ConvertedRecording | str:
         ready = preprocess(video, job.preprocessing, job.limits.max_bytes)
         if len(ready.frames) < job.limits.min_frames:
             return f"too short: {len(ready.frames)} frames at {ready.fps:g} fps, {job.limits.min_frames} are needed"
-        write_video(job.media, ready.frames, ready.fps)
+        write_video(job.media_file, ready.frames, ready.fps)
     except Rejected as reason:
         return str(reason)
     except MemoryError:
@@ -69,7 +69,7 @@ def convert_recording(job: ConversionJob) -> ConvertedRecording | str:
     if len(video.frames) > 1:  # an image has no duration
         required["RawSeconds"] = float(video.times[-1]) + 1 / video.fps
     # ``required`` is merged twice: its columns come first, and study columns cannot replace their values
-    row = {**required, **job.recording.columns, **video.columns, **ready.marks, **required}
+    row = {**required, **job.recording.columns, **video.columns, **ready.columns, **required}
     return row, hashed_frames(ready.frames)
 
 
@@ -105,7 +105,7 @@ def convert_recordings(
                     yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
                 except BrokenProcessPool as error:
                     raise UserError(WORKERS_ENDED) from error
-                except (UserError, OSError):  # the disk or the settings failed, so other recordings would fail too
+                except (UserError, OSError):  # errors of the disk or of settings would recur for other recordings
                     raise
                 except Exception as error:  # noqa: BLE001 - an unexpected error rejects one file, not the study
                     kind = type(error).__name__
@@ -123,4 +123,4 @@ def _start_worker() -> None:
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent process
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_WORKER_BYTES, hard))

@@ -32,15 +32,15 @@ def gaussian_parameter(mean: float, sd: float, scales_with_body: bool = False) -
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Heart of one patient at end diastole, with the mean and standard deviation of normal adults.
+    """Heart of one patient at end diastole. The fields declare the mean and standard deviation of normal adults.
 
     Lengths are in mm, angles in degrees, fractions from 0 to 1.
     """
 
     lv_length: float = gaussian_parameter(83, 4.5, scales_with_body=True)
-    """Distance from the left ventricular apex to the mitral annulus."""
+    """Distance from the left ventricular apex to the mitral annulus in mm."""
     lv_radius: float = gaussian_parameter(23.5, 1.7, scales_with_body=True)
-    """Half of the largest left ventricular width, before the septum is flattened."""
+    """Half of the largest left ventricular width in mm, before the septum is flattened."""
     lv_widest_position: float = gaussian_parameter(0.60, 0.045)
     """Position of the largest width of the left ventricle, from apex (0) to annulus (1)."""
     mitral_annulus_ratio: float = gaussian_parameter(0.76, 0.045)
@@ -50,23 +50,23 @@ class Anatomy:
     septum_thickness: float = gaussian_parameter(9.0, 1.0)
     free_wall_thickness: float = gaussian_parameter(9.5, 1.0)
     rv_width: float = gaussian_parameter(36, 2.6, scales_with_body=True)
-    """Largest width from the septum to the free wall of the right ventricle."""
+    """Largest width from the septum to the free wall of the right ventricle in mm."""
     rv_apex_position: float = gaussian_parameter(0.16, 0.04)
     """Position of the right ventricular apex along the left ventricle, from apex (0) to annulus (1)."""
     rv_shape_exponent: float = gaussian_parameter(0.74, 0.07)
     """Exponent of the right ventricular outline: 0.9 gives a triangle, 0.5 an oval."""
     rv_wall_thickness: float = gaussian_parameter(4.2, 0.4)
     tricuspid_offset: float = gaussian_parameter(6.5, 1.2, scales_with_body=True)
-    """Distance of the tricuspid annulus from the mitral annulus towards the apex."""
+    """Distance of the tricuspid annulus from the mitral annulus towards the apex in mm."""
     la_width: float = gaussian_parameter(38, 3.0, scales_with_body=True)
     la_length: float = gaussian_parameter(45, 4.0, scales_with_body=True)
     ra_width: float = gaussian_parameter(38.5, 3.0, scales_with_body=True)
     ra_length: float = gaussian_parameter(46, 4.0, scales_with_body=True)
     atrial_septum_thickness: float = gaussian_parameter(4.4, 0.35)
     atrial_septum_tilt: float = gaussian_parameter(-7, 4.0)
-    """Angle between the atrial septum and the left ventricular axis; positive towards the left atrium."""
+    """Angle between the atrial septum and the left ventricular axis in degrees; positive towards the left atrium."""
     defect_length: float = gaussian_parameter(0, 0, scales_with_body=True)
-    """Length of the atrial septal defect; 0 without a defect."""
+    """Length of the atrial septal defect in mm; 0 without a defect."""
     defect_position: float = gaussian_parameter(0.47, 0.05)
     """Center of the atrial septal defect, from the crux (0) to the atrial roof (1)."""
     fossa_dropout: float = gaussian_parameter(4.5, 3.0)
@@ -76,9 +76,9 @@ class Anatomy:
     pericardium_level: float = gaussian_parameter(9, 2.0)
     """Brightness of the pericardium in dB above myocardium."""
     lv_axis_angle: float = gaussian_parameter(11, 3.0)
-    """Angle between the left ventricular axis and the beam."""
+    """Angle between the left ventricular axis and the central beam in degrees."""
     apex_x: float = gaussian_parameter(7, 3.0)
-    """Lateral position of the left ventricular apex relative to the probe."""
+    """Lateral position of the left ventricular apex relative to the probe in mm."""
     ef: float = gaussian_parameter(0.63, 0.045)
     """Ejection fraction of the left ventricle, 0 to 1."""
     heart_rate: float = gaussian_parameter(69, 9)
@@ -133,17 +133,17 @@ _CLASS_CHANGES: tuple[dict[str, tuple[float, float]], ...] = (
     },
 )
 
-_FIELDS = fields(Anatomy)
-_SCALES_WITH_BODY = np.array([f.metadata["scales_with_body"] for f in _FIELDS])
+_ANATOMY_FIELDS = fields(Anatomy)
+_SCALES_WITH_BODY = np.array([f.metadata["scales_with_body"] for f in _ANATOMY_FIELDS])
 _CLASS_PARAMETERS = [
-    np.array([changes.get(f.name, f.metadata["normal"]) for f in _FIELDS], dtype=np.float64).T
+    np.array([changes.get(f.name, f.metadata["normal"]) for f in _ANATOMY_FIELDS], dtype=np.float64).T
     for changes in _CLASS_CHANGES
 ]
-"""Mean and standard deviation of every field in each class, (2, N)."""
+"""Mean and standard deviation of the N fields of ``Anatomy``, (2, N) for each class id."""
 
 
 def sample_anatomy(class_id: int, rng: np.random.Generator, severity: float = 1.0) -> Anatomy:
-    """Sample a patient of class ``class_id``: fields are independent, except for one factor for body size.
+    """Sample the heart of a patient of class ``class_id``. The fields are independent except for a factor of body size.
 
     ``severity`` interpolates linearly between a healthy heart (0) and the disease of the class (1).
     """
@@ -152,7 +152,7 @@ def sample_anatomy(class_id: int, rng: np.random.Generator, severity: float = 1.
     z = np.clip(rng.standard_normal(len(mean) + 1), -MAX_DEVIATION, MAX_DEVIATION)
     values = mean + sd * z[1:]
     values[_SCALES_WITH_BODY] *= 1 + BODY_SIZE_SD * z[0]
-    sampled = dict(zip((f.name for f in _FIELDS), values.tolist(), strict=True))
+    sampled = dict(zip((f.name for f in _ANATOMY_FIELDS), values.tolist(), strict=True))
     for name in ("rv_apex_position", "fossa_dropout", "moderator_band"):
         sampled[name] = max(sampled[name], 0.0)
     return Anatomy(**sampled)

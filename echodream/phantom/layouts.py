@@ -1,4 +1,4 @@
-"""Writes recordings of the phantom in the file layouts of real studies, including their irregular files."""
+"""Writes recordings of the phantom in the file layouts of real studies, including irregular and truncated files."""
 
 import csv
 import hashlib
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Chord = tuple[int, int, int]
 """Horizontal chord of a chamber in pixels: left x, right x, y."""
-_SPLITS = ("TRAIN",) * 7 + ("VAL", "TEST", "TEST")
-TRACINGS = "Traced"
+_SPLIT_BY_POSITION = ("TRAIN",) * 7 + ("VAL", "TEST", "TEST")
+"""Splits of ten successive patients."""
+TRACINGS_KEY = "Traced"
 """Key of the tracings in a row: [frame, chords] for ED, then for ES."""
 
 
@@ -57,7 +58,7 @@ def write_cardiacnet_table(root: Path, rows: Sequence[Row]) -> None:
 def write_echonet(view: str, root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
     """Write one recording as Motion JPEG in the layout of the EchoNet studies, ``root/view/Videos/<code>.avi``.
 
-    Returns the row of the recording with tracings of the frames with the largest and the smallest left ventricle.
+    Returns the row of the recording, with tracings of the largest and of the smallest left ventricle.
     """
     path = root / view / "Videos" / f"{echonet_file_name(name, view)}.avi"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def write_echonet(view: str, root: Path, name: str, frames: np.ndarray, labels: 
     area = ventricle.sum(axis=(1, 2))
     tracings = [[int(frame), _horizontal_chords(ventricle[frame])] for frame in (area.argmax(), area.argmin())]
     header = {"FrameHeight": frames.shape[1], "FrameWidth": frames.shape[2], "FPS": fps, "NumberOfFrames": len(frames)}
-    return {**header, TRACINGS: tracings}
+    return {**header, TRACINGS_KEY: tracings}
 
 
 def write_echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
@@ -83,8 +84,8 @@ def write_echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
         volume = 0.85 * row["LVArea_ED"] ** 1.5  # approximate volume in ml for this area
         volumes = {"EF": row["EF"], "ESV": round(volume * (1 - row["EF"] / 100), 3), "EDV": round(volume, 3)}
         header = {key: row[key] for key in ("FrameHeight", "FrameWidth", "FPS", "NumberOfFrames")}
-        listed.append({"FileName": name, **volumes, **header, "Split": _SPLITS[position]})
-        for frame, chords in row[TRACINGS] if index % 5 else ():
+        listed.append({"FileName": name, **volumes, **header, "Split": _SPLIT_BY_POSITION[position]})
+        for frame, chords in row[TRACINGS_KEY] if index % 5 else ():
             traced += [
                 {"FileName": f"{name}.avi", "X1": a, "Y1": y, "X2": b, "Y2": y, "Frame": frame} for a, b, y in chords
             ]
@@ -103,7 +104,7 @@ def write_echonet_pediatric_tables(view: str, root: Path, rows: Sequence[Row]) -
         age = 1 + position
         child = {"Sex": "FM"[index % 2], "Age": age, "Weight": 8 + 3 * age, "Height": 75 + 6 * age}
         listed.append({"FileName": name, "EF": row["EF"], **child, "Split": position})
-        for phase, (frame, chords) in zip(("Diastolic", "Systolic"), row[TRACINGS], strict=True):
+        for phase, (frame, chords) in zip(("Diastolic", "Systolic"), row[TRACINGS_KEY], strict=True):
             outline = [(a, y) for a, _, y in chords] + [(b, y) for _, b, y in reversed(chords)]
             if index % 5 == 0 and phase == "Systolic":
                 frame, outline = "No Systolic", outline[:1]
@@ -113,7 +114,7 @@ def write_echonet_pediatric_tables(view: str, root: Path, rows: Sequence[Row]) -
 
 
 def echonet_file_name(name: str, view: str) -> str:
-    """Return the file name without suffix in EchoNet-Pediatric, or in EchoNet-Dynamic if ``view`` is ""."""
+    """Return a file name without suffix in the style of EchoNet-Pediatric, or of EchoNet-Dynamic if ``view`` is ""."""
     digits = hashlib.sha256(name.encode()).hexdigest()
     if not view:
         return f"0X{digits[:16].upper()}"

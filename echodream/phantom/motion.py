@@ -39,8 +39,8 @@ class CardiacCycle:
 
 
 def systole_duration(beat: float) -> float:
-    """Compute systole in seconds: ejection time (Weissler et al. 1968) plus 50 ms of isovolumetric contraction."""
-    return 0.413 - 0.0017 * (60.0 / beat) + 0.05
+    """Compute the duration of systole in seconds from ``beat`` in seconds, as Weissler et al. (1968)."""
+    return 0.413 - 0.0017 * (60.0 / beat) + 0.05  # ejection time, plus 50 ms of isovolumetric contraction
 
 
 def _cycle_knots(start: float, beat: float, e_wave_fraction: float) -> list[tuple[float, float, float, float]]:
@@ -63,7 +63,7 @@ def _cycle_knots(start: float, beat: float, e_wave_fraction: float) -> list[tupl
 def interpolate_cycle(times: np.ndarray, beats: np.ndarray, e_wave_fraction: float) -> CardiacCycle:
     """Interpolate the cardiac cycle at ``times``, (F,) in seconds, monotonically between knots (PCHIP).
 
-    ``beats``, (N,) in seconds, are the end diastoles from before the first to after the last time.
+    ``beats``, (N,) in seconds, are the times of end diastole. They begin at or before ``times`` and end after them.
     """
     rows = [row for a, b in pairwise(beats) for row in _cycle_knots(a, b - a, e_wave_fraction)]
     rows.append((float(beats[-1]), 0.0, 0.0, 0.05))
@@ -89,7 +89,8 @@ class Motion:
         below_mitral = np.clip(DEPTHS - shape.mitral_depth, 0, None)
         mitral = int(np.flatnonzero(shape.mitral_depth >= DEPTHS)[-1])
         fade = np.exp(-((below_mitral / 14.0) ** 2))
-        sides = [np.where(below_mitral > 0, w[mitral], w) ** 2 * fade for w in (shape.lv_free, shape.lv_septal)]
+        radii = (shape.lv_free_wall_radius, shape.lv_septal_radius)
+        sides = [np.where(below_mitral > 0, radius[mitral], radius) ** 2 * fade for radius in radii]
         self._lv_squared = np.concatenate(sides).astype(np.float32)
         tricuspid = int(np.flatnonzero(shape.rv_width > 0)[-1])
         below_tricuspid = np.clip(DEPTHS - DEPTHS[tricuspid], 0, None)
@@ -99,7 +100,7 @@ class Motion:
         self._septum_middle = shape.septum_middle.astype(np.float32)
 
     def _annulus_depth(self, x: np.ndarray, contraction: np.ndarray) -> np.ndarray:
-        """Compute the depth of the plane of the annuli at ``x``; the tricuspid side descends further."""
+        """Compute the depth of the annulus plane at ``x`` in mm; the tricuspid side descends further."""
         side = np.clip((self.septum_x - x) * np.float32(1 / self.anatomy.rv_width), 0, 1)
         descent = np.float32(self.anatomy.lv_shortening) * contraction * (1 + TRICUSPID_EXTRA_DESCENT * side)
         return np.float32(self.shape.mitral_depth) * (1 - descent)

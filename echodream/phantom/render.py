@@ -19,7 +19,7 @@ BLUR_SD = 0.45
 
 
 def _sector_positions(scene: Scene) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield, for each chunk of frames, the frames and the positions of the P pixels inside the sector.
+    """Yield, for each chunk of frames, the slice of frames and the positions of the P pixels inside the sector.
 
     The positions are the index in the flattened image, (P,), and the fractional column and row on the material grid,
     (F, P) each.
@@ -27,8 +27,8 @@ def _sector_positions(scene: Scene) -> Iterator[tuple[slice, np.ndarray, np.ndar
     pixels = np.flatnonzero(scene.sector > 0)
     row, column = np.divmod(pixels, scene.size)
     x, v = (c.astype(np.float32) for c in scene.to_heart(column.astype(np.float64), row.astype(np.float64)))
-    for first in range(0, scene.frames, FRAMES_PER_CHUNK):
-        chunk = slice(first, min(first + FRAMES_PER_CHUNK, scene.frames))
+    for first in range(0, scene.frame_count, FRAMES_PER_CHUNK):
+        chunk = slice(first, min(first + FRAMES_PER_CHUNK, scene.frame_count))
         yield chunk, pixels, *grid_index(*scene.motion.material_coordinates(x, v, scene.cycle[chunk]))
 
 
@@ -55,7 +55,7 @@ def _gain_db(scene: Scene) -> np.ndarray:
 def _reverberation_power(scene: Scene) -> np.ndarray:
     """Compute the power of the static reverberation near the probe, (H, W)."""
     angle, depth = scene.polar_coordinates
-    level = scene.settings.reverberation - 30.0 * np.clip((depth - START_DEPTH) / 26.0, 0, 3)
+    level = scene.settings.reverberation_level - 30.0 * np.clip((depth - START_DEPTH) / 26.0, 0, 3)
     return (amplitude_from_db(level) * rayleigh_speckle(scene, angle, depth, 3)) ** 2
 
 
@@ -70,14 +70,14 @@ def _blood_speckle(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _noise_power(scene: Scene) -> np.ndarray:
     """Compute the mean power of electronic noise, (H, W), which time gain compensation amplifies in the far field."""
     far = (scene.polar_coordinates[1] / scene.depth) ** 2
-    return amplitude_from_db(scene.settings.noise + COHORT_GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
+    return amplitude_from_db(scene.settings.noise_level + COHORT_GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
 
 
 def render(scene: Scene) -> np.ndarray:
     """Render ``scene`` to pixels, uint8, (F, H, W), black outside the sector. The result depends only on the scene.
 
     The power of tissue, reverberation and blood is multiplied by the gain. Exponentially distributed noise power is
-    added. Logarithmic compression uses the dynamic range of the machine.
+    added. Logarithmic compression uses the dynamic range of the ultrasound machine.
     """
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
     tissue, valves = tissue_amplitude(scene), leaflet_curves(scene)
@@ -85,7 +85,7 @@ def render(scene: Scene) -> np.ndarray:
     noise, reverberation = _noise_power(scene).astype(np.float32), _reverberation_power(scene).astype(np.float32)
     blood = _blood_speckle(scene, rng)
     steepness = np.float32(10 / COHORT_GAIN[scene.cohort][1])
-    frames = np.empty((scene.frames, size, size), dtype=np.uint8)
+    frames = np.empty((scene.frame_count, size, size), dtype=np.uint8)
     corner = rng.integers(0, size, 2)
     for chunk, pixels, column, row in _sector_positions(scene):
         echo = leaflet_amplitude(scene, valves[chunk]).reshape(-1, size * size)
@@ -104,7 +104,7 @@ def render(scene: Scene) -> np.ndarray:
 def render_labels(scene: Scene) -> np.ndarray:
     """Render the label maps of all frames, uint8 (F, H, W), with the label values of the module ``shape``."""
     tissue = tissue_labels(scene)
-    labels = np.full((scene.frames, scene.size**2), OTHER, dtype=np.uint8)
+    labels = np.full((scene.frame_count, scene.size**2), OTHER, dtype=np.uint8)
     for chunk, pixels, column, row in _sector_positions(scene):
         labels[chunk, pixels] = tissue[(row + 0.5).astype(np.int32), (column + 0.5).astype(np.int32)]
     return labels.reshape(-1, scene.size, scene.size)

@@ -32,6 +32,7 @@ class AcquisitionSettings:
     apex_shift_y: float = gaussian_parameter(0, 1.5)
     """Position of the apex in the recording minus its mean position in the patient, in mm."""
     scale: float = gaussian_parameter(1, 0.015)
+    """Size of the heart in the recording / true size."""
     foreshortening: float = gaussian_parameter(0.97, 0.018)
     """Apparent length of the left ventricular axis / true length."""
     depth_ratio: float = gaussian_parameter(1.03, 0.02)
@@ -42,12 +43,12 @@ class AcquisitionSettings:
     quadratic_gain_error: float = gaussian_parameter(0, 4.0)
     """Linear and quadratic error of the time gain compensation in dB over the imaging depth."""
     shadow_attenuation: float = gaussian_parameter(14, 5.0)
-    """Attenuation at one side of the sector by a rib or the lung in dB."""
+    """Attenuation in dB by a rib or the lung at one side of the sector."""
     shadow_angle: float = gaussian_parameter(0, 1.0)
-    """Angle of the edge of the shadow, as a fraction of the half angle; the sign is the side."""
-    noise: float = gaussian_parameter(-62.5, 1.5)
+    """Angle of the edge of the shadow, as a fraction of ``half_angle``; a positive angle is on the right."""
+    noise_level: float = gaussian_parameter(-62.5, 1.5)
     """Level of the electronic noise in dB."""
-    reverberation: float = gaussian_parameter(-17, 3.0)
+    reverberation_level: float = gaussian_parameter(-17, 3.0)
     """Level of the reverberation near the probe in dB."""
     half_angle: float = gaussian_parameter(39, 1.0)
     """Half of the opening angle of the sector in degrees."""
@@ -78,8 +79,8 @@ class Scene:
     size: int
     """Side of the square image in pixels."""
     fps: float
-    frames: int
-    start: float
+    frame_count: int
+    start_phase: float
     """Phase of the cardiac cycle at the first frame, 0 (end diastole) to 1."""
     seed: tuple[int, ...]
     """Seed of speckle, noise and beat lengths."""
@@ -92,11 +93,11 @@ class Scene:
     @property
     def seconds(self) -> float:
         """Time from the first frame to the last in seconds."""
-        return (self.frames - 1) / self.fps
+        return (self.frame_count - 1) / self.fps
 
     @cached_property
     def beats(self) -> np.ndarray:
-        """Times of end diastole in seconds, (N,), from at or before the first frame to after the last frame.
+        """Times of end diastole in seconds, (N,): the first is at or before the first frame, the last after all frames.
 
         Beat lengths vary by about 2 % and are a function of the seed.
         """
@@ -104,7 +105,7 @@ class Scene:
         count = int(self.seconds / (0.93 * beat)) + 4
         variation = np.random.default_rng([*self.seed, 1]).standard_normal(count)
         lengths = beat * (1 + 0.02 * np.clip(variation, -MAX_DEVIATION, MAX_DEVIATION))
-        times = np.concatenate([[0.0], np.cumsum(lengths)]) - self.start * lengths[0]
+        times = np.concatenate([[0.0], np.cumsum(lengths)]) - self.start_phase * lengths[0]
         return times[: int(np.searchsorted(times, self.seconds, side="right")) + 1]
 
     @property
@@ -115,7 +116,7 @@ class Scene:
     @cached_property
     def times(self) -> np.ndarray:
         """Time of each frame in seconds, (F,)."""
-        return np.arange(self.frames) / self.fps
+        return np.arange(self.frame_count) / self.fps
 
     @cached_property
     def cycle(self) -> CardiacCycle:
@@ -217,7 +218,7 @@ def key_frame_times(scene: Scene) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=256)
 def sample_patient(seed: int, class_id: int, patient: int, severity: float = 1.0) -> tuple[float, Anatomy]:
-    """Sample a number in [0, 1), which determines the number of recordings of a patient, and the patient's anatomy."""
+    """Sample the anatomy of a patient, and a number in [0, 1) that determines the number of recordings."""
     rng = np.random.default_rng([seed, class_id, patient])
     return float(rng.random()), sample_anatomy(class_id, rng, severity)
 
@@ -234,7 +235,7 @@ def sample_scene(
         settings=settings,
         size=size,
         fps=fps,
-        frames=round((seconds[0] + length * (seconds[1] - seconds[0])) * fps),
-        start=float(start),
+        frame_count=round((seconds[0] + length * (seconds[1] - seconds[0])) * fps),
+        start_phase=float(start),
         seed=key,
     )

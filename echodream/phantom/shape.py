@@ -1,7 +1,7 @@
 """Outlines of the chambers at end diastole, as functions of the depth along the left ventricular axis.
 
 Heart coordinates are in mm. ``v`` is the depth along the left ventricular axis, from the apex (0) to the atria. ``x``
-is perpendicular to this axis, with the right heart at negative ``x``, at the left side of the image.
+is perpendicular to the left ventricular axis; the right heart has negative ``x`` and is at the left side of the image.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ def nearest_depth_index(v: np.ndarray) -> np.ndarray:
 
 
 def _ventricle_profile(s: np.ndarray, widest_position: float, base: float) -> np.ndarray:
-    """Radius, relative to its maximum, at positions ``s`` of the long axis: 0 is the apex, 1 the annulus.
+    """Compute the radius of the left ventricle, relative to its maximum, at ``s`` from apex (0) to annulus (1).
 
-    The maximum is at ``widest_position``; ``base`` is the value at the annulus.
+    The maximum is at ``widest_position``; ``base`` is the relative radius at the annulus.
     """
     apical = np.clip(1.0 - (1.0 - np.clip(s, 0, 1) / widest_position) ** 2, 0, 1) ** 0.56
     basal = 1.0 - (1.0 - base) * (np.clip(s - widest_position, 0, None) / (1.0 - widest_position)) ** 2
@@ -41,27 +41,29 @@ def _ventricle_profile(s: np.ndarray, widest_position: float, base: float) -> np
 
 @dataclass(frozen=True)
 class ChamberOutlines:
-    """Outlines of one heart at ``DEPTHS``; every array is (N,) in mm, 0 at depths outside the chamber."""
+    """Outlines of one heart at ``DEPTHS``; every array is (N,) in mm. Widths are 0 at depths outside the chamber."""
 
     mitral_depth: float
     tricuspid_depth: float
     roof_depth: float
-    """Depth of the deeper atrial roof."""
-    lv_septal: np.ndarray
-    lv_free: np.ndarray
+    """Depth of the atrial roof that is farther from the apex."""
+    lv_septal_radius: np.ndarray
+    lv_free_wall_radius: np.ndarray
+    """Distance of the septal and of the free wall of the left ventricle from its axis."""
     septum_right_edge: np.ndarray
     """Coordinate x of the right side of the ventricular and the atrial septum."""
     septum_middle: np.ndarray
     """Coordinate x of the middle of the ventricular and the atrial septum."""
     rv_width: np.ndarray
-    la_inner: np.ndarray
-    la_outer: np.ndarray
-    ra_inner: np.ndarray
-    ra_outer: np.ndarray
+    la_inner_x: np.ndarray
+    la_outer_x: np.ndarray
+    ra_inner_x: np.ndarray
+    ra_outer_x: np.ndarray
+    """Coordinates x of the inner (septal) and outer walls of the atria."""
 
 
 def _septum_outline(a: Anatomy, septal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute x of the middle of the septum and half of its thickness, (N,) each; the membranous part is thinner."""
+    """Compute x of the septum middle and half of the thickness in mm, (N,) each; the membranous part is thinner."""
     s = DEPTHS / a.lv_length
     inside = np.clip(s, 0.02, 1.0)
     edge = np.interp(inside * a.lv_length, DEPTHS[(s >= 0) & (s <= 1)], septal[(s >= 0) & (s <= 1)])
@@ -76,7 +78,7 @@ def _septum_outline(a: Anatomy, septal: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _atrium_outline(top: float, length: float, start: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Compute distances of the inner and outer wall of an atrium from the atrial septum, (N,) each; 0 outside."""
+    """Compute distances of both walls of an atrium from the atrial septum in mm, (N,) each; 0 outside the atrium."""
     s = (DEPTHS - top) / length
     inside = (s >= 0) & (s < 1)
     s = np.clip(s, 0, 1)
@@ -88,13 +90,13 @@ def _atrium_outline(top: float, length: float, start: float, width: float) -> tu
 
 
 def lv_outline(a: Anatomy, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute septal and free half widths of the left ventricle in mm, (N,) each; ``s``: apex (0) to annulus (1)."""
+    """Compute distances of septal and free wall from the LV axis in mm, (N,) each; ``s``: apex (0) to annulus (1)."""
     free = a.lv_radius * _ventricle_profile(s, a.lv_widest_position, a.mitral_annulus_ratio)
     return free * (1 - a.septal_flattening * np.sin(np.pi * np.clip(s, 0, 1) ** 0.85)), free
 
 
 def chamber_outlines(a: Anatomy) -> ChamberOutlines:
-    """Compute the outlines of the anatomy ``a``."""
+    """Compute the outlines of the chambers of one heart."""
     s = DEPTHS / a.lv_length
     septal, free = lv_outline(a, s)
     middle, half = _septum_outline(a, septal)
@@ -114,30 +116,30 @@ def chamber_outlines(a: Anatomy) -> ChamberOutlines:
         mitral_depth=a.lv_length,
         tricuspid_depth=tricuspid_depth,
         roof_depth=max(a.lv_length + a.la_length, tricuspid_depth + a.ra_length),
-        lv_septal=septal,
-        lv_free=free,
+        lv_septal_radius=septal,
+        lv_free_wall_radius=free,
         septum_right_edge=middle - half,
         septum_middle=middle,
         rv_width=rv_width,
-        la_inner=middle + np.maximum(la_inner, half),
-        la_outer=middle + la_outer,
-        ra_inner=middle - np.maximum(ra_inner, half),
-        ra_outer=middle - ra_outer,
+        la_inner_x=middle + np.maximum(la_inner, half),
+        la_outer_x=middle + la_outer,
+        ra_inner_x=middle - np.maximum(ra_inner, half),
+        ra_outer_x=middle - ra_outer,
     )
 
 
 def label_cavities(shape: ChamberOutlines, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Label the cavities on the grid ``x`` (W,) by ``v`` (H,) in mm. Returns uint8 (H, W), ``OTHER`` elsewhere."""
+    """Label the cavities on the grid ``x`` (W,) by ``v`` (H,) in mm. Returns uint8 (H, W), ``OTHER`` outside."""
     row = nearest_depth_index(v)[:, None]
     x, depth = x[None, :], v[:, None]
     labels = np.zeros((len(v), x.shape[1]), dtype=np.uint8)
-    labels[(x > shape.ra_outer[row]) & (x < shape.ra_inner[row])] = RA
-    labels[(x > shape.la_inner[row]) & (x < shape.la_outer[row])] = LA
-    labels[(x > -shape.lv_septal[row]) & (x < shape.lv_free[row])] = LV
+    labels[(x > shape.ra_outer_x[row]) & (x < shape.ra_inner_x[row])] = RA
+    labels[(x > shape.la_inner_x[row]) & (x < shape.la_outer_x[row])] = LA
+    labels[(x > -shape.lv_septal_radius[row]) & (x < shape.lv_free_wall_radius[row])] = LV
     labels[(x > (shape.septum_right_edge - shape.rv_width)[row]) & (x < shape.septum_right_edge[row])] = RV
     if a.defect_length > 0:
         first, last = septal_defect_span(a)
-        defect = (depth > first) & (depth < last) & (x >= shape.ra_inner[row]) & (x <= shape.la_inner[row])
+        defect = (depth > first) & (depth < last) & (x >= shape.ra_inner_x[row]) & (x <= shape.la_inner_x[row])
         labels[defect] = np.where(x > shape.septum_middle[row], LA, RA)[defect]
     return labels
 
@@ -155,12 +157,12 @@ def septal_defect_span(a: Anatomy) -> tuple[float, float]:
 
 def valve_hinges(shape: ChamberOutlines) -> tuple[tuple[float, float], ...]:
     """Find the hinges ``(x, v)`` in mm of the leaflets: mitral septal and lateral, tricuspid septal and lateral."""
-    mitral = int(np.flatnonzero(shape.lv_free > 0)[-1])
+    mitral = int(np.flatnonzero(shape.lv_free_wall_radius > 0)[-1])
     tricuspid = int(np.flatnonzero(shape.rv_width > 0)[-1])
     septal_x = float(shape.septum_right_edge[tricuspid])
     return (
-        (-float(shape.lv_septal[mitral]), float(DEPTHS[mitral])),
-        (float(shape.lv_free[mitral]), float(DEPTHS[mitral])),
+        (-float(shape.lv_septal_radius[mitral]), float(DEPTHS[mitral])),
+        (float(shape.lv_free_wall_radius[mitral]), float(DEPTHS[mitral])),
         (septal_x, float(DEPTHS[tricuspid])),
         (septal_x - float(shape.rv_width[tricuspid]), float(DEPTHS[tricuspid])),
     )

@@ -67,7 +67,7 @@ def tissue_labels(scene: Scene) -> np.ndarray:
 def _beam_direction(
     scene: Scene, x: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Compute angle and depth of each grid point relative to the probe, and the beam direction (x, v) at the point."""
+    """Compute the probe coordinates (rad, mm) and the beam direction (x, v) of each grid point, (GH, GW) each."""
     right, down = scene.to_probe(x[None, :], v[:, None])
     depth = np.maximum(np.hypot(right, down), 1.0)
     axes_right, axes_down = scene.to_probe(np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
@@ -101,7 +101,7 @@ def rayleigh_speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream:
     return np.hypot(real, imaginary).astype(np.float32)
 
 
-def _bright_points(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _bright_point_amplitude(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Compute the linear amplitude of the valve annuli and the edges of a septal defect, (GH, GW)."""
     a, shape = scene.anatomy, scene.shape
     septal, free, _, lateral = valve_hinges(shape)
@@ -113,13 +113,12 @@ def _bright_points(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
             points.append((float(np.interp(depth, DEPTHS, shape.septum_middle)), depth, 1.4, ANNULUS_DB - 2.0))
     total = np.zeros((len(v), len(x)))
     for px, pv, radius, level in points:
-        total += amplitude_from_db(level) * np.exp(
-            -0.5 * (((x - px) / radius)[None, :] ** 2 + ((v - pv) / radius)[:, None] ** 2)
-        )
+        squared_distance = ((x - px) / radius)[None, :] ** 2 + ((v - pv) / radius)[:, None] ** 2
+        total += amplitude_from_db(level) * np.exp(-0.5 * squared_distance)
     return total
 
 
-def _moderator_band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _moderator_band_amplitude(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Compute the linear amplitude of the moderator band from the septum to the free wall of the right ventricle."""
     a, shape = scene.anatomy, scene.shape
     across = (shape.septum_right_edge[:, None] - x[None, :])[nearest_depth_index(v)]
@@ -161,6 +160,6 @@ def tissue_amplitude(scene: Scene) -> np.ndarray:
     edge_v, edge_x = np.gradient(solid)
     specular = np.abs(edge_x * beam_x + edge_v * beam_v) + 0.25 * np.hypot(edge_x, edge_v)
     amplitude *= 1 + 4.0 * specular
-    points = _bright_points(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2
-    amplitude = amplitude + 0.8 * (points + _moderator_band(scene, x, v, labels))
+    points = _bright_point_amplitude(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2
+    amplitude = amplitude + 0.8 * (points + _moderator_band_amplitude(scene, x, v, labels))
     return (amplitude * (0.15 + rayleigh_speckle(scene, angle, depth, 2))).astype(np.float32)

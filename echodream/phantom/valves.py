@@ -16,19 +16,19 @@ LEAFLET_SD = 0.85
 
 
 def _leaflet_curve(
-    hinge: np.ndarray, opposite_hinge: np.ndarray, share: float, opening: np.ndarray, swing: float
+    hinge: np.ndarray, opposite_hinge: np.ndarray, length_ratio: float, opening: np.ndarray, swing: float
 ) -> np.ndarray:
-    """Points along one leaflet, (F, LEAFLET_POINTS, 2) in mm, from ``hinge`` towards ``opposite_hinge``, (F, 2) each.
+    """Compute a leaflet curve, (F, LEAFLET_POINTS, 2) in mm, from ``hinge`` towards ``opposite_hinge``, (F, 2) each.
 
-    ``share`` is the length of the closed leaflet along the annulus plane, as a fraction of the annulus diameter.
+    ``length_ratio`` is the length of the closed leaflet along the annulus plane, as a fraction of the annulus diameter.
     ``opening``, (F,), is 0 for a closed leaflet and 1 for a leaflet at ``swing`` radians from the annulus plane.
     """
     chord = opposite_hinge - hinge
     width = np.linalg.norm(chord, axis=1)
     along = chord / width[:, None]
     apical = np.stack([along[:, 1], -along[:, 0]], axis=1) * np.sign(along[:, :1])
-    closed = np.arctan2(TENTING_HEIGHT, share * width)
-    length = np.hypot(share * width, TENTING_HEIGHT)
+    closed = np.arctan2(TENTING_HEIGHT, length_ratio * width)
+    length = np.hypot(length_ratio * width, TENTING_HEIGHT)
     tip_angle = closed + (swing - closed) * opening
     control_angle = 1.5 * closed + (1.18 * swing - 1.5 * closed) * opening
 

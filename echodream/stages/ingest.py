@@ -17,7 +17,7 @@ from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.pseudonym import write_file_list
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
-from echodream.ingest.synthetic_set import check_agreement, list_samples
+from echodream.ingest.synthetic_set import check_matches_real_study, list_samples
 from echodream.ingest.workers import ConversionJob, convert_recordings
 from echodream.process_pool import check_workers
 from echodream.progress import progress_bar
@@ -50,7 +50,7 @@ def ingest(
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
     ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings; if they exceed the fraction
     ``max_rejected`` of all recordings, the store is not finished and the command fails. Implausible patients
-    raise ``UserError``, unless ``patients_checked`` names the check of ``patients.CHECKS`` (True: all checks).
+    raise ``UserError``, unless ``patients_checked`` names the check of ``patients.PATIENT_CHECKS`` (True: all checks).
 
     With ``synthetic``, the files are samples of another program, whose generator is unknown: the store is marked as
     synthetic. Raises ``UserError`` unless size, channels and frame rate are those of the study in ``real``, if it
@@ -60,7 +60,7 @@ def ingest(
     validation.fraction("max_rejected", max_rejected)
     validation.positive_number("timeout", timeout)
     if validation.true_or_false("synthetic", synthetic) and real is not None:
-        check_agreement(prepare, Path(real))
+        check_matches_real_study(prepare, Path(real))
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     listed = source.recordings(Path(raw) if raw is not None else None)
@@ -187,7 +187,7 @@ def _describe_text(store: Store) -> str:
     if mode is None:
         needs = "" if burned_in_text.is_installed() else f" ({burned_in_text.INSTALL_COMMAND})"
         return f"not searched; text=report, blank or refuse finds names and dates in the pixels{needs}"
-    names = store.table["FileName"][store.table[burned_in_text.COUNT_COLUMN] > 0].tolist()
+    names = store.table["FileName"][store.table[burned_in_text.TEXT_BOXES_COLUMN] > 0].tolist()
     result = "blanked in" if mode == "blank" else "in"
     return f"{result} {len(names)} recordings{': ' * bool(names)}{shortened_list(names, 3)}"
 

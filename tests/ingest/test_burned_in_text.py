@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest import burned_in_text
-from echodream.ingest.burned_in_text import TextBox, find_text, handle_text
+from echodream.ingest.burned_in_text import TextBox, apply_text_mode, find_text
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits
@@ -93,8 +93,8 @@ def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[
     mask = letters("JOHNSON", "DejaVuSans", 12)
     frames = write(hearts[0], mask, 100, 60)
     frames[: len(frames) // 2] = hearts[0][: len(frames) // 2]  # the text appears late
-    blanked, count = handle_text(frames, "blank")
-    kept, same = handle_text(frames, "report")
+    blanked, count = apply_text_mode(frames, "blank")
+    kept, same = apply_text_mode(frames, "report")
     assert count == same == 1
     assert kept is frames
     place = np.zeros((SIDE, SIDE), bool)
@@ -106,7 +106,7 @@ def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[
     assert columns.min() > 40
     assert columns.max() < 60 + mask.shape[1] + 20
     with pytest.raises(Rejected, match="text that may name the patient") as refused:
-        handle_text(frames, "refuse")
+        apply_text_mode(frames, "refuse")
     assert "JOHNSON" not in str(refused.value).upper()
 
 
@@ -147,9 +147,9 @@ def run(raw: Path, text: str | None, max_rejected: float = 0.5) -> tuple[Store, 
 def test_ingest_reports_blanks_or_refuses(clips: Path) -> None:
     plain, facts = run(clips, None)
     assert "not searched" in str(facts["text"])
-    assert burned_in_text.COUNT_COLUMN not in plain.table
+    assert burned_in_text.TEXT_BOXES_COLUMN not in plain.table
     reported, facts = run(clips, "report")
-    assert reported.table[burned_in_text.COUNT_COLUMN].tolist() == [0, 1, 1]
+    assert reported.table[burned_in_text.TEXT_BOXES_COLUMN].tolist() == [0, 1, 1]
     assert facts["text"] == "in 2 recordings: b, c"
     blanked, facts = run(clips, "blank")
     assert facts["text"] == "blanked in 2 recordings: b, c"

@@ -141,9 +141,8 @@ def test_a_table_names_patients_and_moments(tree: Path) -> None:
 
 def test_a_table_that_disagrees_with_the_folders(tree: Path) -> None:
     write_csv(tree / "t.csv", [{"FileName": "ASD-001", "PatientID": "A", "class_id": 3}])
-    assert (
-        _by_name(tree, CardiacNet(table="t.csv"))["ASD-001"].problem == "t.csv and the folder disagree about class_id"
-    )
+    problem = _by_name(tree, CardiacNet(table="t.csv"))["ASD-001"].problem
+    assert problem == "t.csv has another class_id than the folder of the image"
 
 
 def test_what_is_refused(tree: Path, tmp_path: Path) -> None:
@@ -159,5 +158,5 @@ def test_what_is_refused(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"CardiacNet-\{ASD"):
         CardiacNet().recordings(tmp_path / "empty")
     write_nifti(tree / "copy" / "CardiacNet-ASD" / "ASD" / "001_image.nii", VOLUME)
-    with pytest.raises(UserError, match="both ASD"):
+    with pytest.raises(UserError, match="folders of class ASD"):
         CardiacNet().recordings(tree)

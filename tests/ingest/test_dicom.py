@@ -277,7 +277,7 @@ def test_what_is_no_recording(tmp_path: Path, source: Dicom) -> None:
         "not a recording: a still image": False,
         "not a recording: not ultrasound": False,
         "a multi-frame file without NumberOfFrames": True,
-        "neither Modality nor SOPClassUID says ultrasound": True,
+        "neither Modality nor SOPClassUID is that of ultrasound": True,
         "not a DICOM file": True,
         "not a recording: a hidden file": False,
     }

@@ -341,7 +341,7 @@ def test_a_file_that_is_cut_short_says_so(tmp_path: Path, kind: str) -> None:
     for stored, reason in (
         (packed[:4], "cut short, 4 of 6 frames"),
         ([*packed[:5], packed[5][:-30]], "frame 6 of 6 is damaged or cut short"),
-        ([*packed, packed[0]], "7 frames are there, the header states 6"),
+        ([*packed, packed[0]], "the file has 7 frames, the header states 6"),
     ):
         with pytest.raises(Rejected, match=reason):
             read(encapsulated(write(tmp_path / "b.dcm", frames), stored, syntax))

@@ -288,7 +288,7 @@ def test_rows_and_files_that_do_not_pair_and_paths_that_leave(tmp_path: Path) ->
         (
             {},
             Images(csv="l.csv", columns=COLUMNS, labels={"Male": "sex=male"}),
-            "labels.Male is sex=male, but no image",
+            "labels.Male: no image of .* has sex=male",
         ),
         (
             {"finding": "2"},

@@ -15,7 +15,7 @@ from PIL import Image
 from echodream.config.paths import CONF_DIR
 from echodream.engine import sample
 from echodream.errors import UserError
-from echodream.ingest.labels import CHEXPERT
+from echodream.ingest.labels import CHEXPERT_LABELS
 from echodream.ingest.mimic_cxr import MimicCxr
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import Recording
@@ -30,7 +30,7 @@ IMAGES = (  # dicom_id, study, patient, split, view
     ("68b5c4b1-227d0485", "53911762", "10000764", "validate", "AP"),
     ("fffabebf-74fd3a1f", "54577367", "11000898", "test", "PA"),
 )
-LABELS = [name.replace("_", " ") for name in CHEXPERT]
+LABELS = [name.replace("_", " ") for name in CHEXPERT_LABELS]
 FINDINGS = {
     "50414267": {"No Finding": "1.0"},
     "53189527": {"Pleural Effusion": "1.0", "Pneumonia": "-1.0", "Edema": "0.0"},
@@ -141,11 +141,12 @@ def test_uncertain_and_missing_labels_follow_the_policy(
 
 
 def test_the_fourteen_labels_or_those_asked_for(source: MimicCxr, raw: Path) -> None:
-    assert len(CHEXPERT) == 14
-    assert set(CHEXPERT) < set(by_image(source, raw)[0].columns)
+    assert len(CHEXPERT_LABELS) == 14
+    assert set(CHEXPERT_LABELS) < set(by_image(source, raw)[0].columns)
     few = by_image(replace(source, labels=("Pleural Effusion", "Edema")), raw)[2]
-    assert {name: few.columns[name] for name in few.columns if name in CHEXPERT} == {"Pleural_Effusion": 1, "Edema": 0}
-    assert not set(CHEXPERT) & set(by_image(replace(source, labels=()), raw)[0].columns)
+    labels = {name: value for name, value in few.columns.items() if name in CHEXPERT_LABELS}
+    assert labels == {"Pleural_Effusion": 1, "Edema": 0}
+    assert not set(CHEXPERT_LABELS) & set(by_image(replace(source, labels=()), raw)[0].columns)
 
 
 def test_one_table_with_everything_will_do(source: MimicCxr, raw: Path) -> None:
@@ -266,7 +267,7 @@ def test_tables_that_do_not_have_what_is_asked(
 
 def test_a_label_that_is_none_and_a_damaged_table(source: MimicCxr, raw: Path) -> None:
     tables(raw, chexpert=[{"study_id": "50414267", **dict.fromkeys(LABELS, ""), "Edema": "maybe"}])
-    with pytest.raises(UserError, match=r"chexpert.csv.gz, line 2, column Edema has the label 'maybe': use 1, 0"):
+    with pytest.raises(UserError, match=r"chexpert.csv.gz, line 2, column Edema has the label 'maybe': use 0 to 1"):
         source.recordings(raw)
     cut(raw / "mimic-cxr-2.0.0-chexpert.csv.gz", 0.6)
     with pytest.raises(UserError, match=r"chexpert.csv.gz cannot be read: the gzip file is incomplete"):

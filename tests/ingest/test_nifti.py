@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echodream.errors import Rejected
-from echodream.ingest.nifti import label_state, read_nifti
+from echodream.ingest.nifti import read_nifti, segmentation_state
 from echodream.ingest.pixels import rotate_and_flip, to_uint8
 from echodream.ingest.source import Limits
 from tests.support.raw_files import cut, cut_gzip, moving, write_nifti
@@ -123,15 +123,15 @@ def test_an_absurd_header_costs_no_memory(tmp_path: Path, shape: tuple[int, int,
 
 def test_labels(tmp_path: Path) -> None:
     image = write_nifti(tmp_path / "i.nii.gz", VOLUME)
-    assert label_state(write_nifti(tmp_path / "l.nii.gz", VOLUME), image) == "complete"
-    assert label_state(None, image) == "missing"
-    assert label_state(cut(tmp_path / "l.nii.gz", 0.5), image) == "truncated"
-    assert label_state(cut_gzip(write_nifti(tmp_path / "l.nii.gz", VOLUME), 1000), image) == "truncated"
-    assert label_state(cut(write_nifti(tmp_path / "l.nii", VOLUME), 0.9), image) == "truncated"
-    assert label_state(write_nifti(tmp_path / "l.nii", VOLUME[..., :3]), image) == "truncated"
-    assert label_state(write_nifti(tmp_path / "l.nii", VOLUME.astype(np.float64)), image) == "complete"
+    assert segmentation_state(write_nifti(tmp_path / "l.nii.gz", VOLUME), image) == "complete"
+    assert segmentation_state(None, image) == "missing"
+    assert segmentation_state(cut(tmp_path / "l.nii.gz", 0.5), image) == "truncated"
+    assert segmentation_state(cut_gzip(write_nifti(tmp_path / "l.nii.gz", VOLUME), 1000), image) == "truncated"
+    assert segmentation_state(cut(write_nifti(tmp_path / "l.nii", VOLUME), 0.9), image) == "truncated"
+    assert segmentation_state(write_nifti(tmp_path / "l.nii", VOLUME[..., :3]), image) == "truncated"
+    assert segmentation_state(write_nifti(tmp_path / "l.nii", VOLUME.astype(np.float64)), image) == "complete"
     (tmp_path / "l.nii").write_bytes(b"")
-    assert label_state(tmp_path / "l.nii", image) == "truncated"
+    assert segmentation_state(tmp_path / "l.nii", image) == "truncated"
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,14 @@ def test_a_mark_is_the_frame_nearest_to_its_moment(source: float, fps: float | N
     pixels = frames(57)
     for moment in range(57):
         ready = preprocess(video(pixels, source, marks={"ED": (moment / source,)}), Preprocessing(fps=fps, size=None))
-        found = int(str(ready.marks["ED"]))
+        found = int(str(ready.columns["ED"]))
         distance = np.abs(np.arange(len(ready.frames)) / (fps or source) - moment / source)
         assert distance[found] == pytest.approx(distance.min())
 
 
 def test_marks_are_sorted_and_stand_there_once() -> None:
     marks = {"ED": (0.9, 0.0, 0.001, 0.4), "ES": ()}
-    assert preprocess(video(frames(25), marks=marks), Preprocessing(fps=25, size=None)).marks == {
+    assert preprocess(video(frames(25), marks=marks), Preprocessing(fps=25, size=None)).columns == {
         "ED": "0 10 22",
         "ES": "",
     }

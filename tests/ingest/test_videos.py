@@ -148,7 +148,7 @@ def test_rows_and_files_that_do_not_pair(tmp_path: Path) -> None:
     write_csv(root / "l.csv", rows)
     found = _by_name(Videos(csv="l.csv", columns=COLUMNS), root)
     problems = {name: recording.problem for name, recording in found.items() if recording.counted}
-    assert found["a.mp4-line-3"].problem == "a second row for the same file: the first is used"
+    assert found["a.mp4-line-3"].problem == "a second row for the same file: the first row is used"
     assert not found["a.mp4-line-3"].counted
     assert problems.pop("a") is None
     assert problems.pop("gone.mp4") == "no such file in the raw folder"

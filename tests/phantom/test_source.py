@@ -101,7 +101,7 @@ def test_seed_and_recording_change_the_pixels() -> None:
 
 def measure(scene: Scene) -> np.ndarray:
     """What a sonographer would note from the end-diastolic frame: sizes of the chambers in cm, (8,)."""
-    frame = render_labels(replace(scene, start=0.0, frames=1))[0]
+    frame = render_labels(replace(scene, start_phase=0.0, frame_count=1))[0]
     sizes = []
     for chamber in (LV, RV, LA, RA):
         row, column = np.nonzero(frame == chamber)

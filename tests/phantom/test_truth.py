@@ -43,7 +43,7 @@ def disk_volume(scene: Scene, mask: np.ndarray) -> float:
 @pytest.mark.parametrize("class_id", range(4))
 def test_ejection_fraction_of_the_label_map_is_the_column(class_id: int) -> None:
     for patient in (1, 2, 3):
-        scene = replace(scene_of(class_id, patient, size=192), start=0.0, frames=20)
+        scene = replace(scene_of(class_id, patient, size=192), start_phase=0.0, frame_count=20)
         end_diastole, end_systole = at_extremes(scene) == LV
         measured = 1 - disk_volume(scene, end_systole) / disk_volume(scene, end_diastole)
         assert measured == pytest.approx(scene.ef, abs=0.025)
@@ -87,7 +87,7 @@ def test_marks_are_the_extremes_of_the_area(class_id: int) -> None:
 
 def test_contraction_is_bounded_and_reaches_both_ends() -> None:
     scene = scene_of(1, seconds=8.0)
-    dense = replace(scene, fps=400.0, frames=3000).cycle
+    dense = replace(scene, fps=400.0, frame_count=3000).cycle
     for curve in (dense.contraction, dense.filling, dense.opening):
         assert curve.min() >= -1e-6
         assert curve.max() == pytest.approx(1.0, abs=1e-3)
@@ -152,8 +152,8 @@ def test_ventricles_empty_and_atria_fill_in_systole() -> None:
 def test_walls_thicken_in_systole() -> None:
     scene = scene_of(1)
     a, shape = scene.anatomy, scene.shape
-    row = int(np.argmax(shape.lv_free))
-    x = np.array([shape.lv_free[row], shape.lv_free[row] + a.free_wall_thickness])
+    row = int(np.argmax(shape.lv_free_wall_radius))
+    x = np.array([shape.lv_free_wall_radius[row], shape.lv_free_wall_radius[row] + a.free_wall_thickness])
     v = np.full(2, 0.25 * row - 35.0)
     ends = CardiacCycle(*(np.array(c, dtype=np.float32) for c in ([0.0, 1.0], [0.0, 0.9], [0.0, 0.0])))
     now, _ = scene.motion.spatial_coordinates(x, v, ends)
@@ -203,7 +203,7 @@ def test_cohorts_differ_in_gain() -> None:
 
 
 def test_speckle_moves_with_the_tissue() -> None:
-    scene = replace(scene_of(1, patient=2, seconds=1.0), start=0.0)
+    scene = replace(scene_of(1, patient=2, seconds=1.0), start_phase=0.0)
     frames = render(scene).astype(float)
     x, v = np.meshgrid(np.linspace(-6, 6, 13), np.linspace(-9, 9, 19))
     a, shape = scene.anatomy, scene.shape

@@ -68,6 +68,6 @@ def heart_store(root: Path, clips: dict[str, np.ndarray], fps: float = 30.0, **c
 
 def label_areas(scene: Scene) -> np.ndarray:
     """Area of each label in each rendered frame in cm2, (F, 6), with foreshortening."""
-    labels = render_labels(scene).reshape(scene.frames, -1)
+    labels = render_labels(scene).reshape(scene.frame_count, -1)
     counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
     return counts * (scene.pixel_spacing / 10.0) ** 2
