@@ -1,4 +1,4 @@
-"""The experiment file of a plan, which ``experiment=`` takes, and the commands that use it."""
+"""The experiment file of a plan (``experiment=plan``), and the commands that use this file."""
 
 import math
 import shlex
@@ -14,22 +14,22 @@ from echodream.privacy.certifiable_bounds import CertifiableBounds
 from echodream.privacy.rules import Calibrated
 from echodream.runs.atomic_folder import write_text
 
-NAME = "plan"
-"""Name of the experiment."""
-_HEADER = "# @package _global_\n# Written by stage=plan.\n"
+EXPERIMENT = "plan"
+"""Name of the experiment of a plan."""
+_YAML_HEADER = "# @package _global_\n# Written by stage=plan.\n"
 _MEMORY_SHARE = 0.9
 """Share of a GPU's memory that a training may use."""
 
 
 def planned_rule(rule: Calibrated, bounds: CertifiableBounds, target: float) -> dict[str, float]:
-    """Rule settings for which the patients suffice: ``target``, or the smallest possible alpha and beta, rounded up."""
+    """Settings of the rule: alpha and beta are ``target``, or the smallest values for these patients, rounded up."""
     alpha, beta = (math.ceil(max(target, value) * 10_000 - 1e-9) / 10_000 for value in (bounds.alpha, bounds.beta))
     levels = {"alpha": alpha, "alpha_max": max(rule.alpha_max, alpha), "beta": beta}
     return {**levels, "delta": rule.delta, "choose": rule.choose}
 
 
 def planned_batch(timing: ModelTiming, memory: float | None) -> int:
-    """The batch size of the experiment, or the largest that fits into ``memory`` gigabytes; 0 if none fits."""
+    """The batch size of the experiment, or the largest that fits into ``memory`` gigabytes; 0: not even one fits."""
     if memory is None or timing.gigabytes <= _MEMORY_SHARE * memory or not timing.gigabytes_per_sample:
         return timing.batch
     fixed = timing.gigabytes - timing.batch * timing.gigabytes_per_sample
@@ -37,20 +37,20 @@ def planned_batch(timing: ModelTiming, memory: float | None) -> int:
 
 
 def write_experiment(folder: Path, arguments: Sequence[str], sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the experiment below ``folder``, a folder for --config-dir, on top of the experiment in ``arguments``.
+    """Write an experiment to ``folder``, for --config-dir, which extends an experiment in ``arguments``.
 
-    ``sections``: settings by "train/<model>" or "sample/<stage>".
+    ``sections``: settings of the experiment, by "train/<model>" or "sample/<stage>".
     """
     chosen = dict(text.split("=", 1) for text in arguments if text.startswith(("experiment=", "preset=")))
     base = chosen.get("experiment")
     defaults: list[Any] = [] if base is None else [base]
     defaults += [{"override /preset": chosen["preset"]}] if "preset" in chosen else []
-    _write(folder / "experiment" / f"{NAME}.yaml", {"defaults": defaults} if defaults else {})
+    _write_yaml(folder / "experiment" / f"{EXPERIMENT}.yaml", {"defaults": defaults} if defaults else {})
     inherited = {f"{part}/{name}" for part in ("train", "sample") for name in _section_names(part, base)}
     for section in sorted({*sections, *inherited}):
         part, _, name = section.partition("/")
         start = {"defaults": [f"{base}_{name}"]} if section in inherited else {}
-        _write(folder / "experiment" / part / f"{NAME}_{name}.yaml", {**start, **sections.get(section, {})})
+        _write_yaml(folder / "experiment" / part / f"{EXPERIMENT}_{name}.yaml", {**start, **sections.get(section, {})})
 
 
 def _section_names(part: str, experiment: str | None) -> list[str]:
@@ -58,30 +58,28 @@ def _section_names(part: str, experiment: str | None) -> list[str]:
     return [str(name) for name in OmegaConf.load(file)] if file.is_file() else []
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, _HEADER + (OmegaConf.to_yaml(OmegaConf.create(dict(content))) if content else ""))
+def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, _YAML_HEADER + (OmegaConf.to_yaml(OmegaConf.create(dict(content))) if content else ""))
 
 
-def commands(
-    folder: Path, arguments: Sequence[str], own: Sequence[str], raw: str | None, models: Sequence[str], gpus: int | None
+def planned_commands(
+    folders: Sequence[str], arguments: Sequence[str], raw: str | None, models: Sequence[str], gpus: int | None
 ) -> list[str]:
-    """All commands for the study, starting with ingest; they use the experiment file in ``folder``.
-
-    ``own``: further folders of configurations. With several ``gpus``, training is data parallel.
-    """
+    """All commands for the study, with the configurations in ``folders``; several ``gpus`` train data parallel."""
     data = [text for text in arguments if text.lstrip("+~").startswith(("data=", "data."))]
-    if own:
-        paths = ",".join(f"file://{Path(path).absolute()}" for path in (str(folder), *own))
+    if len(folders) > 1:
+        paths = ",".join(f"file://{Path(path).absolute()}" for path in folders)
         config = [f"hydra.searchpath=[{paths}]"]
     else:
-        config = ["--config-dir", str(folder)]
+        config = ["--config-dir", folders[0]]
     parallel = ["trainer=ddp", f"trainer.devices={gpus}"] if gpus is not None and gpus > 1 else []
     lines = [["sample", "stage=ingest", *([] if raw is None else [f"raw={raw}"])]]
     for model in models:
         lines.append(["train", f"model={model}", *parallel])
         lines += [["sample", *stage.split()] for stage in _STAGES_AFTER.get(model, ())]
     return [
-        shlex.join(["python", f"{program}.py", *rest, *data, *config, f"experiment={NAME}"]) for program, *rest in lines
+        shlex.join(["python", f"{program}.py", *rest, *data, *config, f"experiment={EXPERIMENT}"])
+        for program, *rest in lines
     ]
 
 
@@ -91,4 +89,4 @@ _STAGES_AFTER = {
     "lvdm": ["stage=video", "stage=filter on=video", "stage=decode"],
     "classifier": ["stage=utility", "stage=evaluate"],
 }
-"""Stages after the training of each model."""
+"""Stages that follow the training of a model."""

@@ -1,4 +1,4 @@
-"""Training steps of a model on random data of a study's size: parameters, seconds per step, memory and disk."""
+"""Timing of training steps on random data of a study's size: parameters, seconds per step, memory and disk space."""
 
 import logging
 import math
@@ -32,14 +32,14 @@ from echodream.store.video import write_video
 from echodream.training.fit import build_module_and_data
 from echodream.weights import fingerprint
 
-_LENGTHS = 12
+_LENGTH_COUNT = 12
 """Number of different lengths of the random recordings."""
 _EVALUATION_SECONDS = 20.0
-"""A validation and a test have about as many steps as training steps take this time, and all if they are fewer."""
-_SLOW_STEP = 2.0
-"""Seconds of a training step from which the last changes after training, such as the fit of noise, are not timed."""
+"""Time limit of a validation or test, in seconds; the maximum number of steps follows from the seconds per step."""
+_MAX_STEP_SECONDS = 2.0
+"""Maximum seconds of a training step for which the work after training, such as the fit of noise, is timed."""
 _STATE_BYTES, _FLOAT_BYTES = 16, 4
-"""Bytes per trained parameter of weight, gradient and two moments of Adam; bytes of a float."""
+"""Bytes per trained parameter (weight, gradient and two moments of Adam), and bytes of a float."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class ModelTiming:
     hours: float
     """Hours of training, validations and test, on this machine."""
     gigabytes: float
-    """Estimate of the memory of weights, gradients, Adam and activations; on a GPU, the measured maximum."""
+    """Estimated memory of weights, gradients, Adam and activations; on a GPU, the measured maximum."""
     gigabytes_per_sample: float
-    """The part of ``gigabytes`` that grows with the batch, per sample."""
+    """Memory per sample of the batch: the part of ``gigabytes`` that grows with the batch size."""
     disk: int
-    """Bytes of artifact and checkpoint."""
+    """Bytes of the artifact and the checkpoint."""
     device: str
 
 
 class RandomStudy:
     """A study in ``folder`` with the recordings of ``table`` and random pixels and latents, for timing runs.
 
-    ``arguments``: arguments of train.py that select the study. Media files of equal length are hard links. Recordings
-    with key frames get one beat per second, and all recordings of a study before stage=keyframes.
+    ``arguments``: arguments of train.py that select the study. Media files of equal size are hard links. Recordings
+    with key frames get one beat per second, and so do all recordings if the study has no columns ED and ES.
     """
 
     def __init__(self, folder: Path, table: pd.DataFrame, channels: int, arguments: Sequence[str]) -> None:
@@ -77,11 +77,11 @@ class RandomStudy:
             *arguments,
             *(f"paths.{name}={folder / name}" for name in ("data", "models", "runs", "samples")),
         ]
-        levels = np.unique(np.quantile(table["NumberOfFrames"], np.linspace(0, 1, _LENGTHS)).round().astype(int))
+        levels = np.unique(np.quantile(table["NumberOfFrames"], np.linspace(0, 1, _LENGTH_COUNT)).round().astype(int))
         nearest = np.abs(table["NumberOfFrames"].to_numpy()[:, None] - levels).argmin(axis=1)
         self.table = table.assign(NumberOfFrames=levels[nearest])
-        marks = [_beats(frames, fps) for frames, fps in zip(levels[nearest], table["FPS"], strict=True)]
-        for number, name in enumerate(("ED", "ES")):  # marks of the study do not fit the rounded lengths
+        marks = [_beat_cells(frames, fps) for frames, fps in zip(levels[nearest], table["FPS"], strict=True)]
+        for number, name in enumerate(("ED", "ES")):  # the key frames of the study do not fit the rounded lengths
             is_marked = table[name].fillna("").astype(str) != "" if name in table else [True] * len(table)
             self.table[name] = [beat[number] if marked else "" for beat, marked in zip(marks, is_marked, strict=True)]
         with composed_command("train", ["model=vae", *self.arguments]) as cfg:
@@ -91,7 +91,7 @@ class RandomStudy:
         write_artifact(root, Artifact("vae", study, fingerprint(self.vae), ""), "", self.vae.save_pretrained)
 
     def write_store(self, root: Path) -> None:
-        """Write the store ``root``, of latents if this is part of its name, unless it exists."""
+        """Write the store ``root`` unless it exists: latents if its name contains "latents", else videos."""
         if root.exists():
             return
         kind, scale = ("latent", downsampling_factor(self.vae)) if "latents" in root.name else ("video", 1)
@@ -121,8 +121,8 @@ class RandomStudy:
 _MEDIA_COLUMNS = ("FileName", "NumberOfFrames", "FrameHeight", "FrameWidth", "FPS")
 
 
-def _beats(frames: int, fps: float) -> tuple[str, str]:
-    """Cells of ED and ES with one beat per second, at least one in the recording if it has three frames."""
+def _beat_cells(frames: int, fps: float) -> tuple[str, str]:
+    """Cells of ED and ES with one beat per second, and at least one beat in a recording of three or more frames."""
     beat = max(2, min(round(fps), int(frames) - 1))
     starts = range(0, max(1, int(frames) - beat), beat)
     diastoles = sorted({min(start + offset, int(frames) - 1) for start in starts for offset in (0, beat)})
@@ -130,65 +130,65 @@ def _beats(frames: int, fps: float) -> tuple[str, str]:
 
 
 def _random_pixels(shape: tuple[int, int, int], channels: int) -> np.ndarray:
-    """A moving ramp with noise: uint8 (F, H, W, C)."""
+    """Pixels of a moving ramp with noise: uint8, (F, H, W, C)."""
     noise = np.random.default_rng(0).integers(0, 64, (*shape, channels))
     ramp = np.arange(shape[2])[:, None] + 2 * np.arange(shape[0])[:, None, None, None]
     return ((noise + ramp) % 256).astype(np.uint8)
 
 
 class StepTimer(Callback):
-    """Measures times of steps and of the work between epochs. It has to be the last of the callbacks."""
+    """Measures times of steps and of the work between epochs. The timer must be the last callback."""
 
     def __init__(self) -> None:
-        self.train: list[float] = []
-        """End of each training step, in seconds."""
-        self.gaps: list[float] = []
+        self.step_ends: list[float] = []
+        """Time at the end of each training step, in seconds."""
+        self.epoch_gaps: list[float] = []
         """Seconds between the last step of each epoch and the first step of the next epoch."""
-        self.validation: list[float] = []
-        """Start of the validation or test, and end of each of its steps."""
-        self.validation_end = 0.0
-        """End of the validation or test with its metrics."""
-        self.saved: dict[int, int] = {}
-        """Bytes that autograd keeps in the first step, by address."""
-        self.state = ExitStack()
+        self.evaluation_times: list[float] = []
+        """Times at the start of the validation or test and at the end of each of its steps, in seconds."""
+        self.evaluation_end = 0.0
+        """Time at the end of the validation or test, after its metrics, in seconds."""
+        self.saved_bytes: dict[int, int] = {}
+        """Bytes that autograd keeps in the first step, by memory address."""
+        self.hooks = ExitStack()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if not self.train:
-            self.state.enter_context(torch.autograd.graph.saved_tensors_hooks(self._save, lambda tensor: tensor))
+        if not self.step_ends:
+            self.hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(self._add_bytes, lambda tensor: tensor))
         elif batch_idx == 0:
-            self.gaps.append(_now() - self.train[-1])
+            self.epoch_gaps.append(_synchronized_time() - self.step_ends[-1])
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.state.close()
-        self.train.append(_now())
+        self.hooks.close()
+        self.step_ends.append(_synchronized_time())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.validation = [_now()]
+        self.evaluation_times = [_synchronized_time()]
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self.validation.append(_now())
+        self.evaluation_times.append(_synchronized_time())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.validation_end = _now()
+        self.evaluation_end = _synchronized_time()
 
     on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end
 
     def evaluation_seconds(self, batches: int) -> float:
-        """Seconds of a validation or test of ``batches`` steps, from one of at most as many steps."""
-        if len(self.validation) < 2:
+        """Seconds of a validation or test of ``batches`` steps, extrapolated from the measured steps."""
+        if len(self.evaluation_times) < 2:
             return 0.0
-        further = batches - (len(self.validation) - 1)
-        return self.validation_end - self.validation[0] + further * _median_step(self.validation[1:])
+        further = batches - (len(self.evaluation_times) - 1)
+        return self.evaluation_end - self.evaluation_times[0] + further * _median_step(self.evaluation_times[1:])
 
-    def _save(self, tensor: Tensor) -> Tensor:
+    def _add_bytes(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        self.saved[storage.data_ptr()] = storage.nbytes()
+        self.saved_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
 
-def _now() -> float:
+def _synchronized_time() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -197,7 +197,8 @@ def _now() -> float:
 def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> ModelTiming:
     """Train model=``name`` for two epochs of ``steps`` steps on ``study``, and validate and test it.
 
-    An adversarial loss that starts later is timed in both phases. Raises ``UserError`` if the model cannot be trained.
+    If the adversarial loss of the vae starts during the training, steps with and without this loss are timed. Raises
+    ``UserError`` if the model cannot be trained.
     """
     with _without_log_messages(), composed_command("train", [f"model={name}", *study.arguments, *overrides]) as cfg:
         OmegaConf.resolve(cfg)
@@ -209,18 +210,18 @@ def time_model(name: str, study: RandomStudy, steps: int, *overrides: str) -> Mo
             adversarial.start, adversarial.decoder_start = 0, None
         second = _time_training(name, cfg, study, steps)
     share = start / timing.steps
-    mixed = {
+    averages = {
         key: share * getattr(timing, key) + (1 - share) * getattr(second, key) for key in ("seconds_per_step", "hours")
     }
     largest = {
         key: max(asdict(timing)[key], asdict(second)[key]) for key in ("gigabytes", "gigabytes_per_sample", "disk")
     }
-    return replace(timing, parameters=second.parameters, **mixed, **largest)
+    return replace(timing, parameters=second.parameters, **averages, **largest)
 
 
 @contextmanager
 def _without_log_messages() -> Iterator[None]:
-    """Context without log messages and warnings: those of a training of a few steps do not apply to the planned one."""
+    """Context without log messages and warnings: messages about a few steps do not apply to the planned training."""
     logger = logging.getLogger("echodream")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -234,9 +235,9 @@ def _without_log_messages() -> Iterator[None]:
 
 def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -> ModelTiming:
     study.write_store(Path(cfg.datamodule.src))
-    begin = _now()
+    begin = _synchronized_time()
     module, data = build_module_and_data(cfg)
-    build = _now() - begin
+    build = _synchronized_time() - begin
     planned: Mapping[str, Any] = OmegaConf.to_container(cfg.trainer)  # type: ignore[assignment]
     batches = _limited_batches(len(data.train_dataloader()), planned["limit_train_batches"])
     validation_batches = _limited_batches(len(data.val_dataloader()), planned["limit_val_batches"])
@@ -247,11 +248,11 @@ def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
-    def trainer_with(**limits: Any) -> pl.Trainer:
-        short: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 0, **limits}
+    def limited_trainer(**limits: Any) -> pl.Trainer:
+        settings: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 0, **limits}
         return make_trainer(
             choose_precision(
-                instantiate(OmegaConf.merge(cfg.trainer, short)), module.bf16_precision, module.bf16_precision
+                instantiate(OmegaConf.merge(cfg.trainer, settings)), module.bf16_precision, module.bf16_precision
             ),
             callbacks,
             unused_parameters=module.has_unused_parameters,
@@ -259,31 +260,31 @@ def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -
             enable_checkpointing=False,
         )
 
-    trainer = trainer_with(limit_train_batches=min(batches, steps))
+    trainer = limited_trainer(limit_train_batches=min(batches, steps))
     trainer.fit(module, datamodule=data)
-    per_step = _median_step(timer.train)
+    per_step = _median_step(timer.step_ends)
     most = max(steps, round(_EVALUATION_SECONDS / max(per_step, 1e-9)))
-    evaluator = trainer_with(
+    evaluator = limited_trainer(
         limit_val_batches=min(most, validation_batches), limit_test_batches=min(most, test_batches)
     )
     evaluator.validate(module, datamodule=data, verbose=False)
     per_validation = timer.evaluation_seconds(validation_batches)
-    begin = _now()
-    if per_step < _SLOW_STEP:
+    begin = _synchronized_time()
+    if per_step < _MAX_STEP_SECONDS:
         module.to(trainer.strategy.root_device).finish_training(data)
-    finish = _now() - begin
+    finish = _synchronized_time() - begin
     evaluator.test(module, datamodule=data, verbose=False)
     test = timer.evaluation_seconds(test_batches)
     parameters = list(module.parameters())
     weights = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    activations = sum(size for address, size in timer.saved.items() if address not in own)
+    parameter_addresses = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    activations = sum(size for address, size in timer.saved_bytes.items() if address not in parameter_addresses)
     state = _STATE_BYTES * trained + _FLOAT_BYTES * (weights - trained) + _FLOAT_BYTES * trained * bool(ema)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if on_gpu else state + activations
     epochs, every = int(planned["max_epochs"]), int(planned["check_val_every_n_epoch"] or 1)
-    training = epochs * (max(timer.gaps, default=0.0) + batches * per_step)
+    training = epochs * (max(timer.epoch_gaps, default=0.0) + batches * per_step)
     seconds = build + training + epochs // every * per_validation + finish + test
     return ModelTiming(
         model=name,
@@ -301,11 +302,11 @@ def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -
 
 
 def _limited_batches(batches: int, limit: float) -> int:
-    """Number of batches with Lightning's ``limit``: a number of batches, or a fraction."""
+    """Number of batches with Lightning's ``limit``: a maximum number (int), or a fraction (float) of ``batches``."""
     return min(batches, limit) if isinstance(limit, int) else math.floor(batches * limit)
 
 
 def _median_step(ends: Sequence[float]) -> float:
-    """Median seconds between the ends of successive steps of the second half; 0 without two steps."""
+    """Median seconds between successive ``ends`` of steps, in the second half; 0 for fewer than two steps."""
     differences = np.diff(ends)[len(ends) // 2 :] if len(ends) > 3 else np.diff(ends)
     return float(np.median(differences)) if len(differences) else 0.0

@@ -15,10 +15,10 @@ from echodream.privacy import anonymity as avatars
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
 
-REPORT = "anonymity.json"
-RECORDS = "records.csv"
-PAIRED = "each anonymized image names its original"
-ASSIGNED = "no pairs: each image is compared with the nearest original"
+RECORD = "anonymity.json"
+DISTANCE_TABLE = "records.csv"
+PAIRED_ASSIGNMENT = "each anonymized image names its original"
+NEAREST_ASSIGNMENT = "no pairs: each image is compared with the nearest original"
 STATEMENT = (
     "Measured with one identity network, with 95 % intervals over patients. Large distances do not prove anonymity: "
     "another network may still recognize the patient of an image. The hidden rate also counts an original as hidden if "
@@ -41,11 +41,11 @@ def anonymity(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Compare the anonymized images ``src`` with their originals ``real``, stores of latents or of pixels.
+    """Compare the anonymized images ``src`` with their originals ``real``; both are stores of latents, or of pixels.
 
     Images are compared as latents or pixels, and by the identity network ``artifact`` unless it is None. With
     ``paired``, the column ``match`` of ``src`` names the original; otherwise the nearest original is used. ``frames``
-    frames of each recording of ``splits`` are compared; None: all splits if ``paired``, else TRAIN. Writes
+    frames of each recording of ``splits`` are compared; ``splits=None``: all splits if ``paired``, else TRAIN. Writes
     ``dst``/anonymity.json and records.csv. Raises ``UserError`` for images that cannot be compared.
     """
     original_store, anonymized_store = open_original_and_anonymized(real, src)
@@ -89,7 +89,7 @@ def anonymity(
         "spaces": results,
         "sizes": {"originals": originals.sizes(), "anonymised": anonymized.sizes()},
         "paired": paired,
-        "assignment": PAIRED if paired else ASSIGNED,
+        "assignment": PAIRED_ASSIGNMENT if paired else NEAREST_ASSIGNMENT,
         "match": match if paired else None,
         "splits": originals.recordings.split,
         "frames": frames,
@@ -99,13 +99,13 @@ def anonymity(
         "command": command,
         "code_version": code_version,
     }
-    write_text(Path(dst) / RECORDS, pd.concat(tables).to_csv(index=False))
-    write_record(Path(dst) / REPORT, record)
-    return Summary(f"anonymity: {dst}/{REPORT} done", _summary_lines(record))
+    write_text(Path(dst) / DISTANCE_TABLE, pd.concat(tables).to_csv(index=False))
+    write_record(Path(dst) / RECORD, record)
+    return Summary(f"anonymity: {dst}/{RECORD} done", _summary_lines(record))
 
 
 def _summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
-    """Lines of the summary: the measures with intervals and targets."""
+    """Lines of the summary: numbers of images, and the measures with intervals and targets."""
     sizes = record["sizes"].items()
     summary: dict[str, object] = {
         "compared": ", ".join(f"{size['images']} {name} of {size['patients']} patients" for name, size in sizes),

@@ -50,11 +50,11 @@ def audit(
 ) -> Summary:
     """Compare the synthetic latents ``src`` with the patients of the store ``real``; write the folder ``dst``.
 
-    ``src`` can also be pixels of another program. ``on``, "image" or "video", selects the default folders. ``artifact``
-    is the identity network. ``held_out`` are splits that the generator was not trained on. Membership inference needs
-    ``generator``. ``plant`` is the number of random plantings of copies, which measure the power. ``attributes`` are
-    columns of both stores; None: all. With ``canaries``, only the bound on epsilon is measured, of a ``generator`` that
-    was trained with canaries; ``src`` and ``artifact`` are not read. Raises ``UserError`` for inputs that do not match.
+    ``src`` can also be pixels from another program. ``on``, "image" or "video", selects the default folders.
+    ``artifact`` is the identity network. ``held_out`` are splits on which the generator was not trained. Membership
+    inference needs ``generator``. ``plant`` is the number of times that copies replace random samples, to measure the
+    power of the audit. ``attributes`` are columns of both stores; None: all columns. With ``canaries``, only the bound
+    on epsilon is measured, for a ``generator`` trained with canaries. Raises ``UserError`` for unsuitable inputs.
     """
     from PIL import Image
 
@@ -96,30 +96,30 @@ def audit(
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         frame_count = min(frames, int(inputs.samples.frames.min()))
         copies = make_copies(inputs, autoencoder, frame_count, seed) if plant else PlantedCopies()
-        shared = read_attributes(*recordings, copies.copied(), attributes)
-        planted = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents, shared)
-        spaces = [sets.with_samples(range(len(inputs.samples))) for sets in planted]
-        measures, missing = measure_all(spaces)
+        values = read_attributes(*recordings, copies.copied(), attributes)
+        audit_sets = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents, values)
+        spaces = [sets.with_samples(range(len(inputs.samples))) for sets in audit_sets]
+        measures, not_measured = measure_all(spaces)
         power: dict[str, Any] = {}
         if plant:
             counts = {kind: len(latents) for kind, latents in copies.latents.items()}
-            measures, power = measure_power(planted, counts, measures, plant)
+            measures, power = measure_power(audit_sets, counts, measures, plant)
         errors = None
         if inputs.generator is None:
             reason = "generator=null: no network to attack" if inputs.generator_known else UNKNOWN_GENERATOR
-            missing["membership inference"] = reason
+            not_measured["membership inference"] = reason
         else:
             model, view = inputs.generator
             try:
                 errors = denoising_errors(model, view, inputs.train, inputs.held_out, membership_config, config.seed)
                 measures += membership_measures(errors, model, config.seed)
             except UserError as error:
-                missing["membership inference"] = str(error)
+                not_measured["membership inference"] = str(error)
         if not pairs:
-            missing["picture of the nearest samples"] = "pairs=0"
+            not_measured["picture of the nearest samples"] = "pairs=0"
         for name, pixels in audit_plots(inputs, spaces[0], measures, errors, pairs):
             Image.fromarray(pixels).save(folder / f"{name}.png")
-        record = {**settings, **build_record(inputs, spaces[0], measures, missing)}
+        record = {**settings, **build_record(inputs, spaces[0], measures, not_measured)}
         record |= {"power": power_record(copies, plant, power), "command": command, "code_version": code_version}
         write_record(folder / RECORD, record)
     return summarize(target / RECORD, "done", read_record(target / RECORD) or {})

@@ -25,11 +25,11 @@ DEFAULT_FIGURES = (
     *("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED),
     *("inner: AUC", "outer: AUC", "identity: hidden rate", "utility: auc", "utility of versions: auc"),
 )
-"""Substrings of the names of the results that are shown by default."""
+"""The default table and plot show the results whose names contain one of these texts."""
 MAX_FIGURES = 12
 """Maximum number of results in the default table and in the plot."""
-_CLASS_RESULT = re.compile(r", |support|count|auc_")
-"""Part of the names of results for single classes, which are not shown by default."""
+_SINGLE_CLASS_PATTERN = re.compile(r", |support|count|auc_")
+"""Pattern in the names of results for single classes, which the default table and plot do not show."""
 
 
 def compare(
@@ -41,11 +41,11 @@ def compare(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Read the records in the folders ``points``: patterns in which * stands for the value of the setting ``name``.
+    """Read the records in the folders ``points``, patterns in which * stands for the value of the setting ``name``.
 
     Writes comparison.csv with all results to ``dst``. comparison.md and comparison.png show the results whose names
     contain one of ``figures``, by default ``DEFAULT_FIGURES``. curve.json and curve.png need results of linkability and
-    utility. Raises ``UserError`` for fewer than two values, or if no result has a name with one of ``figures``.
+    utility. Raises ``UserError`` for fewer than two values of the setting, or if no name contains one of ``figures``.
     """
     patterns = _list_of_texts("points", points) or []
     results = read_sweep(patterns)
@@ -63,19 +63,19 @@ def compare(
         for figure, result in by_name.items()
     ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(["Value", "Low", "High", "Floor"], float))
-    shown = _choose_names(table["Figure"].unique().tolist(), _list_of_texts("figures", figures))
-    table = table[table["Figure"].isin(shown)]
+    shown_names = _choose_names(table["Figure"].unique().tolist(), _list_of_texts("figures", figures))
+    table = table[table["Figure"].isin(shown_names)]
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
-    text = _markdown_page(results, table, shown, name)
+    text = _markdown_page(results, table, shown_names, name)
     write_atomically(write_table, folder / TABLE, rows)
     write_text(folder / TEXT, text)
-    write_atomically(save_png, folder / PLOT, _plot_results(results, table, shown, name))
+    write_atomically(save_png, folder / PLOT, _plot_results(results, table, shown_names, name))
     if (curve := tradeoff_record(results, name)) is not None:
         write_atomically(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
         write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
     all_names = {row["Figure"] for row in rows}
-    facts = {"values": ", ".join(results), "figures": f"{len(shown)} of {len(all_names)}"}
+    facts = {"values": ", ".join(results), "figures": f"{len(shown_names)} of {len(all_names)}"}
     all_values = {value for pattern in patterns for value, _ in swept_folders(pattern)}
     if without_records := sorted(all_values - set(results), key=sort_key):
         facts["without reports"] = f"{', '.join(without_records)}: not in the table"
@@ -83,7 +83,7 @@ def compare(
 
 
 def _list_of_texts(key: str, value: Any) -> list[str] | None:
-    """The value of the setting ``key``, a text, a list of texts or None, as a list of texts or None."""
+    """The ``value`` of the setting ``key`` as a list of texts; None if the setting is None."""
     if value is None or isinstance(value, str):
         return value if value is None else [value]
     return [str(item) for item in validation.list_of_values(key, value)]
@@ -92,7 +92,7 @@ def _list_of_texts(key: str, value: Any) -> list[str] | None:
 def _choose_names(names: Sequence[str], figures: Sequence[str] | None) -> list[str]:
     """The ``names`` of results for the Markdown table and the plot: those that contain one of ``figures``."""
     if figures is None:
-        totals = [name for name in names if not _CLASS_RESULT.search(name)]
+        totals = [name for name in names if not _SINGLE_CLASS_PATTERN.search(name)]
         chosen = [name for name in totals if any(part in name for part in DEFAULT_FIGURES)]
         return (chosen or list(names))[:MAX_FIGURES]
     for part in figures:
@@ -101,13 +101,13 @@ def _choose_names(names: Sequence[str], figures: Sequence[str] | None) -> list[s
     return [name for name in names if any(part in name for part in figures)]
 
 
-def _markdown_page(results: SweepResults, table: pd.DataFrame, shown: Sequence[str], setting: str) -> str:
-    """Table with a row for each value, a column for each result, and the mean floors in the last row; then warnings."""
-    rows = [[value, *(_format_cell(by_name.get(name)) for name in shown)] for value, by_name in results.items()]
+def _markdown_page(results: SweepResults, table: pd.DataFrame, shown_names: Sequence[str], setting: str) -> str:
+    """Markdown table: rows are the values of ``setting``, columns are results; then warnings about the results."""
+    rows = [[value, *(_format_cell(by_name.get(name)) for name in shown_names)] for value, by_name in results.items()]
     floors = table.groupby("Figure")["Floor"].mean()
-    if floors.notna().any():
-        rows.append(["real", *("" if np.isnan(floors[name]) else f"{floors[name]:.3g}" for name in shown)])
-    lines = [[setting, *shown], ["---"] * (len(shown) + 1), *rows]
+    if floors.notna().any():  # the last row has the results of real recordings
+        rows.append(["real", *("" if np.isnan(floors[name]) else f"{floors[name]:.3g}" for name in shown_names)])
+    lines = [[setting, *shown_names], ["---"] * (len(shown_names) + 1), *rows]
     text = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
     for warning, part in table[table["Warning"] != ""].groupby("Warning", sort=False):
         is_everywhere = (part["Figure"].value_counts() == len(results)).all()
@@ -123,10 +123,10 @@ def _format_cell(result: SweepResult | None) -> str:
     return f"{result.value:.3g}{interval}"
 
 
-def _plot_results(results: SweepResults, table: pd.DataFrame, shown: Sequence[str], setting: str) -> np.ndarray:
-    """Plot of each result and its interval against ``setting``, with a line at the mean floor: RGB pixels."""
+def _plot_results(results: SweepResults, table: pd.DataFrame, shown_names: Sequence[str], setting: str) -> np.ndarray:
+    """Plot each result and its interval against ``setting``, with a line for real recordings: RGB pixels, (H, W, 3)."""
     panels = []
-    for name in shown[:MAX_FIGURES]:
+    for name in shown_names[:MAX_FIGURES]:
         part = table[table["Figure"] == name]
         x, ticks = x_positions(results, part["Point"])
         y, low, high = part["Value"], part["Low"].fillna(part["Value"]), part["High"].fillna(part["Value"])

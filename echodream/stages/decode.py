@@ -45,17 +45,17 @@ def decode(
 
     Writes gray videos if ``grey``, else videos with the channels of the VAE. If the video store ``reference`` exists
     and ``dst`` is new, the summary has the PSNR between recordings of ``dst`` and ``reference`` with the same name.
-    With ``plausibility``, recordings outside the range of this share of the TRAIN recordings of ``reference`` are
-    written to rejected.csv, with the reason.
+    ``plausibility`` is the share of the TRAIN recordings of ``reference`` inside each range, such as that of the heart
+    rate. Recordings outside a range are rejected and listed in rejected.csv. With None, no recording is rejected.
     """
     if plausibility is not None:
         validation.number("plausibility", plausibility, above=0, below=1)
     network, trainer = load_vae(artifact), choose_precision(trainer, BF16_WEIGHTS)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
     height, width, precision = store.dataset.height, store.dataset.width, trainer_precision(trainer)
-    trained = None if plausibility is None else _training_ranges(store, reference, plausibility)
+    training_ranges = None if plausibility is None else _training_ranges(store, reference, plausibility)
     settings: dict[str, Any] = {"source": store.checksum, "decoder": fingerprint(network), "precision": precision}
-    if trained is not None:
+    if training_ranges is not None:
         settings["plausibility"] = {"coverage": plausibility, "reference": Store(str(reference)).checksum}
     dataset = Dataset(
         kind="video",
@@ -71,8 +71,8 @@ def decode(
 
     def save_video(path: Path, pixels: Tensor) -> dict[str, Any]:
         fps = float(rows[path.stem]["FPS"])
-        if trained is not None:
-            trained.require_plausible(pixels.numpy().mean(axis=-1) / 127.5 - 1, fps)
+        if training_ranges is not None:
+            training_ranges.require_plausible(pixels.numpy().mean(axis=-1) / 127.5 - 1, fps)
         write_video(path, pixels.numpy(), fps)
         return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
 
@@ -81,11 +81,11 @@ def decode(
     data = PredictionData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, module, data, writer, [network])
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
-    if trained is not None:
-        facts |= _rejection_facts(Store(dst), trained)
+    if training_ranges is not None:
+        facts |= _rejection_lines(Store(dst), training_ranges)
     if not writer.already_complete and reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))
-    if trained is not None and not len(Store(dst)):
+    if training_ranges is not None and not len(Store(dst)):
         raise UserError(
             f"{dst} is empty, because every sample is outside the training range: remove it, and decode with "
             "plausibility=null to look at the samples"
@@ -94,7 +94,7 @@ def decode(
 
 
 def _training_ranges(store: Store, reference: str | None, coverage: float) -> TrainingRanges:
-    """Ranges of TRAIN recordings of ``reference``, over the duration of the shortest recording of ``store``."""
+    """Ranges of TRAIN recordings of ``reference``, measured over the shortest duration of a recording in ``store``."""
     if not store.dataset.synthetic:
         raise UserError(f"src={store.root} is not synthetic: give plausibility=null, which rejects no recording")
     if reference is None or not Path(reference).is_dir():
@@ -103,13 +103,13 @@ def _training_ranges(store: Store, reference: str | None, coverage: float) -> Tr
     return measure_training(train, coverage, shortest_duration(store.table))
 
 
-def _rejection_facts(store: Store, trained: TrainingRanges) -> dict[str, object]:
-    """Numbers of rejected recordings, by the quantities that lie outside, and quantities that have no range."""
+def _rejection_lines(store: Store, ranges: TrainingRanges) -> dict[str, object]:
+    """Lines of the summary: number of rejected recordings by quantity, and the quantities without a range."""
     reasons = read_text_table(store.root / REJECTED, REJECTED_COLUMNS)["Reason"].tolist()
-    counts = {name: sum(name in reason for reason in reasons) for name in trained.ranges}
+    counts = {name: sum(name in reason for reason in reasons) for name in ranges.ranges}
     parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
     facts: dict[str, object] = {"implausible": f"{len(reasons)} rejected" + (f": {parts}" if parts else "")}
-    missing = {**trained.not_computed, EJECTION_FRACTION: "it needs a regression model (stage=evaluate regressor=)"}
+    missing = {**ranges.not_computed, EJECTION_FRACTION: "it needs a regression model (stage=evaluate regressor=)"}
     return {**facts, "not computed": "; ".join(f"{name}: {reason}" for name, reason in missing.items())}
 
 

@@ -34,8 +34,8 @@ EXTRAS = {
     "text": "conditioning=[text], extractors dinov2 and videomae",
     "text-check": "text= of stage=ingest, and the search for text of stage=publish",
 }
-"""Optional extras of the package, and the settings that need each of them."""
-_IMPORTS = ("numpy", "torch", "pytorch_lightning", "diffusers", "monai", "av", "pydicom", "nibabel", "PIL", "pandas")
+"""Optional extras of the package, and the settings that need each extra."""
+_MODULES = ("numpy", "torch", "pytorch_lightning", "diffusers", "monai", "av", "pydicom", "nibabel", "PIL", "pandas")
 _TRANSFER_SYNTAXES = {
     "uncompressed": ("ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian"),
     "deflated": ("DeflatedExplicitVRLittleEndian",),
@@ -48,11 +48,11 @@ _TRANSFER_SYNTAXES = {
     "HTJ2K": ("HTJ2KLossless", "HTJ2KLosslessRPCL", "HTJ2K"),
 }
 """DICOM transfer syntaxes by group: their names in ``pydicom.uid``."""
-_CODECS = (
+_VIDEO_CODECS = (
     "h264", "hevc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "wmv2", "vc1", "mjpeg",
     "jpeg2000", "prores", "dvvideo", "msvideo1", "cinepak", "rawvideo", "huffyuv", "ffv1", "png",
 )  # fmt: skip
-_MIN_FREE_BYTES = 1 << 30
+_MIN_FREE_BYTES = 1 << 30  # less free space on a disk is a problem
 _TINY_TRAINING = (
     "preset=tiny", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=auto",
     "view.per_recording=1", "datamodule.batch_size=4", "datamodule.workers=0", "callbacks.pictures=null",
@@ -68,7 +68,7 @@ _PIPELINE = (
     ("sample", "stage=decode", "on=image", "src=samples/phantom/images", "workers=0"),
     ("sample", "stage=verify", "src=samples/phantom/image_frames"),
 )  # fmt: skip
-"""Commands of the small pipeline on patients of the phantom: program and overrides."""
+"""Commands of the small pipeline on simulated patients: program and overrides of each command."""
 _PIPELINE_SCRIPT = """
 import json, sys, time
 from hydra.core.global_hydra import GlobalHydra
@@ -86,7 +86,7 @@ _PIPELINE_TIMEOUT = 1800.0
 
 
 def doctor(*, round: bool, folders: Mapping[str, str], command: str, code_version: str) -> Summary:
-    """Check this machine; the summary lists what works, and has a problem if a necessary part does not work.
+    """Check this machine; the summary lists the results, and a problem if a necessary part does not work.
 
     ``folders`` are the folders that stages write to (conf/paths). With ``round``, a small pipeline runs in a temporary
     folder: ingest of simulated patients, two training steps of an autoencoder and a diffusion model, and sampling.
@@ -135,7 +135,7 @@ def _check_packages(problems: list[str]) -> str:
     needed = _package_requirements()
     if broken := _unmet_requirements(needed):
         problems.append(f"{'; '.join(broken)}: install echodream again (pip install -e .)")
-    for module in _IMPORTS:
+    for module in _MODULES:
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - a broken package may raise anything
@@ -151,9 +151,9 @@ def _package_requirements(extra: str = "") -> "list[Requirement]":
 
     requirements = []
     for requirement in map(Requirement, requires("echodream") or ()):
-        of_extra = requirement.marker is not None and "extra ==" in str(requirement.marker)
+        belongs_to_extra = requirement.marker is not None and "extra ==" in str(requirement.marker)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-        if applies and of_extra == bool(extra) and requirement.name != "echodream":
+        if applies and belongs_to_extra == bool(extra) and requirement.name != "echodream":
             requirements.append(requirement)
     return requirements
 
@@ -187,16 +187,16 @@ def _describe_gpus() -> str:
 
 
 def _check_video_codecs(problems: list[str]) -> str:
-    """Names of the video codecs that can be read. Writing a file in FFV1, the codec of stores, is tested."""
+    """Names of the video codecs that can be read. The check also writes a file in FFV1, the codec of stores."""
     import av
     import numpy as np
 
     from echodream.store.video import write_video
 
-    readable = [name for name in _CODECS if _has_decoder(name)]
+    readable = [name for name in _VIDEO_CODECS if _has_decoder(name)]
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
     lines = [f"PyAV {av.__version__} (libavcodec {ffmpeg}): {', '.join(readable)}"]
-    if missing := [name for name in _CODECS if name not in readable]:
+    if missing := [name for name in _VIDEO_CODECS if name not in readable]:
         lines.append(f"no decoder for {', '.join(missing)}")
     try:
         import decord
@@ -275,7 +275,7 @@ def _describe_extras() -> str:
 
 
 def _check_disk(folders: Mapping[str, str], problems: list[str]) -> str:
-    """Free space of the disks with the ``folders``. A folder that cannot be written or locked is a problem."""
+    """Free space of the disks that contain ``folders``. A folder that cannot be written or locked is a problem."""
     free: dict[int, tuple[int, list[str]]] = {}
     for name, folder in {**folders, "temporary files": tempfile.gettempdir()}.items():
         parent = Path(folder).absolute()
@@ -307,8 +307,8 @@ def _run_small_pipeline(problems: list[str]) -> str:
         except subprocess.TimeoutExpired:
             problems.append(f"the small pipeline took more than {_PIPELINE_TIMEOUT:.0f} s")
             return "not finished"
-    begun = [line.split()[1:] for line in process.stdout.splitlines() if line.startswith("begin ")]
-    times = [(name, float(seconds)) for name, seconds in begun]
+    start_lines = [line.split()[1:] for line in process.stdout.splitlines() if line.startswith("begin ")]
+    times = [(name, float(seconds)) for name, seconds in start_lines]
     durations = [f"{name} {end - begin:.0f} s" for (name, begin), (_, end) in itertools.pairwise(times)]
     if process.returncode == 0 and times and times[-1][0] == "end":
         return ", ".join(durations)

@@ -76,14 +76,14 @@ def encode(
 
 
 def _save_posterior(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Write the posterior mean and std, (F, C, H, W) each; returns the changed columns of FileList.csv."""
+    """Write the posterior mean and std, each (F, C, H, W); returns the changed columns of FileList.csv."""
     mean, std = posterior
     write_latents(path, mean.numpy(), std.numpy())
     return {"FrameHeight": mean.shape[2], "FrameWidth": mean.shape[3]}
 
 
 def latent_statistics(folder: Path, names: Sequence[str]) -> Statistics | None:
-    """Mean and std per channel of posterior samples of the recordings ``names``; None without recordings."""
+    """Mean and std per channel of posterior samples of the recordings ``names``; None if ``names`` is empty."""
     moments = PosteriorMoments()
     for name in names:
         moments.add(*read_latents(folder / f"{name}.safetensors"))

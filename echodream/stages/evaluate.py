@@ -1,4 +1,4 @@
-"""``stage=evaluate``: fidelity metrics of synthetic images and videos, with the metrics of real recordings as floor."""
+"""``stage=evaluate``: fidelity metrics of synthetic images and videos, and floors: the metrics of real recordings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 from echodream.store import Store
 
-REPORT = "evaluation.json"
+RECORD = "evaluation.json"
 
 
 def evaluate(
@@ -53,9 +53,10 @@ def evaluate(
     """Compare the video stores ``images`` and ``videos`` with the store ``real``, in the features of ``extractors``.
 
     The reference is the TEST split of ``real``, or the patients of the store ``further`` who are not in ``real``. The
-    floor compares TRAIN with the reference, with equally many samples. If ``images`` or ``videos`` are not synthetic,
-    such as decoded real latents, only their TEST rows are compared. ``artifact`` is the classifier for class agreement;
-    the distances that ``autoencoder`` causes are measured. Writes evaluation.json and protocol.json to ``dst``.
+    floor of a metric is its value for equally many TRAIN samples. If ``images`` or ``videos`` are not synthetic (for
+    example decoded real latents), only their TEST rows are compared. ``artifact`` is the classifier for class
+    agreement. The contribution of ``autoencoder`` to the distances is measured. Writes evaluation.json and
+    protocol.json to ``dst``.
     """
     for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
         validation.whole_number(name, value, minimum)
@@ -103,12 +104,12 @@ def evaluate(
     settings = replace(settings, count=comparison.used_counts)
     write_record(Path(dst) / FILE, settings.as_json())
     record = {"protocol": settings.as_json(), **metrics, "command": command, "code_version": code_version}
-    write_record(Path(dst) / REPORT, record)
+    write_record(Path(dst) / RECORD, record)
     lines = {"reference": f"{test.rows['PatientID'].nunique()} patients of {test.cli_arg}"}
     optional = {"further": further, "autoencoder": autoencoder}
     if absent := [f"{key}={path}" for key, path in optional.items() if path is not None and not Path(path).is_dir()]:
         lines["missing"] = ", ".join(absent)
-    return Summary(f"evaluate: {dst}/{REPORT} done", {**lines, **dict(summary_lines(metrics))}, files=(REPORT, FILE))
+    return Summary(f"evaluate: {dst}/{RECORD} done", {**lines, **dict(summary_lines(metrics))}, files=(RECORD, FILE))
 
 
 def _video_metrics(
@@ -120,14 +121,14 @@ def _video_metrics(
 ) -> dict[str, Any]:
     """Metrics of videos: cardiac cycle, adherence to a numeric condition, identity, speckle, and plausibility."""
     test, extraction = comparison.test, comparison.extraction
-    both = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
+    cycle_metrics = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
     identity_metrics, identity_curves = identity_over_time(audit, videos)
-    metrics = dict(compare_means(*both))
+    metrics = dict(compare_means(*cycle_metrics))
     predictions = None
     if regressor is not None:
         predictions = predict(regressor, extraction, videos), predict(regressor, extraction, test)
         metrics |= dict(adherence(regressor, extraction.seed, *predictions))
-    curves = {"frame difference": frame_difference_curves(*both)}
+    curves = {"frame difference": frame_difference_curves(*cycle_metrics)}
     curves |= {"identity": identity_curves} if identity_curves else {}
     texture = dict(compare_means(speckle_metrics(videos, extraction), speckle_metrics(test, extraction)))
     record = {"beat": {**metrics, **identity_metrics}, "texture": texture, "curves": curves}

@@ -16,7 +16,7 @@ from echodream.store.schema import FILE_LIST
 from echodream.store.table import write_table
 
 RECORD = "export.json"
-_KIND = "an export"
+_FOLDER_KIND = "an export"
 
 
 def export(
@@ -24,9 +24,9 @@ def export(
 ) -> Summary:
     """Write the recordings of the store ``src`` to the folder ``dst`` in one of ``export_formats.FORMATS``.
 
-    The exported FileList.csv has the sizes and frame rates of the exported files. After an interruption the same
-    command continues. Raises ``UserError`` for an unknown format, for latents in a format other than pt, and if ``dst``
-    is another export or is being written. Raises ``StoreError`` if a recording cannot be read.
+    The exported FileList.csv has the sizes and frame rates of the exported files. After an interruption, the same
+    command resumes. Raises ``UserError`` for an unknown format, for latents in a format other than pt, and if ``dst``
+    has other settings or is being written. Raises ``StoreError`` if a recording cannot be read.
     """
     if format is None:
         raise UserError(f"format= is needed: choose one of {', '.join(FORMATS)}")
@@ -39,9 +39,9 @@ def export(
     tables = FORMATS[format].tables(rows)
     with atomic_folder(target) as work:
         if work is None:
-            require_same_settings(target / RECORD, asdict(settings), _KIND)
+            require_same_settings(target / RECORD, asdict(settings), _FOLDER_KIND)
             return _summary(target, rows, settings, "already complete, nothing to do")
-        start_or_resume_folder(work / RECORD, asdict(settings), _KIND)
+        start_or_resume_folder(work / RECORD, asdict(settings), _FOLDER_KIND)
         written = 0
         for row in progress_bar(rows, "export", unit="rec"):
             written += export_recording(store, row, work / FORMATS[format].path.format(row["FileName"]), settings)
@@ -65,10 +65,10 @@ def _check_exportable(store: Store, target: Path, format: str) -> None:
 
 
 def _summary(target: Path, rows: Sequence[Row], settings: ExportSettings, state: str) -> Summary:
-    chosen = FORMATS[settings.format]
+    export_format = FORMATS[settings.format]
     facts: dict[str, object] = {
         "recordings": f"{len(rows)}, {sum(int(float(row['NumberOfFrames'])) for row in rows)} frames",
-        "format": f"{settings.format}, {chosen.path.format('<FileName>')}",
-        **chosen.notes(rows),
+        "format": f"{settings.format}, {export_format.path.format('<FileName>')}",
+        **export_format.notes(rows),
     }
     return Summary(f"export: {target} {state}", facts)

@@ -47,13 +47,13 @@ from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock_for_writing, unlock
 from echodream.store.schema import CHECKSUMS, FILE_COLUMN, SPLITS, partial_path, read_dataset
 
-GENERATORS = {"image": "lidm", "video": "lvdm"}
+MODEL_NAMES = {"image": "lidm", "video": "lvdm"}
 """Model name of the generator for ``on=image`` and ``on=video``."""
 
-NETWORKS = {"artifact": "Identity", "copies": "Copies"}
-"""Names of the networks in scores.csv, by setting."""
-NEWER_SETTINGS = ("copies", "view_grid", "outliers", "others")
-"""Settings that are part of a decision if they are set."""
+NETWORK_NAMES = {"artifact": "Identity", "copies": "Copies"}
+"""Name of each network in scores.csv, by the setting that gives the network."""
+OPTIONAL_SETTINGS = ("copies", "view_grid", "outliers", "others")
+"""Settings that a ledger entry contains only if they are not None."""
 
 
 def filter_(
@@ -90,23 +90,23 @@ def filter_(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Reject samples of ``src`` that are too close to a TRAIN patient of ``real`` by ``rule``; both are latent stores.
+    """Reject samples of the latent store ``src`` that are too close to a TRAIN patient of the latent store ``real``.
 
     ``src`` can also be a store of pixels that ``stage=ingest`` wrote with ``synthetic=true``; the ``autoencoder``
-    encodes its frames. Samples without a recorded generator are compared with all patients of ``real``, and neither
-    ``generator`` nor a control that needs it is used.
+    encodes its frames. Samples without a recorded generator are compared with all patients of ``real``; ``generator``
+    and the controls that need a generator are then not used.
 
-    ``artifact`` is the identity network, ``copies`` a copy-detection network, which rejects samples as well, and
-    ``outliers`` the fraction of variance of an outlier test, which does, too.
-    ``controls``, except ``leave_out``, generate copies of TRAIN patients with the ``autoencoder`` and the ``generator``
-    of ``src``, from frames of ``videos``, if this store exists; controls in ``report_only`` are not part of the
-    guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
+    ``rule`` sets the threshold. ``artifact`` is the identity network. The copy-detection network ``copies`` and an
+    outlier test (``outliers``: fraction of variance) can also reject samples. ``controls``, except ``leave_out``,
+    generate copies of TRAIN patients with the ``autoencoder`` and the ``generator`` of ``src``, from frames of
+    ``videos``, if this store exists. Controls in ``report_only`` are not part of the guarantee. ``ScoringConfig``
+    describes the parameters from ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
     dataset.json, and the scores and nearest patients of all samples to ``private``. The folder ``ledger`` records all
-    decisions. Without the guarantee of the rule no sample passes, and the command fails. With ``memoriser``, a
-    copy of the generator is trained in ``work`` on a few patients, and its samples are scored, too; the decision does
-    not depend on them.
+    decisions. If the rule gives no guarantee, no sample passes, and the command fails. With ``memoriser``, a copy of
+    the generator is trained in ``work`` on a few patients, and its samples are scored without effect on the decision.
     """
-    tuning = MemorizationTestConfig(**memoriser_settings) if validation.true_or_false("memoriser", memoriser) else None
+    validation.true_or_false("memoriser", memoriser)
+    test_config = MemorizationTestConfig(**memoriser_settings) if memoriser else None
     config = ScoringConfig(
         *(on, check_every, reference, reference_every, calibration, views, patients, steps, seed),
         view_grid=None if view_grid is None else read_view_grids(view_grid),
@@ -129,9 +129,9 @@ def filter_(
         _check_private_folder(key, Path(path), Path(dst), store.root)
     decisions = find_ledger(ledger, study.root, (Path(private), Path(dst), store.root))
     selected = select_controls(controls, leave_out, report_only, config.views)
-    needing = [name for name, control in selected.items() if control.needs_generator]
+    generator_controls = [name for name, control in selected.items() if control.needs_generator]
     video_store = None if videos is None else _find_videos(Path(videos), study)
-    model_fingerprint = _check_generator(generator, needing, memoriser, on, store, study)
+    model_fingerprint = _check_generator(generator, generator_controls, memoriser, on, store, study)
     networks = {"artifact": artifact} | ({} if copies is None else {"copies": copies})
     for key, folder in (*networks.items(), ("generator", generator), ("autoencoder", autoencoder)):
         check_unused_for_model_selection(folder, key, config.calibration)
@@ -140,7 +140,7 @@ def filter_(
         "real": study.checksum,
         "reid": read_artifact(artifact, "reid").fingerprint,
         "copies": None if copies is None else read_artifact(copies, "reid").fingerprint,
-        "generator": model_fingerprint if needing else None,
+        "generator": model_fingerprint if generator_controls else None,
         "videos": None if video_store is None else video_store.checksum,
         "rule": {"name": rule.name, **asdict(rule)},  # type: ignore[call-overload]
         "controls": {name: control.settings() for name, control in selected.items()},
@@ -154,16 +154,16 @@ def filter_(
         batch = complete_batch(Path(dst), Path(private), settings)
         if batch is not None:
             measured = (read_record(batch / RECORD) or {}).get("memoriser")
-            if tuning is None or (measured or {}).get("settings") == asdict(tuning):
+            if test_config is None or (measured or {}).get("settings") == asdict(test_config):
                 record = {**read_dataset(Path(dst)).settings, "memoriser": measured}
                 return Summary(f"filter: {dst} already complete, nothing to do", summary_lines(record))
         check_ledger(decisions)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         embedders = {
-            NETWORKS[key]: _load_embedder(key, folder, autoencoder, device, (store, study), rule)
+            NETWORK_NAMES[key]: _load_embedder(key, folder, autoencoder, device, (store, study), rule)
             for key, folder in networks.items()
         }
-        model = load_diffusion_model(str(generator), GENERATORS[on]) if needing or tuning is not None else None
+        model = load_diffusion_model(str(generator), MODEL_NAMES[on]) if generator_controls or memoriser else None
         guidance = Guidance()
         if model is not None:
             guidance = Guidance.from_record(store.dataset.sampling_settings.get("guidance"), model.conditioner.names)
@@ -171,12 +171,12 @@ def filter_(
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device, video_store)
         samples = EncodedStore(store, copy_generator.vae, study) if store.dataset.kind == "video" else store
         memorised = None
-        if tuning is not None:
-            place = (str(generator), work, device, command, code_version)
-            memorised = _memorised_samples(tuning, copy_generator, store, config, *place)
-        further = () if memorised is None else memorised.latents
+        if test_config is not None:
+            arguments = (str(generator), work, device, command, code_version)
+            memorised = _memorised_samples(test_config, copy_generator, store, config, *arguments)
+        memorized_latents = () if memorised is None else memorised.latents
         scores = score_samples(
-            samples, study, embedders, copy_generator, rule, selected, report_only, config, further,
+            samples, study, embedders, copy_generator, rule, selected, report_only, config, memorized_latents,
             others=select_recordings(study, others, "real") if others else None,
         )  # fmt: skip
         decision = rule.decide(scores.evidence)
@@ -221,11 +221,11 @@ def _find_videos(videos: Path, study: Store) -> Store | None:
     for folder in (videos, *sorted(videos.parent.iterdir())):
         if (folder / CHECKSUMS).is_file() and file_sha256(folder / CHECKSUMS) == study.dataset.settings.get("source"):
             return Store(folder, kind="video")
-    return Store(videos, kind="video")  # CopyGenerator refuses it
+    return Store(videos, kind="video")  # CopyGenerator raises an error for a store that does not match
 
 
 def _check_stores(store: Store, study: Store) -> None:
-    """Raise ``UserError`` unless ``store`` has synthetic samples and ``study`` real recordings, of one encoder."""
+    """Raise ``UserError`` unless ``store`` has synthetic samples and ``study`` real recordings, of the same encoder."""
     if store.dataset.kind == "video" and "decoder" in store.dataset.settings:
         raise UserError(f"src={store.root} was decoded from latents, which record their generator: give the latents")
     frames_per_sample(store)
@@ -262,23 +262,23 @@ def _check_private_folder(key: str, private: Path, dst: Path, src: Path) -> None
 
 
 def _check_generator(
-    folder: str | None, needing: Sequence[str], memoriser: bool, on: str, store: Store, study: Store
+    folder: str | None, generator_controls: Sequence[str], memoriser: bool, on: str, store: Store, study: Store
 ) -> str | None:
-    """Fingerprint of the generator in ``folder``, or None.
+    """Fingerprint of the generator in ``folder``; None for no generator.
 
-    Raises ``UserError`` if controls ``needing`` a generator, or ``memoriser``, have none, or if it did not sample
-    ``store``.
+    Raises ``UserError`` if ``generator_controls`` or ``memoriser`` need a generator and ``folder`` is None, and if the
+    generator did not sample ``store``.
     """
     if folder is None and memoriser:
         raise UserError("memoriser=true trains a copy of generator=, the model that sampled src: give it")
-    if folder is None and needing:
-        control = f"controls.{needing[0]}"
+    if folder is None and generator_controls:
+        control = f"controls.{generator_controls[0]}"
         raise UserError(f"{control} needs generator=, the model that sampled src: give it, or {control}=null")
-    if folder is None or not (needing or memoriser or Path(folder).exists()):
+    if folder is None or not (generator_controls or memoriser or Path(folder).exists()):
         return None
-    check_training_store(folder, GENERATORS[on], study, "generator")
-    check_initial_model(folder, GENERATORS[on], "generator")
-    fingerprint = read_artifact(folder, GENERATORS[on]).fingerprint
+    check_training_store(folder, MODEL_NAMES[on], study, "generator")
+    check_initial_model(folder, MODEL_NAMES[on], "generator")
+    fingerprint = read_artifact(folder, MODEL_NAMES[on]).fingerprint
     recorded = store.dataset.sampling_settings.get("model")
     if recorded is not None and recorded != fingerprint:
         raise UserError(f"generator={folder} did not sample src={store.root}: give the folder of the model that did")
@@ -286,7 +286,7 @@ def _check_generator(
 
 
 def _memorised_samples(
-    tuning: MemorizationTestConfig,
+    test_config: MemorizationTestConfig,
     copy_generator: CopyGenerator,
     store: Store,
     config: ScoringConfig,
@@ -296,16 +296,16 @@ def _memorised_samples(
     command: str,
     code_version: str,
 ) -> MemorisedSamples:
-    """Fine-tune copies of the generator and sample from them, as many frames as are compared of a sample."""
+    """Fine-tune the generator, and sample from it the number of frames that the filter compares per sample."""
     from echodream.training.fine_tuning import fine_tune, training_config
 
-    cfg = training_config(generator, GENERATORS[config.on])
+    cfg = training_config(generator, MODEL_NAMES[config.on])
     recordings, folders = fine_tune(
-        cfg, generator, copy_generator.recordings, tuning, config.seed, Path(work), device, command, code_version
+        cfg, generator, copy_generator.recordings, test_config, config.seed, Path(work), device, command, code_version
     )
     frames = len(config.compared_frame_indices(frames_per_sample(store)))
     sampling = store.dataset.sampling_settings
-    return sample_memorised(folders, GENERATORS[config.on], recordings, tuning, copy_generator, sampling, frames)
+    return sample_memorised(folders, MODEL_NAMES[config.on], recordings, test_config, copy_generator, sampling, frames)
 
 
 def _add_memoriser(
@@ -317,7 +317,7 @@ def _add_memoriser(
     config: ScoringConfig,
     folder: Path,
 ) -> dict[str, Any]:
-    """Measure which copies pass the threshold of the decision in ``folder``, and add this to its record."""
+    """Measure which memorized samples pass the threshold; add the result to the record of the filter in ``folder``."""
     record = read_record(folder / RECORD) or {}
     if memorised is None:
         return record
@@ -335,7 +335,7 @@ def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, genera
         networks["copies"] = settings["copies"]
     rule = settings["rule"]
     excluded = ["real", "reid", "copies", *([] if rule.get("benjamini_hochberg") else ["source"])]
-    excluded += [name for name in NEWER_SETTINGS if settings[name] is None]
+    excluded += [name for name in OPTIONAL_SETTINGS if settings[name] is None]
     decision = {name: value for name, value in settings.items() if name not in excluded}
     decision["frames"] = frames
     if settings["generator"] is not None:
@@ -348,7 +348,7 @@ def _load_embedder(
 ) -> FrameEmbedder:
     """Load the network of setting ``key``. Raises ``UserError`` if the network does not fit ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
-    for store in (each for each in stores if each.dataset.kind == "latent"):  # pixels get the encoder of the study
+    for store in (each for each in stores if each.dataset.kind == "latent"):  # the encoder of the study encodes pixels
         embedder.check(store)
     check_training_store(artifact, "reid", stores[-1], key, decoded=embedder.input_spec.on == "pixels")
     similarity = embedder.input_spec.similarity
@@ -361,7 +361,7 @@ def _load_embedder(
 
 
 def _withdraw_passed_store(dst: Path) -> str:
-    """Rename the store that an earlier run wrote to ``dst``; returns a sentence for the summary, or "" if absent."""
+    """Rename the store of an earlier run at ``dst``; returns a sentence for the user, or "" if there is no store."""
     if not dst.exists():
         return ""
     withdrawn = dst.with_name(f"{dst.name}.withdrawn")

@@ -44,10 +44,10 @@ def image(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Sample ``n`` images with the LIDM at ``artifact``. Each image is a function of the seed and its number only.
+    """Sample ``n`` images with the LIDM at ``artifact``. Each image depends only on the seed and its number.
 
     ``labels`` sets the condition values: "uniform" distributes them evenly, "training" copies random TRAIN rows of the
-    store ``training``, and a path reads the rows of a csv. ``n`` is by default the number of rows of the csv, or 2000.
+    store ``training``, and the path of a csv uses its rows. ``n`` is by default the number of rows of the csv, or 2000.
     """
     trainer = choose_precision(trainer, BF16_WEIGHTS)
     precision, model = sample_store.check_precision(trainer, bf16_weights=True), load_diffusion_model(artifact, "lidm")
@@ -76,7 +76,7 @@ def image(
 def _file_list_rows(
     model: DiffusionModel, config: SamplingConfig, requests: Mapping[str, list[Any]], count: int
 ) -> dict[str, dict[str, Any]]:
-    """Rows of FileList.csv by image name."""
+    """Rows of FileList.csv, by the name of the image."""
     rows = {}
     key_frames = {} if model.metadata.beat_spread is None else {"ED": "0 2", "ES": "1"}
     for row in range(count):

@@ -48,13 +48,13 @@ def ingest(
     """Read the study in the folder ``raw`` with ``source``, preprocess it, and write the video store ``dst``.
 
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
-    ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings; if they exceed the fraction
-    ``max_rejected`` of all recordings, the store is not finished and the command fails. Implausible patients
-    raise ``UserError``, unless ``patients_checked`` names the check of ``patients.PATIENT_CHECKS`` (True: all checks).
+    ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings. If more than the fraction
+    ``max_rejected`` of all recordings is rejected, the store is not finished and the command fails. Implausible
+    patients raise ``UserError``, unless ``patients_checked`` names the failed check in ``patients.PATIENT_CHECKS`` (True: all).
 
-    With ``synthetic``, the files are samples of another program, whose generator is unknown: the store is marked as
-    synthetic. Raises ``UserError`` unless size, channels and frame rate are those of the study in ``real``, if it
-    exists.
+    With ``synthetic``, the files are samples of an unknown generator of another program, and the store is marked as
+    synthetic. Raises ``UserError`` if the store ``real`` of the study exists and has another size, number of channels
+    or frame rate.
     """
     check_workers(workers)
     validation.fraction("max_rejected", max_rejected)
@@ -71,12 +71,12 @@ def ingest(
     _check_recordings(recordings, raw)
     check_patients(recordings, patients_checked)
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
-    prepared = _public_settings(prepare)
+    preprocessing = _public_settings(prepare)
     if prepare.text is None:
-        del prepared["text"]  # stores from before this setting stay complete
+        del preprocessing["text"]  # stores written before this setting existed stay complete
     settings: dict[str, Any] = {
         "source": {"class": type(source).__name__, **_public_settings(source)},
-        "prepare": prepared,
+        "prepare": preprocessing,
         "split": _public_settings(split),
         "limits": _public_settings(limits),
         "listing": listing_fingerprint(recordings, splits),
@@ -128,7 +128,7 @@ def ingest(
 def _write_private_list(
     source: Source, recordings: Sequence[Recording], reasons: Mapping[str, str]
 ) -> dict[str, object]:
-    """Write the private table of pseudonyms and files, if the source has a key; returns an entry of the summary."""
+    """Write the private table of pseudonyms and files if ``source`` has a key; returns an entry of the summary."""
     if (key_file := getattr(source, "key_file", None)) is None:
         return {}
     rows = [(r.name, r.path, reasons.get(r.name, r.problem or "")) for r in recordings if r.path is not None]
@@ -151,7 +151,7 @@ def _check_recordings(recordings: Sequence[Recording], raw: str | None) -> None:
 
 
 def _rejection_counts(writer: StoreWriter, max_lines: int = 8) -> dict[str, object]:
-    """Entry of the summary: the reasons for rejection, with counts and examples."""
+    """Entry of the summary: reasons for rejection, with numbers and examples of recordings."""
     by_reason: dict[str, list[str]] = {}
     for row in writer.rejected.values():
         by_reason.setdefault(row["Reason"], []).append(row["FileName"])
@@ -176,13 +176,13 @@ def _summary(store: Store, state: str, raw: str | None, rejected: dict[str, obje
         facts["frames"] = f"{table['NumberOfFrames'].sum()} ({seconds:.0f} s)"
     if "class_name" in table:
         facts["classes"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(table["class_name"]).items()))
-    if raw is not None:  # the phantom has no text in the pixels
+    if raw is not None:  # only raw files can have text in the pixels
         facts["text"] = _describe_text(store)
     return Summary(f"ingest: {store.root} {state}", {**facts, **(rejected or {})})
 
 
 def _describe_text(store: Store) -> str:
-    """Entry of the summary: recordings with text in the pixels."""
+    """Entry of the summary: number and names of recordings with text in the pixels."""
     mode = store.dataset.settings.get("prepare", {}).get("text")
     if mode is None:
         needs = "" if burned_in_text.is_installed() else f" ({burned_in_text.INSTALL_COMMAND})"

@@ -14,10 +14,10 @@ from echodream.store import Store, StoreWriter
 from echodream.store.schema import partial_path
 from echodream.store.video import read_video
 
-VERSION = 1
-"""Version of the detection algorithm, for dataset.json."""
-STATUS = "KeyFrames"
-"""Column of FileList.csv: "found", or the reason for missing key frames."""
+DETECTION_VERSION = 1
+"""Version of the detection algorithm, which dataset.json records."""
+STATUS_COLUMN = "KeyFrames"
+"""Column of FileList.csv with "found", or the reason why a recording has no key frames."""
 TOLERANCE = 1
 """Maximum distance, in frames, between a detected key frame and a matching key frame of the source."""
 
@@ -38,16 +38,16 @@ def keyframes(
 ) -> Summary:
     """Detect ED and ES in each recording of the video store ``src``, and write them to a copy of the store ``onto``.
 
-    ``onto`` has the recordings of ``src`` as videos or latents; its media files are linked if possible. Its key frames
-    are replaced; the summary compares the detected key frames with those of ``src``. Raises ``UserError`` if no
-    recording has a heartbeat, and for stores that do not belong together.
+    ``onto`` has the recordings of ``src`` as videos or latents. The copy has hard links to its media files if possible,
+    and new key frames. The summary compares the detected key frames with those of ``src``. Raises ``UserError`` if no
+    recording has a heartbeat, and if ``onto`` has other recordings than ``src``.
     """
     check_workers(workers)
     videos = Store(src, kind="video")
     store = videos if Path(onto) == Path(src) else Store(onto)
     _check_stores(videos, store, dst)
     sources = {"videos": videos.checksum, "onto": store.checksum}
-    settings = {**store.dataset.settings, "keyframes": {"version": VERSION, **sources}}
+    settings = {**store.dataset.settings, "keyframes": {"version": DETECTION_VERSION, **sources}}
     dataset = replace(store.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
     rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
@@ -58,16 +58,16 @@ def keyframes(
                 for name, frames, fps in table.itertuples(index=False)
                 if name in rows and name not in writer.done
             ]
-            results = map_in_processes(detect, jobs, workers, "key frames")
+            results = map_in_processes(detect_in_recording, jobs, workers, "key frames")
             for job, key_frames in zip(jobs, results, strict=True):
                 ed, es = (" ".join(map(str, frames)) for frames in (key_frames.ed, key_frames.es))
-                columns = {"ED": ed, "ES": es, STATUS: key_frames.problem or "found"}
+                columns = {"ED": ed, "ES": es, STATUS_COLUMN: key_frames.problem or "found"}
                 writer.copy(store.path(job.name), {**rows[job.name], **columns}, link=True)
-            if any(row[STATUS] == "found" for row in writer.rows.values()):
+            if any(row[STATUS_COLUMN] == "found" for row in writer.rows.values()):
                 writer.finish(list(rows), store.dataset.statistics)
     if not writer.complete and not Path(dst).exists():
         shutil.rmtree(partial_path(Path(dst)), ignore_errors=True)
-        problems = [str(row[STATUS]) for row in writer.rows.values()]
+        problems = [str(row[STATUS_COLUMN]) for row in writer.rows.values()]
         raise UserError(
             f"none of the {len(problems)} recordings of src={videos.root} shows a beating heart "
             f"({max(set(problems), key=problems.count)}): give recordings of hearts with more than one beat"
@@ -75,14 +75,14 @@ def keyframes(
     return Summary(f"keyframes: {dst} {writer.state}", _summary_lines(videos, Store(dst)))
 
 
-def detect(job: DetectionJob) -> KeyFrames:
+def detect_in_recording(job: DetectionJob) -> KeyFrames:
     """Detect the key frames of the recording of ``job``."""
     pixels = read_video(job.path, job.channels, None, job.frames)
     return detect_key_frames(pixels.mean(axis=-1).round().astype("uint8"), job.fps)
 
 
 def _check_stores(videos: Store, store: Store, dst: str) -> None:
-    """Raise ``UserError`` unless ``store`` has recordings of ``videos`` with equally many frames."""
+    """Raise ``UserError`` unless all recordings of ``store`` are in ``videos``, with the same numbers of frames."""
     if not len(videos):
         raise UserError(f"src={videos.root} has no recording: give another store")
     if Path(dst).resolve() in (videos.root.resolve(), store.root.resolve()):
@@ -98,9 +98,9 @@ def _check_stores(videos: Store, store: Store, dst: str) -> None:
 
 def _summary_lines(videos: Store, result: Store) -> dict[str, object]:
     """Lines of the summary: numbers of key frames, failed recordings, and agreement with key frames of ``videos``."""
-    without = result.table[result.table[STATUS] != "found"]
-    lines: dict[str, object] = {"recordings": f"{len(result)}, {len(result) - len(without)} with key frames"}
-    for problem, names in without.groupby(STATUS)["FileName"]:
+    failed = result.table[result.table[STATUS_COLUMN] != "found"]
+    lines: dict[str, object] = {"recordings": f"{len(result)}, {len(result) - len(failed)} with key frames"}
+    for problem, names in failed.groupby(STATUS_COLUMN)["FileName"]:
         lines[f"without: {problem}"] = f"{len(names)}: {shortened_list(names.tolist())}"
     for kind in ("ED", "ES"):
         lines[kind] = str(sum(len(_frame_numbers(text)) for text in result.table[kind]))

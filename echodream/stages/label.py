@@ -16,7 +16,7 @@ from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 
 PREVIOUS_PREFIX = "Asked"
-"""Prefix of the columns with previous labels, for example Asked_class_id."""
+"""Prefix of the columns with the previous labels, for example Asked_class_id."""
 
 
 def label(
@@ -24,10 +24,10 @@ def label(
 ) -> Summary:
     """Copy the video store ``src`` to ``dst`` with the classes that the classifiers ``artifacts`` predict.
 
-    Probabilities of classifiers with the same classes are averaged. Among several sets of classes, the most confident
-    prediction is used, the first one in a tie. A regression model sets the column of its target. The column
-    ``LABEL_SOURCE`` has the first 12 digits of the fingerprints of the classifiers. Media files are hard links if
-    possible. Raises ``UserError`` for classifiers with contradictory class names, or without a class of ``src``.
+    Probabilities of classifiers with the same classes are averaged. If classifiers have different classes, the most
+    confident prediction is used; in a tie, the prediction of the first classifier. A regression model sets the column
+    of its target. The column ``LABEL_SOURCE`` has the first 12 digits of the classifiers' fingerprints. Media files are
+    hard links if possible. Raises ``UserError`` if class names contradict each other or a class of ``src`` is missing.
     """
     if not isinstance(artifacts, str | Sequence | None):
         raise UserError(f"artifacts={artifacts} is not possible: give the folders of one or more classifiers")

@@ -23,8 +23,8 @@ from echodream.privacy.attacks.linkability import linkability as attack
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 
-REPORT = "linkability.json"
-MEANS = {
+RECORD = "linkability.json"
+SET_DESCRIPTIONS = {
     "originals": "pairs of original images: of one patient, or of two patients",
     "inner": "pairs of anonymized images: of one patient, or of two patients",
     "outer": "pairs of an original and an anonymized image: the same image, or images of two patients",
@@ -57,7 +57,7 @@ def linkability(
 
     ``pairs`` is a folder with VAL.csv and TEST.csv. Two thresholds are chosen on VAL pairs of originals: the best F1 in
     ``folds``-fold cross-validation, and a false accept rate of ``far``. Without the identity network ``artifact``,
-    images are compared by correlation. Writes ``dst``/linkability.json. Raises ``UserError`` for unusable images.
+    images are compared by correlation. Writes ``dst``/linkability.json. Raises ``UserError`` for unsuitable images.
     """
     validation.number("far", far, above=0, below=1, note=", for example 0.001")
     validation.whole_number("folds", folds, 2)
@@ -80,7 +80,7 @@ def linkability(
     results = {name: _verification_metrics(scored, thresholds, repeats, seed) for name, scored in sets.items()}
     record: dict[str, Any] = {
         "statement": STATEMENT,
-        "sets": {name: {"means": MEANS[name], **result} for name, result in results.items()},
+        "sets": {name: {"means": SET_DESCRIPTIONS[name], **result} for name, result in results.items()},
         "thresholds": chosen,
         "residual risk": risk,
         "not measured": reason,
@@ -95,12 +95,12 @@ def linkability(
         "command": command,
         "code_version": code_version,
     }
-    write_record(Path(dst) / REPORT, record)
-    return Summary(f"linkability: {dst}/{REPORT} done", _summary_lines(record))
+    write_record(Path(dst) / RECORD, record)
+    return Summary(f"linkability: {dst}/{RECORD} done", _summary_lines(record))
 
 
 def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pairs:
-    """Similarity of ``x[i]`` and ``y[j]``, unit vectors, for each pair (i, j) of ``pairs``, (P, 2)."""
+    """Similarity of the unit vectors ``x[i]`` and ``y[j]``, both (N, D), for each pair (i, j) in ``pairs``, (P, 2)."""
     first, second = torch.from_numpy(pairs).T
     score = (x[first].double() * y[second].double()).sum(dim=1).numpy()
     return verification.pairs_from_scores(score, images.patients[pairs[:, 0]], images.patients[pairs[:, 1]])
@@ -109,7 +109,7 @@ def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pa
 def _decision_thresholds(
     pairs: Pairs, far: float, folds: int, seed: int, folder: str
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Thresholds by name, and their record, which has the reason for each threshold that cannot be chosen."""
+    """Thresholds by name, and their record; for a threshold that cannot be chosen, the record has the reason."""
     if not pairs.same.any() or pairs.same.all():
         raise UserError(f"{folder}/VAL.csv needs pairs of one patient and pairs of two patients: run stage=pairs again")
     best, strict = verification.cross_validated_threshold(pairs, folds, seed), verification.threshold_at_far(pairs, far)
@@ -127,7 +127,7 @@ def _decision_thresholds(
 
 
 def _verification_metrics(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, seed: int) -> dict[str, Any]:
-    """AUC, EER, and the rates at each threshold, with intervals from ``repeats`` bootstrap samples of patients."""
+    """AUC, EER, and rates at each threshold, with intervals from ``repeats`` bootstrap samples of patients."""
 
     def interval_of(statistic: Any) -> dict[str, float]:
         return asdict(bootstrap_pairs(pairs, statistic, repeats, seed=seed))
@@ -144,23 +144,23 @@ def _rate_statistic(name: str, threshold: float) -> Callable[..., float]:
 
 
 def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple[dict[str, Any] | None, str | None]:
-    """Residual risk that an attacker links two originals of a patient by an anonymized version of the first original.
+    """Risk that an attacker links two originals of a patient by the published anonymized version of the first original.
 
     ``x``, ``y``: embeddings of ``originals`` and of the anonymized images, (n, D). Patients with two recordings are
     split at random: the anonymized first images of one half are published; the other half is the control group.
-    Returns the risk, or the reason for a missing risk.
+    Returns the risk, or None and the reason why the risk cannot be measured.
     """
     rng, owner = np.random.default_rng([seed, 2]), originals.patients
-    views = []
+    pairs = []
     for images in indices_by_value(owner).values():
         other_recording = images[originals.row[images] != originals.row[images[0]]]
         if len(other_recording):
-            views.append((int(images[0]), int(other_recording[0])))
-    order = rng.permutation(len(views))
-    half = len(views) // 2
+            pairs.append((int(images[0]), int(other_recording[0])))
+    order = rng.permutation(len(pairs))
+    half = len(pairs) // 2
     if half < 2:
-        return None, f"residual risk needs 4 patients with two recordings, but there are {len(views)}"
-    first, second = torch.from_numpy(np.array(views)[order]).T
+        return None, f"residual risk needs 4 patients with two recordings, but there are {len(pairs)}"
+    first, second = torch.from_numpy(np.array(pairs)[order]).T
     single = np.flatnonzero(~np.isin(owner, owner[first]))
     published = torch.cat([first[:half], torch.from_numpy(single)])
     attacked, control = ((x[first[part]], x[second[part]]) for part in (slice(half), slice(half, None)))
@@ -168,7 +168,7 @@ def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple
         result = attack(attacked, control, (y[published], y[published]))
     except UserError as error:
         return None, str(error)
-    return {**asdict(result), "patients": half, "control patients": len(views) - half, "images": len(published)}, None
+    return {**asdict(result), "patients": half, "control patients": len(pairs) - half, "images": len(published)}, None
 
 
 def _summary_lines(record: Mapping[str, Any]) -> dict[str, object]:

@@ -29,7 +29,7 @@ def pairs(
 ) -> Summary:
     """Sample pairs of images of the store ``src`` for each of ``splits``; write ``dst``/<split>.csv.
 
-    Images are ``frames`` frames of each recording. A patient has at most ``per_patient`` pairs of own images, from
+    Images are ``frames`` frames of each recording. Each patient has at most ``per_patient`` pairs of two images, of
     different recordings unless ``within``. Raises ``UserError`` if no patient of a split has two images.
     """
     validation.whole_number("per_patient", per_patient)

@@ -25,10 +25,10 @@ from echodream.runs.atomic_folder import (
 from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"
-"""Record of the settings. ``stage=ingest`` ignores hidden files."""
-_DONE = ".done"
-"""Temporary folder with a file for each finished recording: its values for the tables of the study."""
-_KIND = "a tree that stage=phantom made"
+"""Hidden file with the settings. ``stage=ingest`` ignores hidden files."""
+_FINISHED_FOLDER = ".done"
+"""Temporary folder with a file for each finished recording: the recording's values for the tables of the study."""
+_FOLDER_KIND = "a folder that stage=phantom wrote"
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def phantom(
 ) -> Summary:
     """Render the simulated study ``source`` and write it to ``dst`` in the raw ``layout`` of a real study.
 
-    After an interruption the same command continues. ``workers`` processes render (None: one per core; 0: this
-    process). Raises ``UserError`` for an unknown layout or another source, or if ``dst`` has other content.
+    After an interruption, the same command resumes. ``workers`` processes render (None: one per core; 0: this
+    process). Raises ``UserError`` for an unknown layout, a source of real files, or other content in ``dst``.
     """
-    del command, code_version  # raw files of a real study do not record them
+    del command, code_version  # raw files of a real study record no command
     validation.one_of("layout", layout, LAYOUTS)
     if not isinstance(source, Phantom):
         raise UserError("stage=phantom writes the simulated study: use data=phantom")
@@ -57,26 +57,26 @@ def phantom(
     root, settings = Path(dst), {"layout": layout, **asdict(source)}
     with atomic_folder(root) as work:
         if work is None:
-            require_same_settings(root / RECORD, settings, _KIND)
+            require_same_settings(root / RECORD, settings, _FOLDER_KIND)
             return Summary(f"phantom: {root} already complete, nothing to do")
-        start_or_resume_folder(work / RECORD, settings, _KIND)
-        (work / _DONE).mkdir(exist_ok=True)
-        resumed = sum(not path.name.startswith(TEMPORARY_PREFIX) for path in (work / _DONE).iterdir())
+        start_or_resume_folder(work / RECORD, settings, _FOLDER_KIND)
+        (work / _FINISHED_FOLDER).mkdir(exist_ok=True)
+        resumed = sum(not path.name.startswith(TEMPORARY_PREFIX) for path in (work / _FINISHED_FOLDER).iterdir())
         jobs = [RenderingJob(source, recording, layout, work) for recording in source.recordings(None)]
         rows = list(map_in_processes(write_recording, jobs, workers, "phantom"))
         LAYOUTS[layout][1](work, rows)
-        shutil.rmtree(work / _DONE)
+        shutil.rmtree(work / _FINISHED_FOLDER)
     state = f"done, {resumed} recordings were already there" if resumed else "done"
     return Summary(f"phantom: {dst} {state}", {"layout": layout, "recordings": len(rows)})
 
 
 def write_recording(job: RenderingJob) -> dict[str, Any]:
     """Write the recording of ``job`` unless it is finished; returns its row for the tables of the study."""
-    name, done = job.recording.name, job.root / _DONE / job.recording.name
+    name, done = job.recording.name, job.root / _FINISHED_FOLDER / job.recording.name
     scene = job.source.scene(name)
     if not done.exists():
         video, write = job.source.read(job.recording, Limits()), LAYOUTS[job.layout][0]
         write_record(done, write(job.root, name, video.frames[..., 0], render_labels(scene), video.fps))
-    moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_frame_times(scene).items()}
-    row = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
+    key_frames = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_frame_times(scene).items()}
+    row = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **key_frames}
     return {**row, **(read_record(done) or {})}

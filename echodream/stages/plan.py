@@ -1,4 +1,4 @@
-"""``stage=plan``: before training, the bounds that a study's patients can certify, and the cost of each model."""
+"""``stage=plan``: before training, compute the bounds that a study's patients can certify, and each model's cost."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.ingest.source import Limits, Source
 from echodream.ingest.split import SplitRatios
-from echodream.planning.experiment import commands, planned_batch, planned_rule, write_experiment
+from echodream.planning.experiment import planned_batch, planned_commands, planned_rule, write_experiment
 from echodream.planning.fingerprint import Fingerprint, fingerprint_raw, fingerprint_store
 from echodream.planning.timing import ModelTiming, RandomStudy, time_model
 from echodream.privacy.certifiable_bounds import CertifiableBounds, certifiable_bounds
@@ -23,7 +23,7 @@ from echodream.privacy.rules import Calibrated
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
 
-RECORD, SCREEN, CONFIGURATION = "plan.json", "plan.txt", "conf"
+RECORD, TEXT_FILE, CONF_FOLDER = "plan.json", "plan.txt", "conf"
 _MODELS = ("vae", "lidm", "reid", "lvdm", "classifier")
 _NEW_LINE = "\n    "
 
@@ -51,11 +51,11 @@ def plan(
 ) -> Summary:
     """Describe the raw files ``raw`` read by ``source``, or the store ``videos``, and write the folder ``dst``.
 
-    ``rule`` and ``calibration`` are those of stage=filter, unless the experiment sets others for it; further patients
-    are counted for alpha and beta of ``target``. Each of the ``models`` is trained for a few ``steps`` on random data
-    of the study's size; 0: no timing. ``gpus`` and ``memory``, gigabytes per GPU, describe another machine than this
-    one. ``probes`` raw recordings are read. Writes plan.json, plan.txt, and an experiment to the folder conf of
-    ``dst``, for --config-dir.
+    ``rule`` and ``calibration`` are settings of stage=filter, which the experiment can replace. The plan has the number
+    of further patients for an alpha and beta of ``target``. Each of the ``models`` is trained for a few ``steps`` on
+    random data of the study's size; ``steps=0``: no timing. ``gpus`` and ``memory`` (gigabytes per GPU) describe the
+    machine of the training. ``probes`` raw recordings are read. Writes plan.json, plan.txt, and an experiment to the
+    folder conf of ``dst``, for --config-dir.
     """
     validation.number("target", target, above=0, below=1)
     for name, value, minimum in (("steps", steps, 0), ("probes", probes, 1), ("seed", seed, 0)):
@@ -85,35 +85,35 @@ def plan(
     for timing in timings:
         if 0 < batches[timing.model] < timing.batch:
             sections[f"train/{timing.model}"] = {"datamodule": {"batch_size": batches[timing.model]}}
-    folder = Path(dst) / CONFIGURATION
+    folder = Path(dst) / CONF_FOLDER
     write_experiment(folder, arguments, sections)
-    typed = commands(folder, arguments, own_folders(), raw if is_raw else None, models, gpus)
+    command_lines = planned_commands([str(folder), *own_folders()], arguments, raw if is_raw else None, models, gpus)
     record = {
         "study": study.as_json(),
         "privacy": {**asdict(bounds), "delta": rule.delta, "target": target, "settings": settings},
         "models": {timing.model: {**asdict(timing), "planned batch": batches[timing.model]} for timing in timings},
         "not timed": failures,
         "unwise": [*study.problems(clip), *_memory_problems(timings, batches, memory)],
-        "commands": typed if is_raw else typed[1:],
+        "commands": command_lines if is_raw else command_lines[1:],
         "machine": {"gpus": gpus, "memory": memory},
     }
     write_record(Path(dst) / RECORD, {**record, "command": command, "code_version": code_version})
-    summary = Summary(f"plan: {dst} done", _facts(record, folder), files=(RECORD, SCREEN))
-    write_text(Path(dst) / SCREEN, f"{summary}\n")
+    summary = Summary(f"plan: {dst} done", _summary_lines(record, folder), files=(RECORD, TEXT_FILE))
+    write_text(Path(dst) / TEXT_FILE, f"{summary}\n")
     return summary
 
 
 def _filter_settings(arguments: Sequence[str]) -> tuple[Calibrated, list[str]]:
-    """Rule and calibration splits of stage=filter with ``arguments``, and with those of the current command."""
-    given = [text for text in HydraConfig.get().overrides.task if text.startswith(("rule.", "calibration="))]
-    with composed_command("sample", ["stage=filter", *arguments, *given]) as cfg:
+    """Rule and calibration splits of stage=filter with ``arguments`` and the overrides of the current command."""
+    overrides = [text for text in HydraConfig.get().overrides.task if text.startswith(("rule.", "calibration="))]
+    with composed_command("sample", ["stage=filter", *arguments, *overrides]) as cfg:
         return instantiate(cfg.rule), [str(split) for split in cfg.calibration]
 
 
 def _rule_and_bounds(
     rule: Calibrated, study: Fingerprint, calibration: Sequence[str], target: float
 ) -> tuple[Calibrated, CertifiableBounds]:
-    """The rule, with choose=0 if the beta of ``target`` needs it, and the bounds that the patients can certify."""
+    """The rule, with choose=0 if a beta of ``target`` needs it, and the bounds that the patients can certify."""
     training, new = study.patients("TRAIN"), sum(len(study.patients(split)) for split in calibration)
     bounds = certifiable_bounds(rule, training, new, target)
     if bounds.more_training and rule.choose:
@@ -125,7 +125,7 @@ def _rule_and_bounds(
 def _time_models(
     study: Fingerprint, channels: int, arguments: Sequence[str], models: Sequence[str], steps: int
 ) -> tuple[list[ModelTiming], dict[str, str]]:
-    """Timings of ``models``, and the reason why a model has none."""
+    """Timings of ``models``, and by model the reason why the model has no timing."""
     if not steps:
         return [], dict.fromkeys(models, "steps=0")
     timings, failures = list[ModelTiming](), dict[str, str]()
@@ -159,8 +159,8 @@ def _memory_problems(timings: Sequence[ModelTiming], batches: Mapping[str, int],
     return problems
 
 
-def _facts(record: Mapping[str, Any], folder: Path) -> dict[str, object]:
-    """The plan as the lines of a summary that fits on one screen."""
+def _summary_lines(record: Mapping[str, Any], folder: Path) -> dict[str, object]:
+    """Lines of the summary, which fit on one screen."""
     study, privacy, models = record["study"], record["privacy"], record["models"]
     counts = [f"{name} {count}" for name, count in study["patients"].items()]
     facts: dict[str, object] = {"patients": f"{sum(study['patients'].values())}: {', '.join(counts)}"}
@@ -172,8 +172,8 @@ def _facts(record: Mapping[str, Any], folder: Path) -> dict[str, object]:
     rates = study["frames per second"]
     speed = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
     sizes, prepared = (
-        found[0] if len(found) == 1 else f"{len(found)} sizes"
-        for found in (study["sizes"], study["sizes after preprocessing"])
+        texts[0] if len(texts) == 1 else f"{len(texts)} sizes"
+        for texts in (study["sizes"], study["sizes after preprocessing"])
     )
     sizes = sizes if sizes == prepared else f"{sizes}, resized to {prepared}"
     facts["frames"] = f"{low:g} to {high:g}, median {middle:g}; {speed} per second; {sizes}"

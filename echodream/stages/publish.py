@@ -36,8 +36,8 @@ from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 
 README, STORE, RECORD, CROISSANT = "README.md", "store", "publish.json", "croissant.json"
-_KIND = "a folder for the hub"
-_NO_TEXT = "none found in the frames"
+_FOLDER_KIND = "a folder for the hub"
+_NO_TEXT_FOUND = "none found in the frames"
 _MODEL_FILES = (
     *("config.json", "diffusion.json"),
     *("conditioner.safetensors", "few_steps.safetensors", "diffusion_pytorch_model.safetensors"),
@@ -58,12 +58,12 @@ _COLUMNS = {
     "ED": "end-diastolic frames",
     "ES": "end-systolic frames",
 }
-"""Columns that may be published, with descriptions. Other columns may reveal which patient a sample resembles."""
+"""Columns that may be published, with descriptions. Further columns may reveal which patient a sample resembles."""
 
 
 @dataclass(frozen=True)
 class _Publication:
-    """Settings of the store or generator to publish, and the result of the checks."""
+    """The store or generator to publish, with its settings and the result of the checks."""
 
     what: str
     license: str
@@ -83,7 +83,7 @@ class _Publication:
         return self.sources.synthetic
 
     def as_json(self) -> dict[str, Any]:
-        """Settings for publish.json, with a SHA-256 of the published content and of all records of the study."""
+        """Settings for publish.json, with one SHA-256 of the published content and all records of the study."""
         if self.what in GENERATORS:
             hashes = [str((read_record(Path(str(self.artifact)) / METADATA_FILE) or {}).get("fingerprint"))]
         else:
@@ -123,7 +123,7 @@ def publish(
     ``what`` is one of ``STORES`` or ``GENERATORS``. The ``records`` of filter and audit, and the stores of samples that
     passed the filter, ``passed_stores``, must allow publication (``publishing.checks``); ``accept_findings`` allows
     generators with findings, ``accept_text`` readable text in frames, ``accept_unknown`` samples of an unknown
-    generator. No file may name a patient of the store ``real``; ``latents`` is the store of filter and audit. ``push``
+    generator. No file may name a patient of the store ``real``. Filter and audit used the store ``latents``. ``push``
     is <namespace>/<name> on the hub, or None. ``folders`` contain stores and artifacts with recorded commands. Raises
     ``UserError`` if publication is not allowed.
     """
@@ -149,21 +149,21 @@ def publish(
     text = _check_readable_text(target, request, accept_text)
     with atomic_folder(target) as work:
         if work is not None:
-            start_or_resume_folder(work / RECORD, settings, _KIND)
+            start_or_resume_folder(work / RECORD, settings, _FOLDER_KIND)
             card = _write_model(work, request) if what in GENERATORS else _write_store(work, request, text)
             (work / README).write_text(card, encoding="utf-8")
             run = {"command": command, "code_version": code_version, "findings": approval.findings, "text": text}
             write_record(work / RECORD, {**settings, **run, "sums": _list_checksums(work)})
             _check_folder(work, request)
     if work is None:
-        require_same_settings(target / RECORD, settings, _KIND)
+        require_same_settings(target / RECORD, settings, _FOLDER_KIND)
         _check_folder(target, request)
     url = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
     return _summary(target, "already complete" if work is None else "done", request, url, text)
 
 
 def _check_settings(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
-    """Return the license. Raises ``UserError`` for invalid settings."""
+    """Return the valid ``license``. Raises ``UserError`` for invalid settings."""
     if license is None or not is_license(license):
         given = "license= is needed" if license is None else f"license={license} is not a license identifier of the hub"
         raise UserError(f"{given}: give a license identifier of the hub, such as cc-by-nc-4.0, mit or other")
@@ -182,8 +182,8 @@ def _check_readable_text(target: Path, request: _Publication, accept_text: bool)
     """
     if request.what in GENERATORS:
         return "a model has no frames"
-    if (read_record(target / RECORD) or {}).get("text") == _NO_TEXT:
-        return _NO_TEXT
+    if (read_record(target / RECORD) or {}).get("text") == _NO_TEXT_FOUND:
+        return _NO_TEXT_FOUND
     if not burned_in_text.is_installed():
         return f"not searched for in the frames: {burned_in_text.INSTALL_COMMAND}"
     store, places = request.store, []
@@ -193,11 +193,11 @@ def _check_readable_text(target: Path, request: _Publication, accept_text: bool)
     if places and not accept_text:
         problem = f"{len(places)} of {len(store)} recordings of {store.root} show readable text"
         raise UserError(f"{problem} ({shortened_list(places)}): check the frames, or give accept_text=true")
-    return f"accepted in {len(places)} recordings" if places else _NO_TEXT
+    return f"accepted in {len(places)} recordings" if places else _NO_TEXT_FOUND
 
 
 def _write_store(work: Path, request: _Publication, text: str) -> str:
-    """Write the recordings with new names in random order to ``work``: as a store, and as files that browsers show.
+    """Write the recordings to ``work`` in random order with new names: as a store, and as files for web browsers.
 
     ``text``: the result of the search for readable text. Returns the text of the card.
     """
@@ -257,9 +257,9 @@ def _random_order(source: Store, secret: Path) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{key} {name}".encode()).hexdigest())
 
 
-def _public_row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
-    """The columns ``kept`` of ``row``, with the new ``name``."""
-    public = {column: None if row[column] != row[column] else row[column] for column in kept}  # None replaces NaN
+def _public_row(row: Mapping[Any, Any], columns: Sequence[str], name: str) -> dict[str, Any]:
+    """The ``columns`` of ``row``, with the new ``name``."""
+    public = {column: None if row[column] != row[column] else row[column] for column in columns}  # None replaces NaN
     for column in ("HeartRate", "EF"):  # decimals may identify a patient
         if (value := public.get(column)) is not None:
             public[column] = round(float(value))
@@ -273,7 +273,7 @@ def _write_model(work: Path, request: _Publication) -> str:
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
     record = read_record(artifact / METADATA_FILE) or {}
-    if record.get("privacy"):  # checksums of the recordings are not private
+    if record.get("privacy"):  # differential privacy does not cover checksums of the recordings
         record |= dict.fromkeys(("source", "origin", "settings"), "")
     write_record(work / METADATA_FILE, {**record, "command": redact_paths_in_command(str(record.get("command", "")))})
     config = (artifact / TRAINING_FILE).read_text(encoding="utf-8")
@@ -282,7 +282,7 @@ def _write_model(work: Path, request: _Publication) -> str:
 
 
 def _list_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the model files in ``folder``, or of the SHA256SUMS of its store and of the other files of a set."""
+    """SHA-256 of the published files in ``folder``, with one SHA-256 for the store and one for all media files."""
     names = (f"{STORE}/{CHECKSUMS}", CROISSANT, CARD, SCHEMA, METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
     sums = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
     for media in (name for name in FOLDERS.values() if (folder / name).is_dir()):
@@ -293,17 +293,17 @@ def _list_checksums(folder: Path) -> dict[str, str]:
 
 
 def _check_folder(folder: Path, request: _Publication) -> None:
-    """Raise ``UserError`` if ``folder`` has unknown files, or texts with the name of a patient or a local path."""
+    """Raise ``UserError`` if ``folder`` has unknown files, or if a text names a patient or a folder of this machine."""
     real = request.sources.real
     assert real is not None
     is_store = (folder / STORE).is_dir()
-    of_store, of_model = (
+    store_files, model_files = (
         (STORE, CROISSANT, CARD, SCHEMA, *FOLDERS.values()),
         (METADATA_FILE, TRAINING_FILE, *_MODEL_FILES),
     )
-    allowed = {README, RECORD, *(of_store if is_store else of_model)}
+    allowed = {README, RECORD, *(store_files if is_store else model_files)}
     if unknown := sorted(path.name for path in folder.iterdir() if path.name not in allowed):
-        raise UserError(f"{folder / unknown[0]} does not belong there: remove {folder}, and run the same command again")
+        raise UserError(f"{folder / unknown[0]} is not a published file: remove {folder}, and run the command again")
     if is_store:
         verify(folder / STORE)
     if (read_record(folder / RECORD) or {}).get("sums") != _list_checksums(folder):

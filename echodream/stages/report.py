@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from echodream.report.build import Page
     from echodream.report.sources import Sources
 
-PAGE = "index.html"
-METRICS = "metrics.json"
-SHARED = '<p class="status">For sharing.'
-"""Text of pages that were written with ``share``."""
-MAX_BYTES = 15_000_000
-_MEDIA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
+PAGE_FILE = "index.html"
+METRICS_FILE = "metrics.json"
+SHARED_PAGE_TEXT = '<p class="status">For sharing.'
+"""Text that only pages with ``share`` contain."""
+MAX_PAGE_BYTES = 15_000_000
+_VIDEO_DATA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
 
 
 def report(
@@ -48,9 +48,9 @@ def report(
     Stores: ``real``, ``videos`` (synthetic, decoded) and ``passed_stores`` (samples that passed the filter).
     ``records``: folders and files of filter, audit, evaluation and utility. ``folders`` contain stores and artifacts
     with recorded commands. ``runs``: folder of the study's runs, whose newest pictures are shown while the study is
-    unfinished. ``look``: fields of ``ClipSettings``. With ``early``, nothing is written once there are results. With
-    ``share``, the page has no frame and no name of a patient; such a name raises ``UserError``. Raises ``UserError``
-    for invalid records, and without any input.
+    unfinished. ``look``: fields of ``ClipSettings``. With ``early``, nothing is written if results exist. With
+    ``share``, the page has no frame of a patient, and a name of a patient raises ``UserError``. Raises ``UserError``
+    for invalid records, and if there is no store and no record.
     """
     validation.true_or_false("share", share)
     validation.true_or_false("early", early)
@@ -64,36 +64,36 @@ def report(
     if early and not sources.is_unfinished:
         return Summary(f"report: {dst} has results already, nothing to do with early=true", {})
     _check_sources(sources, stores)
-    target = Path(dst) / PAGE
+    target = Path(dst) / PAGE_FILE
     check_target(target, share, GENERATOR)
     page = build_page(sources, settings, command, code_version)
     text, metrics, card = render_page(page), page_metrics(page), page_card(page)
     if share:
         _refuse_patient_names(sources, text + str(metrics) + str(card))
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode()) > MAX_PAGE_BYTES:
         size = len(text) // 1_000_000
         raise UserError(f"{target} would have {size} MB: lower look.per_class, look.pairs or look.seconds")
     handle = lock_for_writing(target.parent)
     try:
         write_text(target, text)
-        write_record(target.with_name(METRICS), metrics)
+        write_record(target.with_name(METRICS_FILE), metrics)
         if card is not None:
             write_card(target.parent, card)
     finally:
         unlock(handle)
-    return _summary(target, page, len(text), (PAGE, METRICS, *((CARD, SCHEMA) if card is not None else ())))
+    return _summary(target, page, len(text), (PAGE_FILE, METRICS_FILE, *((CARD, SCHEMA) if card is not None else ())))
 
 
 def check_target(target: Path, share: bool, generator: str, kind: str = "report") -> None:
-    """Raise ``UserError`` if ``target``, a ``kind`` of page, is in a store, or would replace a shared or other page."""
+    """Raise ``UserError`` if ``target`` is in a store, or would replace a shared page or a file of another ``kind``."""
     for folder in (target.parent.resolve(), *target.parent.resolve().parents):
         if (folder / DATASET).is_file():
-            raise UserError(f"dst={target.parent} lies in the store {folder}, which may be shared: choose another")
+            raise UserError(f"dst={target.parent} lies in the store {folder}, which may be shared: choose another dst=")
     generator = f'name="generator" content="{generator}"'
     existing = target.read_text("utf-8", "replace") if target.is_file() else ""
     if existing and generator not in existing[:4000]:
         raise UserError(f"{target} exists and is not a {kind}: remove it, or choose another dst=")
-    if not share and SHARED in existing:
+    if not share and SHARED_PAGE_TEXT in existing:
         raise UserError(f"{target} is a shared page, and a private page would replace it: choose another dst=")
 
 
@@ -120,7 +120,7 @@ def _refuse_patient_names(sources: "Sources", text: str) -> None:
 
     assert sources.real is not None
     public_text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.rglob("*.html")))
-    if name := find_patient_name(sources.real, unescape(_MEDIA.sub("", text)), public_text):
+    if name := find_patient_name(sources.real, unescape(_VIDEO_DATA.sub("", text)), public_text):
         raise UserError(
             f"the shared page would contain '{name}', a patient or recording of {sources.real.root}, from a command, a "
             "class name or a record: run the stage that wrote it again without this name; no page was written"

@@ -27,7 +27,7 @@ def track(
 ) -> Summary:
     """Log the numbers of the existing ``records``, and all stores and artifacts in ``folders``, to W&B.
 
-    Equal ``study`` and ``folders`` give the same W&B run. Raises ``UserError`` without records, or if W&B fails.
+    The same ``study`` and ``folders`` give the same W&B run. Raises ``UserError`` without records, or if W&B fails.
     """
     existing = {name: record for name, path in records.items() if (record := read_record(Path(path))) is not None}
     numbers = {key: value for name, record in existing.items() for key, value in _record_numbers(name, record)}
@@ -56,7 +56,7 @@ def track(
 
 
 def _record_numbers(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Key and value of each number in ``record``, and of the ends of its interval; keys begin with ``name``."""
+    """Key and value of each number in ``record``, and of the bounds of its interval; keys begin with ``name``."""
     if name.startswith("filter"):
         decision = record.get("decision") or {}
         values = {key: {"value": decision.get(key)} for key in ("drawn", "kept", "rejected", "passed")}

@@ -15,9 +15,9 @@ from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 from echodream.store import Store
 
-REPORT = "utility.json"
-_RECORDED = ["train_on", "trained", "ratio", "stores", "synthetic_labels", "class_names", "column"]
-_RECORDED += ["frames", "stride", "start"]
+RECORD = "utility.json"
+_RECORDED_KEYS = ["train_on", "trained", "ratio", "stores", "synthetic_labels", "class_names", "column"]
+_RECORDED_KEYS += ["frames", "stride", "start"]
 
 
 def utility(
@@ -35,11 +35,11 @@ def utility(
 ) -> Summary:
     """Test the classifiers ``artifacts``, a folder or list of folders for each role, on the TEST rows of ``real``.
 
-    ``further`` is a store of further test patients, which replace those of ``real`` (``open_test_store``). Folders that
-    do not exist are ignored. ``tasks``: names of classes or pairs of names; None: each class X against Non-X, or each
-    class without such pairs, and each regression. Writes utility.json to ``dst``: metrics with intervals from
-    ``repeats`` bootstrap samples of patients, and ratios to the metrics of the classifier that was trained on real
-    videos. Raises ``UserError`` for fewer than two roles, and if TEST patients may be in the training set.
+    Patients in the store ``further`` replace the test patients of ``real`` (``open_test_store``). Folders that do not
+    exist are ignored. ``tasks``: names of classes, or pairs of names; None: all classes and regressions
+    (``select_tasks``). Writes utility.json to ``dst``: metrics with intervals from ``repeats`` bootstrap samples of
+    patients, and ratios to the metrics of the classifier that was trained on real videos. Raises ``UserError`` for
+    fewer than two roles, and if TEST patients may be in the training set.
     """
     if tasks is not None and not tasks:
         raise UserError("tasks is empty: give names of classes, or null for all tasks")
@@ -76,14 +76,14 @@ def utility(
         "command": command,
         "code_version": code_version,
     }
-    write_record(Path(dst) / REPORT, record)
+    write_record(Path(dst) / RECORD, record)
     lines = summary_lines(task_results)
     absent = [role for role in ROLES if role not in classifiers and artifacts.get(role) is not None]
     if further is not None and test_store is store:
         absent.append(f"further={further}")
     if absent:
         lines["missing"] = ", ".join(absent)
-    return Summary(f"utility: {dst}/{REPORT} done", lines, files=(REPORT,))
+    return Summary(f"utility: {dst}/{RECORD} done", lines, files=(RECORD,))
 
 
 def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, list[LoadedClassifier]]:
@@ -98,7 +98,7 @@ def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, li
     if len(by_role) < 2:
         raise UserError(
             f"artifacts= has classifiers trained on {', '.join(by_role) or 'nothing'}, but needs at least two of "
-            f"{', '.join(ROLES)}: train the others with train.py model=classifier train_on=..."
+            f"{', '.join(ROLES)}: train more classifiers with train.py model=classifier train_on=..."
         )
     for role, loaded in by_role.items():
         for classifier in loaded:
@@ -115,5 +115,5 @@ def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, li
 
 
 def _classifier_record(classifier: LoadedClassifier) -> dict[str, Any]:
-    metadata = {name: classifier.metadata[name] for name in _RECORDED if name in classifier.metadata}
+    metadata = {name: classifier.metadata[name] for name in _RECORDED_KEYS if name in classifier.metadata}
     return {"artifact": classifier.folder, "fingerprint": classifier.artifact.fingerprint, **metadata}

@@ -13,8 +13,8 @@ from echodream.store.near_duplicates import find_shared_frames, pairs_across_spl
 def verify(*, src: InputPath, deep: bool = False, command: str, code_version: str) -> Summary:
     """Check the store at ``src`` against docs/format.md, including all checksums, and list the problems.
 
-    ``deep``: also search for recordings of different patients that share frames, which is a leak if these patients are
-    in different splits.
+    ``deep``: also search for recordings of two patients that share frames. Shared frames are a leak if the two
+    patients are in different splits.
     """
     validation.true_or_false("deep", deep)
     del command, code_version  # nothing is written
@@ -32,7 +32,7 @@ def verify(*, src: InputPath, deep: bool = False, command: str, code_version: st
     if not deep:
         return Summary(f"verify: {src} is a valid store", facts)
     if dataset.kind != "video":
-        raise UserError(f"deep=true compares frames, but {src} is a {dataset.kind} store: give src= the videos")
+        raise UserError(f"deep=true compares frames, but {src} is a {dataset.kind} store: give the videos with src=")
     pairs = find_shared_frames(store)
     facts["shared frames"] = summarize_shared_frames(pairs)
     if not (leaks := pairs_across_splits(pairs)):

@@ -29,7 +29,7 @@ from echodream.store import Store
 _BEAT_STREAM = 2
 """Third integer of the seed of a random beat length."""
 _MIN_BEAT_LENGTH = 0.5
-"""Minimum length of a beat, divided by the mean length of the training beats."""
+"""Minimum length of a beat, as a fraction of the mean length of the training beats."""
 
 
 def video(
@@ -60,9 +60,9 @@ def video(
 ) -> Summary:
     """Sample a video for each row of the latent store ``src``, with the LVDM at ``artifact``.
 
-    Each video is a function of the seed, its number and its source only. Condition values are columns of ``src``; with
-    ``labels`` "uniform", evenly distributed; or columns of the csv ``labels``. ``ClipLengthConfig`` describes
-    ``frames``, ``join``, ``overlap`` and ``windows``.
+    Each video depends only on the seed, its number and its source image. ``labels`` sets the condition values: None
+    uses the columns of ``src``, "uniform" distributes them evenly, and the path of a csv uses its columns.
+    ``ClipLengthConfig`` describes ``frames``, ``join``, ``overlap`` and ``windows``.
     """
     trainer = choose_precision(trainer, BF16_WEIGHTS)
     precision, model = sample_store.check_precision(trainer, bf16_weights=True), load_diffusion_model(artifact, "lvdm")
@@ -110,7 +110,7 @@ def _file_list_rows(
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """Rows of FileList.csv by video name; Source is "real" for a real recording. HeartRate in beats/min."""
+    """Rows of FileList.csv, by the name of the video; Source is "real" for a real recording, HeartRate in beats/min."""
     joins, rows = " ".join(map(str, _join_frames(length))), {}
     for number, source in enumerate(sources.to_dict("records")):
         name = f"video-{number:06d}"
@@ -130,7 +130,7 @@ def _file_list_rows(
 
 
 def sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
-    """Beat of each video, with a random length distributed as in training; [] for a model without key frames."""
+    """Beat of each video, with a random length as in the training data; [] for a model without key frames."""
     times, spread = model.metadata.reference_times, model.metadata.beat_spread
     if spread is None:
         return []
@@ -147,10 +147,10 @@ def reference_reader(
     beats: list[Beat],
     length: ClipLengthConfig,
 ) -> References:
-    """Function from the number of a video to its reference frames and their times.
+    """Return a function from a video's number to its reference frames, (C, R, H, W), and their times, (R,), in frames.
 
-    ``read(row, count)`` returns the first frames of the source in ``row`` of ``sources``: unscaled latents, (count, C,
-    H, W). ``src`` names the sources in error messages.
+    ``read(row, count)`` returns the first ``count`` frames of the source in ``row`` of ``sources``: unscaled latents,
+    (count, C, H, W). ``src`` names the sources in error messages.
     """
     metadata, times = model.metadata, _reference_times(model, sources, src, length)
     max_beats = math.ceil(length.frames / (_MIN_BEAT_LENGTH * metadata.reference_times[-1])) if beats else 0
@@ -197,7 +197,7 @@ def _join_frames(length: ClipLengthConfig) -> list[int]:
 
 
 def _select_sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
-    """Table with the source of each video in its rows."""
+    """Table with a row for each video: its source image, a row of ``table``."""
     count = len(table) if n is None else validation.whole_number("n", n)
     validation.true_or_false("repeat", repeat)
     if not len(table):
@@ -225,7 +225,7 @@ def _requested_values(model: DiffusionModel, sources: pd.DataFrame, labels: str 
 
 
 def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[int]:
-    """Row of the csv for each source in ``names``, by the column Source; without that column, in order."""
+    """Row of the csv for each source in ``names``, by the column Source; rows in order if there is no such column."""
     count = len(next(iter(table.values.values())))
     if table.sources is None:
         if count < len(names):
@@ -244,7 +244,7 @@ def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[i
 def _reference_times(
     model: DiffusionModel, sources: pd.DataFrame, src: str, length: ClipLengthConfig
 ) -> tuple[float, ...]:
-    """Times of the reference frames of a source: 0 for one frame, the times in training for several frames."""
+    """Times, in frames, of the reference frames of a source: 0 for one frame; for several, the times in training."""
     times, has_key_frames = model.metadata.reference_times, model.metadata.beat_spread is not None
     if times and not has_key_frames and length.frames > length.window and length.join == "crossfade":
         raise UserError(

@@ -1,4 +1,4 @@
-"""``stage=viewer``: generate samples over a grid of conditions, and write a page that plays the chosen one."""
+"""``stage=viewer``: generate samples over a grid of conditions, and write a page that plays the selected sample."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from echodream.runs.atomic_folder import write_text
 from echodream.runs.summary import Summary
 from echodream.stages.decode import decode
 from echodream.stages.image import image
-from echodream.stages.report import PAGE, check_target
+from echodream.stages.report import PAGE_FILE, check_target
 from echodream.stages.video import video
 from echodream.store import Store
 
@@ -52,25 +52,25 @@ def viewer(
 ) -> Summary:
     """Write ``dst``/index.html with the decoded samples of the store ``videos``, or of a grid.
 
-    ``videos`` can be a pattern with ``*`` for several stores.
+    ``videos`` can be a pattern with ``*`` that matches several stores.
 
-    The grid has ``repeats`` samples for each combination of the values of the conditions of the ``models`` "lidm" and
-    "lvdm", and for each guidance scale of ``scales``; numeric conditions have ``values`` values. Clips have ``frames``
-    frames. The stores are written to ``samples``, one folder for each scale, and continued if they exist. ``nearest``:
-    folder with the scores of the filter; the page then shows the nearest training patients, recordings of ``real``.
+    The grid has ``repeats`` samples for each combination of condition values of the ``models`` "lidm" and "lvdm", and
+    for each guidance scale in ``scales``. Numeric conditions have ``values`` values. Clips have ``frames`` frames. The
+    stores are written to ``samples``, one folder for each scale; incomplete stores are continued. ``nearest``: folder
+    with the scores of the filter; the page then shows the nearest training patients, which are recordings of ``real``.
     Raises ``UserError`` without samples.
     """
-    target = Path(dst) / PAGE
+    target = Path(dst) / PAGE_FILE
     check_target(target, False, GENERATOR, "viewer page")
     patients = None if nearest is None else NearestPatients(Path(nearest), Store(real, kind="video"))
     if videos is None:
-        grid = _Grid(models, values, repeats, frames, steps, grey, batch, seed, guidance, trainer)
+        grid = _SampleGrid(models, values, repeats, frames, steps, grey, batch, seed, guidance, trainer)
         try:
             stores = grid.write(Path(samples), scales, command, code_version)
-        except UserError as error:  # of a store that exists with other settings
+        except UserError as error:  # for example, a store with other settings exists
             raise UserError(str(error).replace("another dst=", "another samples=")) from error
     else:
-        stores = [Store(path, kind="video") for path in _folders(videos)]
+        stores = [Store(path, kind="video") for path in _matching_folders(videos)]
     if (count := sum(len(store) for store in stores)) > MAX_CLIPS:
         raise UserError(
             f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats=, scales= or videos="
@@ -97,18 +97,18 @@ def viewer(
     return Summary(f"viewer: {target} done", facts)
 
 
-def _folders(pattern: str) -> list[Path]:
+def _matching_folders(pattern: str) -> list[Path]:
     """Folders that match ``pattern``, a path in which ``*`` is possible."""
     path = Path(pattern)
-    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if "*" in pattern else [path]
-    if not found:
+    folders = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if "*" in pattern else [path]
+    if not folders:
         raise UserError(f"videos={pattern} matches no folder: give stores that stage=decode wrote")
-    return found
+    return folders
 
 
 @dataclass
-class _Grid:
-    """Samples of all combinations of conditions; the settings are those of ``viewer``, and ``folders`` its models."""
+class _SampleGrid:
+    """Samples of all combinations of conditions. Fields are settings of ``viewer``; ``folders`` are its ``models``."""
 
     folders: Mapping[str, str]
     values: int
@@ -132,7 +132,7 @@ class _Grid:
 
     def write(self, folder: Path, scales: Sequence[float], command: str, code_version: str) -> list[Store]:
         """Write the decoded samples to ``folder``, one store for each guidance scale; returns the stores."""
-        has_conditions = any(self._conditions(model) for model in self.models.values())
+        has_conditions = any(self._guided_conditions(model) for model in self.models.values())
         scales = [validation.number("scales", scale) for scale in scales] if has_conditions else [1]
         if not scales:
             raise UserError("scales=[] is not possible: give one or more scales of guidance, such as [1, 2]")
@@ -141,7 +141,7 @@ class _Grid:
             raise UserError(f"{count} clips are more than {MAX_CLIPS} on one page: lower values=, repeats= or scales=")
         labels, stores = self._write_labels(folder, combinations), list[Store]()
         origin = {"command": command, "code_version": code_version}
-        shared: dict[str, Any] = {"workers": 0, "trainer": self.trainer, **origin}
+        common: dict[str, Any] = {"workers": 0, "trainer": self.trainer, **origin}
         sampling = {
             "seed": self.seed,
             "steps": self.steps,
@@ -151,18 +151,18 @@ class _Grid:
             "batch": self.batch,
             "compile": False,
             "channels_last": False,
-            **shared,
+            **common,
         }
         for scale in scales:
-            place = folder / f"guidance_{scale:g}"
-            images, clips, decoded = (str(place / name) for name in ("images", "clips", "videos"))
+            scale_folder = folder / f"guidance_{scale:g}"
+            images, clips, decoded = (str(scale_folder / name) for name in ("images", "clips", "videos"))
             image(
                 dst=images,
                 artifact=self.folders["lidm"],
                 n=None if "lidm" in labels else len(combinations) * self.repeats,
                 labels=labels.get("lidm", "uniform"),
                 training="",
-                guidance=self._guidance("lidm", scale),
+                guidance=self._scaled_guidance("lidm", scale),
                 **sampling,
             )
             if "lvdm" in self.models:
@@ -173,7 +173,7 @@ class _Grid:
                     n=None,
                     repeat=False,
                     labels=labels.get("lvdm"),
-                    guidance=self._guidance("lvdm", scale),
+                    guidance=self._scaled_guidance("lvdm", scale),
                     frames=self.frames,
                     join="crossfade",
                     overlap=None,
@@ -189,13 +189,13 @@ class _Grid:
                 plausibility=None,
                 grey=self.grey,
                 budget=64,
-                **shared,
+                **common,
             )
             stores.append(Store(decoded))
         return stores
 
     def _write_labels(self, folder: Path, combinations: Sequence[Sequence[Any]]) -> dict[str, str]:
-        """Paths of the csv files with the conditions of each sample, by model; a model without conditions has none."""
+        """Write a csv with the conditions of each sample for each model with conditions; returns the paths by model."""
         paths = {}
         for name, columns in ((name, model.conditioner.columns) for name, model in self.models.items()):
             if columns:
@@ -207,10 +207,10 @@ class _Grid:
                 write_text(Path(paths[name]), text.getvalue())
         return paths
 
-    def _guidance(self, name: str, scale: float) -> dict[str, Any]:
-        """``guidance`` with ``scale`` for all conditions of the model ``name`` but the reference frames."""
-        return {**self.guidance, **dict.fromkeys(self._conditions(self.models[name]), scale)}
+    def _scaled_guidance(self, name: str, scale: float) -> dict[str, Any]:
+        """``guidance`` with ``scale`` for all conditions of the model ``name`` except the reference frames."""
+        return {**self.guidance, **dict.fromkeys(self._guided_conditions(self.models[name]), scale)}
 
     @staticmethod
-    def _conditions(model: DiffusionModel) -> list[str]:
+    def _guided_conditions(model: DiffusionModel) -> list[str]:
         return [name for name in model.conditioner.names if name != REFERENCE]

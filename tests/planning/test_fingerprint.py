@@ -149,9 +149,9 @@ def test_raw_files_are_listed_and_some_are_read() -> None:
     assert set(found.table["FPS"]) == {25.0}
     assert set(found.table["FrameHeight"]) == {32}
     assert len(found.rates) == 39
-    assert found.unwise[0].startswith("1 of 42 files cannot be used")
-    assert found.unwise[-1] == "1 of 40 recordings that were read are rejected; the first: damaged"
-    assert all("Doe" not in text for text in found.unwise)
+    assert found.reading_warnings[0].startswith("1 of 42 files cannot be used")
+    assert found.reading_warnings[-1] == "1 of 40 recordings that were read are rejected; the first: damaged"
+    assert all("Doe" not in text for text in found.reading_warnings)
     kept = raw(3, fps=None, size=None)
     assert set(kept.table["NumberOfFrames"]) <= {100, 200}
     assert set(zip(kept.table["FrameHeight"], kept.table["FrameWidth"], strict=True)) == {(30, 40)}

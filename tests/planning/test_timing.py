@@ -100,7 +100,7 @@ def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: 
 
         monkeypatch.setattr(LatentDiffusion, function, wrapped)
 
-    monkeypatch.setattr(timing, "_now", lambda: clock[0])
+    monkeypatch.setattr(timing, "_synchronized_time", lambda: clock[0])
     parts = {"training_step": 1, "on_train_epoch_start": 20, "validation_step": 0.5, "on_validation_epoch_end": 7}
     parts |= {
         "test_step": 0.25,
@@ -124,7 +124,7 @@ def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: 
 
 def test_a_validation_of_some_steps_stands_for_all() -> None:
     timer: Any = StepTimer()
-    timer.validation, timer.validation_end = [0.0, 4.0, 4.5, 5.0], 8.0  # previews in the first step, metrics at the end
+    timer.evaluation_times, timer.evaluation_end = [0.0, 4.0, 4.5, 5.0], 8.0  # previews in step 1, metrics at the end
     assert timer.evaluation_seconds(3) == 8.0
     assert timer.evaluation_seconds(13) == 8.0 + 10 * 0.5
     assert StepTimer().evaluation_seconds(5) == 0
@@ -162,6 +162,6 @@ def test_memory_is_what_autograd_keeps() -> None:
     loss = (x * y).exp().sum()
     loss.backward()
     timer.on_train_batch_end(None, None, None, None, 0)
-    assert sum(timer.saved.values()) == 2 * 7 * 5 * 4  # y, and the exponential
+    assert sum(timer.saved_bytes.values()) == 2 * 7 * 5 * 4  # y, and the exponential
     (x * 3).exp().sum().backward()
-    assert sum(timer.saved.values()) == 2 * 7 * 5 * 4
+    assert sum(timer.saved_bytes.values()) == 2 * 7 * 5 * 4

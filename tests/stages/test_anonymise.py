@@ -266,7 +266,7 @@ REFUSED = [
         ["generator=DIR/wide"],
         "r0 of .*real is 6x4, and generator= samples 7x4: give the LIDM that was trained on",
     ),
-    (["src=DIR/pixels"], "src=.*pixels holds videos, but latents are anonymized: run stage=encode first"),
+    (["src=DIR/pixels"], "src=.*pixels holds videos, but latents are needed: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
     (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give a LIDM whose"),
     (["src=DIR/oblique", "generator=DIR/views"], "r2 of .*oblique has View=PLAX, which generator= was not trained on"),

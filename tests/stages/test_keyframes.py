@@ -123,7 +123,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatc
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path, f"dst={tmp_path}/whole")
     detected: list[str] = []
-    detect = stage.detect
+    detect = stage.detect_in_recording
 
     def dies(job: stage.DetectionJob) -> Any:
         detected.append(job.name)
@@ -131,7 +131,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         return detect(job)
 
-    monkeypatch.setattr(stage, "detect", dies)
+    monkeypatch.setattr(stage, "detect_in_recording", dies)
     with contextlib.suppress(KeyboardInterrupt):
         run(tmp_path)
     assert not (tmp_path / "videos_keyframes").exists()

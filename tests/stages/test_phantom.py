@@ -140,7 +140,7 @@ def test_a_lock_is_not_kept_by_a_forked_process_that_outlives_its_parent(tmp_pat
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, there: str) -> None:
     (tmp_path / there).mkdir()
     (tmp_path / there / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=f"{there} exists and is not a tree that stage=phantom made"):
+    with pytest.raises(UserError, match=f"{there} exists and is not a folder that stage=phantom wrote"):
         draw(tmp_path / "raw")
     assert [path.name for path in (tmp_path / there).iterdir()] == ["thesis.txt"]
 

@@ -683,7 +683,7 @@ def test_unknown_file_in_the_folder_stops_the_upload(study: Path, monkeypatch: p
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "sent", [])
-    with pytest.raises(UserError, match="does not belong there"):
+    with pytest.raises(UserError, match="is not a published file"):
         run(study, "push=lab/hearts")
     assert not Hub.sent
 

@@ -233,7 +233,7 @@ def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> No
     for overrides, says in (
         (
             ["artifacts.synthetic=null", "artifacts.both=null"],
-            r"trained on real, but needs at least two of .*: train the others",
+            r"trained on real, but needs at least two of .*: train more classifiers",
         ),
         ([f"artifacts.both={tmp_path}/elsewhere"], r"both: .*elsewhere was trained on another version of this study"),
         ([f"artifacts.both={tmp_path}/fold"], r"was trained on one fold of this study, maybe with TEST patients"),
