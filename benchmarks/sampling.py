@@ -194,7 +194,7 @@ def real_features(
     if is_video:
         length, stride = extractor.clips[0]
         return extraction.clips(recordings, extractor, length, stride).features
-    chosen = RecordingSet(recordings.store, recordings.rows, recordings.cli_arg, key_frames=key_frames)
+    chosen = RecordingSet(recordings.store, recordings.rows, recordings.cli_arg, only_key_frames=key_frames)
     return extraction.frames(chosen, extractor).features
 
 

@@ -1,4 +1,4 @@
-"""Adherence of synthetic videos to a numeric condition such as EF, and identity along a video."""
+"""Adherence of synthetic videos to a numeric condition such as EF, and identity drift along a video."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,17 +18,15 @@ from echodream.metrics.regression import regression_metrics
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.runs.atomic_folder import read_record
 
-_TITLES = {"r2": ("R2", HIGHER), "mae": ("MAE", LOWER), "rmse": ("RMSE", LOWER)}
-_IDENTITY_LOST = "identity lost along a sample"
+_METRIC_TITLES = {"r2": ("R2", HIGHER), "mae": ("MAE", LOWER), "rmse": ("RMSE", LOWER)}
+_IDENTITY_DRIFT = "identity lost along a sample"
 
 
 def load_regressor(folder: str) -> ClassifierExtractor:
-    """The regression artifact in ``folder``. Raises ``UserError`` for a classifier with classes."""
+    """Load the regression model in the artifact ``folder``. Raises ``UserError`` for a model that predicts classes."""
     regressor = ClassifierExtractor(folder)
     if regressor.metadata.get("task") != "regression":
-        raise UserError(
-            f"regressor={folder} predicts classes: train one with train.py model=classifier task=regression"
-        )
+        raise UserError(f"regressor={folder} predicts classes: train with train.py model=classifier task=regression")
     return regressor
 
 
@@ -41,17 +39,17 @@ class Predictions:
     """Column that the model predicts."""
     features: ExtractedFeatures
 
-    def by_row(self) -> pd.Series:
-        """Predicted value with the row of the recording as index."""
+    def values_by_row(self) -> pd.Series:
+        """Predicted values, indexed by the row of the recording."""
         assert self.features.scores is not None
         return pd.Series(self.features.scores[:, 0].numpy(), index=self.features.rows)
 
-    def score(self, seed: int) -> tuple[dict[str, Interval], int, int]:
+    def metric_intervals(self, seed: int) -> tuple[dict[str, Interval], int, int]:
         """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""
         recordings, column = self.recordings, self.column
         if column not in recordings.rows:
             raise UserError(f"{recordings.cli_arg} has no column {column}, which regressor= predicts: omit regressor=")
-        predicted = self.by_row()
+        predicted = self.values_by_row()
         truth = pd.to_numeric(recordings.rows[column], errors="coerce").to_numpy(float)[predicted.index]
         known = np.isfinite(truth)
         if known.sum() < 2:
@@ -71,9 +69,9 @@ def predict(regressor: ClassifierExtractor, extraction: FeatureExtraction, recor
 def adherence(
     regressor: ClassifierExtractor, seed: int, synthetic: Predictions, real: Predictions
 ) -> Iterator[tuple[str, MetricRecord]]:
-    """R2, MAE and RMSE of ``regressor``: on synthetic clips against their condition, and on real clips as the floor."""
-    (value, count, _), (floor, floor_count, patients) = synthetic.score(seed), real.score(seed)
-    for name, (title, better) in _TITLES.items():
+    """Yield name and entry of R2, MAE and RMSE of synthetic clips; the floor is the metric of real clips."""
+    (value, count, _), (floor, floor_count, patients) = synthetic.metric_intervals(seed), real.metric_intervals(seed)
+    for name, (title, better) in _METRIC_TITLES.items():
         warnings = small_sample_warnings(TEST_patients=patients) + training_data_warnings(regressor, real.recordings)
         yield (
             f"{synthetic.column} {title}",
@@ -81,15 +79,15 @@ def adherence(
         )
 
 
-def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
-    """Identity drift along videos: metric and curves, from the audit of the latents of ``synthetic``; {} without audit.
+def identity_drift(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
+    """Metric and curves of identity drift, from the ``audit`` record of ``synthetic``; empty without such a record.
 
-    For another program's samples, the audited store is ``synthetic`` itself.
+    The audited store is the source of ``synthetic``, or ``synthetic`` itself if another program generated it.
     """
     record, store = read_record(Path(audit)) if audit is not None else None, synthetic.store
     if record is None or record.get("source") not in (store.dataset.settings.get("source"), store.checksum):
         return {}, {}
-    measure = next((each for each in record.get("measures", []) if each.get("name") == _IDENTITY_LOST), None)
+    measure = next((each for each in record.get("measures", []) if each.get("name") == _IDENTITY_DRIFT), None)
     if measure is None:
         return {}, {}
     value, floor = (
@@ -101,4 +99,4 @@ def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict
         for name, key in (("synthetic", "samples"), ("real", "new patients"))
     }
     count, floor_count = (int(sizes[name]["units"]) for name in ("samples", "held out"))
-    return {_IDENTITY_LOST: metric_record(value, floor, count, floor_count, SAME)}, curves
+    return {_IDENTITY_DRIFT: metric_record(value, floor, count, floor_count, SAME)}, curves

@@ -12,21 +12,21 @@ from echodream.metrics import cardiac_cycle
 from echodream.metrics.bootstrap import influence_interval, mean_estimate
 
 MAX_CURVE_FRAMES = 192
-"""Maximum length of the curve of frame differences."""
+"""Maximum length of the curve of frame differences, in frames."""
 
 
 class CardiacCycleMetrics(RecordingMetrics):
-    """Cardiac cycle metrics of a random sample of recordings, and their frame differences."""
+    """Cardiac cycle metrics of a random sample of recordings, and frame differences of each recording."""
 
     def __init__(self, recordings: RecordingSet, extraction: FeatureExtraction) -> None:
-        rows, measured = measure_recordings(_measure_beats, recordings, extraction, "beats")
+        rows, measured = measure_recordings(_measure_cardiac_cycle, recordings, extraction, "beats")
         table = pd.DataFrame([metrics for metrics, _ in measured])
         super().__init__(table, recordings.units(rows), extraction.seed)
         self.fps = sorted(set(map(float, recordings.rows["FPS"])))
         self.differences = [differences for _, differences in measured]
 
     def difference_curve(self) -> dict[str, list[float]]:
-        """Mean difference between frames n and n + 1, over recordings that have them, in gray levels of 0..255."""
+        """Mean absolute difference of frames n and n + 1 over recordings with these frames, in gray levels of 255."""
         points = []
         for frame in range(MAX_CURVE_FRAMES):
             longer = np.array([len(each) > frame for each in self.differences])
@@ -43,7 +43,7 @@ def frame_difference_curves(synthetic: CardiacCycleMetrics, real: CardiacCycleMe
     return {name: {**metrics.difference_curve(), "fps": metrics.fps} for name, metrics in named.items()}
 
 
-def _measure_beats(recordings: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
+def _measure_cardiac_cycle(recordings: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
     """Metrics of a recording by name, and its frame differences, (F - 1,)."""
     frames = recordings.store.frames(recordings.rows["FileName"][row]).mean(axis=-1) / 127.5 - 1
     rhythm = cardiac_cycle.estimate_rhythm(frames, float(recordings.rows["FPS"][row]))
@@ -61,7 +61,7 @@ def _measure_beats(recordings: RecordingSet, row: int) -> tuple[dict[str, float]
 
 
 def _window_starts(recordings: RecordingSet, row: int) -> list[int]:
-    """First frames of generated windows, from the column Joins; pandas may have read single numbers as floats."""
+    """Indices of the first frames of generated windows, from the column Joins, where pandas may have read a float."""
     cell = str(recordings.rows["Joins"][row])
     try:
         return [int(float(text)) for text in cell.split() if text not in ("nan", "None")]

@@ -1,4 +1,4 @@
-"""Agreement of the conditioned class of synthetic recordings with the class that a classifier predicts."""
+"""Agreement of the class that synthetic recordings were conditioned on with the class that a classifier predicts."""
 
 from collections.abc import Iterator
 
@@ -12,18 +12,18 @@ from echodream.metrics.fidelity import HIGHER
 from echodream.networks.extractors.encoder import ClassifierExtractor
 
 LABEL_SOURCE = "LabelSource"
-"""Column of a relabeled store: fingerprints of the classifiers that set the label; "asked" for an unchanged label."""
+"""Column of a relabeled store: fingerprints of the classifiers that predicted the label; "asked": label not changed."""
 
 
 def check_classes(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:
-    """Raise ``UserError`` unless each recording has a class that ``classifier`` knows."""
+    """Raise ``UserError`` unless each recording has a class that ``classifier`` can predict."""
     ids = classifier.metadata["class_ids"]
     if "class_id" not in recordings.rows or recordings.rows["class_id"].isna().any():
         raise UserError(f"{recordings.cli_arg} has recordings without class_id: label them, or give artifact=null")
     if unknown := sorted(set(recordings.rows["class_id"].astype(int)) - set(ids)):
         raise UserError(
-            f"{recordings.cli_arg} has class_id {unknown[0]}, and the classifier knows {ids}: give another artifact=, "
-            "or artifact=null and extractors=[encoder:...]"
+            f"{recordings.cli_arg} has class_id {unknown[0]}, but the classes of the classifier are {ids}: "
+            "give another artifact=, or artifact=null and extractors=[encoder:...]"
         )
 
 
@@ -43,7 +43,7 @@ def class_agreement(
     for index, title in enumerate(["class agreement", *titles], start=-1):
         masks = [np.ones(len(target), bool) if index < 0 else target == index for _, _, target in sets]
         value, floor = (
-            _share_correct(correct[mask], units.select(mask), seed)
+            _correct_share(correct[mask], units.select(mask), seed)
             for mask, (units, correct, _) in zip(masks, sets, strict=True)
         )
         count, real_count = (int(mask.sum()) for mask in masks)
@@ -59,7 +59,7 @@ def training_data_warnings(classifier: ClassifierExtractor, test: RecordingSet) 
     warnings = []
     if source != "real":
         warnings.append(f"{classifier.name} was trained on {source}: its training data may include these samples")
-    other_version = (metadata.get("stores") or {}).get("real") not in (None, (test.study or test.store).checksum)
+    other_version = (metadata.get("stores") or {}).get("real") not in (None, (test.study_store or test.store).checksum)
     if metadata.get("fold") is not None or other_version:
         part = "one fold" if metadata.get("fold") is not None else "another version"
         warnings.append(f"{classifier.name} was trained on {part} of this study, which may include TEST patients")
@@ -77,12 +77,12 @@ def relabeled_warning(recordings: RecordingSet) -> list[str]:
 def _correct_predictions(
     classifier: ClassifierExtractor, recordings: RecordingSet, features: ExtractedFeatures
 ) -> tuple[np.ndarray, np.ndarray]:
-    """1 for a correct prediction, else 0, float (N,), and the index of the true class, (N,)."""
+    """For each sample: 1 for a correct prediction, else 0, as float (N,); and the index of its true class, (N,)."""
     ids = classifier.metadata["class_ids"]
     target = np.array([ids.index(int(recordings.rows["class_id"][row])) for row in features.rows])
-    assert features.scores is not None  # a classifier has them
+    assert features.scores is not None  # a classifier has scores
     return (features.scores.argmax(dim=1).numpy() == target).astype(float), target
 
 
-def _share_correct(correct: np.ndarray, units: SamplingUnits, seed: int) -> Interval:
-    return influence_interval(mean_estimate(correct, proportion=True), units, seed=seed) if len(correct) else UNDEFINED
+def _correct_share(matches: np.ndarray, units: SamplingUnits, seed: int) -> Interval:
+    return influence_interval(mean_estimate(matches, proportion=True), units, seed=seed) if len(matches) else UNDEFINED

@@ -33,7 +33,7 @@ class LoadedClassifier:
 
 
 def open_classifier(folder: str) -> LoadedClassifier:
-    """The classifier in ``folder``. Raises ``UserError`` if there is none."""
+    """The classifier in ``folder``. Raises ``UserError`` if there is no classifier."""
     artifact = read_artifact(folder, "classifier")
     network, metadata = load_classifier(Path(folder))
     return LoadedClassifier(folder, network, metadata, artifact)
@@ -43,7 +43,7 @@ def open_classifier(folder: str) -> LoadedClassifier:
 def predict_split(
     classifier: LoadedClassifier, store: Store, split: str, batch: int = 16
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows of ``split``, and the network's output for each: float64 (N, K).
+    """The N rows of ``split``, and the network's outputs for one clip of each recording: float64 (N, K).
 
     Raises ``UserError`` if the frames differ in size from those that the network was trained on.
     """
@@ -63,5 +63,5 @@ def predict_split(
 
 
 def clip_view(metadata: Mapping[str, Any]) -> Clips:
-    """The test clip of a recording for a classifier with this ``metadata``."""
+    """View that selects the test clip of a recording, for a classifier with ``metadata``."""
     return Clips(frames=metadata["frames"], stride=metadata["stride"], start=clip_start(metadata))

@@ -35,18 +35,18 @@ class Comparison:
     test: RecordingSet
     train: RecordingSet
     autoencoder: "AutoencoderKL | None"
-    """Autoencoder of which distances of reconstructed TEST recordings are measured; None: not measured."""
+    """Autoencoder whose error is measured, as distances of reconstructed TEST recordings; None: not measured."""
     protocol: Protocol
     protocol_path: str | None
-    counts: Mapping[str, int] | None
-    """Number of samples of each kind in the protocol at ``protocol_path``."""
-    least: int
+    protocol_counts: Mapping[str, int] | None
+    """Number of samples of each kind in the protocol at ``protocol_path``; None without a protocol."""
+    min_samples: int
     """Minimum number of samples in a set."""
     used_counts: dict[str, int] = field(default_factory=dict)
     """Number of compared samples, by kind of sample."""
 
     def check_recordings(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
-        """Raise ``UserError`` if a classifier does not know the frame size or a class of the recordings."""
+        """Raise ``UserError`` unless each classifier was trained on the frame size and classes of the recordings."""
         check_frame_sizes((self.test, self.train, *recordings), self.extractors)
         for each in (self.test, self.train, *recordings):
             if self.classifier is not None:
@@ -58,22 +58,22 @@ class Comparison:
     def metrics(self, section: str, synthetic: RecordingSet) -> dict[str, MetricRecord]:
         """Fidelity metrics and class agreement of ``synthetic``, by name; ``section`` is "images" or "videos"."""
         metrics: dict[str, MetricRecord] = {}
-        key_frames = section == "images" and {"ED", "ES"} <= set(synthetic.rows)
+        only_key_frames = section == "images" and {"ED", "ES"} <= set(synthetic.rows)
+        real_sets = [replace(each, only_key_frames=only_key_frames) for each in (self.test, self.train)]
         for extractor in self.extractors:
             for kind in self.extraction.sample_kinds(section, extractor):
-                recordings = [synthetic, *(replace(each, key_frames=key_frames) for each in (self.test, self.train))]
-                sets = FeatureSets(extractor, kind.frames, *(kind.extract(each) for each in recordings))
+                recordings = [synthetic, *real_sets]
+                sets = FeatureSets(extractor, kind.frame_count, *(kind.extract(each) for each in recordings))
                 if self.autoencoder is not None and extractor.name in BUILT_IN:
                     test = replace(recordings[1], autoencoder=self.autoencoder)
-                    sets = replace(sets, reconstructed=kind.extract(test, most=sets.smallest_set_size()))
-                count = samples_per_set(
-                    self.protocol_path, self.counts, kind.name, sets.smallest_set_size(), self.least
-                )
+                    sets = replace(sets, reconstructed=kind.extract(test, max_count=sets.smallest_set_size()))
+                counts, available = self.protocol_counts, sets.smallest_set_size()
+                count = samples_per_set(self.protocol_path, counts, kind.name, available, self.min_samples)
                 if self.used_counts.setdefault(kind.name, count) != count:
                     raise UserError(
                         f"{extractor.name} has another number of {kind.name} than other extractors: evaluate it alone"
                     )
-                warnings = frame_rate_warning(synthetic, self.test) if kind.frames > 1 else []
+                warnings = frame_rate_warning(synthetic, self.test) if kind.frame_count > 1 else []
                 if isinstance(extractor, ClassifierExtractor):
                     warnings += training_data_warnings(extractor, self.test)
                 settings = self.protocol.neighbours, self.protocol.seed

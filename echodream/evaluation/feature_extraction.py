@@ -36,17 +36,17 @@ class RecordingSet:
     rows: pd.DataFrame
     cli_arg: str
     """Command-line argument of the store, such as "videos=<path>", for error messages."""
-    study: Store | None = None
+    study_store: Store | None = None
     """Store of the study, if ``store`` has further patients who are not in the study; else None."""
-    key_frames: bool = False
+    only_key_frames: bool = False
     """Whether only key frames (columns ED and ES) are compared, because the synthetic images are key frames."""
     autoencoder: "AutoencoderKL | None" = None
     """Autoencoder that encodes and decodes all frames, to measure its error; None for unchanged frames."""
 
     def comparable_frames(self, row: int) -> np.ndarray:
-        """Indices of the compared frames of recording ``row``: its key frames if required and marked, else all."""
+        """Indices of the compared frames of recording ``row``: marked key frames if ``only_key_frames``, else all."""
         count = int(self.rows["NumberOfFrames"][row])
-        if self.key_frames and {"ED", "ES"} <= set(self.rows):
+        if self.only_key_frames and {"ED", "ES"} <= set(self.rows):
             name = f"{self.cli_arg}: {self.rows['FileName'][row]}"
             cells = {kind: "" if pd.isna(cell := self.rows[kind][row]) else str(cell) for kind in ("ED", "ES")}
             marks = {
@@ -58,7 +58,7 @@ class RecordingSet:
 
     @torch.inference_mode()
     def read(self, row: int, indices: Sequence[int]) -> Tensor:
-        """Frames of a recording, with repetitions: (C, F, H, W) in [-1, 1]."""
+        """Frames ``indices``, which may repeat, of recording ``row``: (C, F, H, W) in [-1, 1]."""
         unique, back = np.unique(indices, return_inverse=True)
         pixels = self.store.frames(self.rows["FileName"][row], unique.tolist())
         x = from_uint8(torch.from_numpy(pixels)).permute(0, 3, 1, 2)
@@ -91,7 +91,7 @@ class RecordingSet:
 
 
 def load_recordings(path: str, key: str) -> RecordingSet:
-    """All recordings of the video store ``path``, or the TEST recordings of a real store.
+    """All recordings of the synthetic video store ``path``, or the TEST recordings of a real store.
 
     ``key``: name of the command-line argument that gave ``path``, for error messages.
     """
@@ -100,7 +100,7 @@ def load_recordings(path: str, key: str) -> RecordingSet:
 
 
 def select_recordings(store: Store, argument: str, split: str | None) -> RecordingSet:
-    """Recordings of ``store`` in ``split`` (None: all). Raises ``UserError`` without recordings."""
+    """Recordings of ``store`` in ``split`` (None: all splits). Raises ``UserError`` if there are no recordings."""
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
         raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: give another store")
@@ -108,12 +108,12 @@ def select_recordings(store: Store, argument: str, split: str | None) -> Recordi
 
 
 def check_frame_size(
-    store: Store, rows: pd.DataFrame, expected: tuple[int, int, int], source: str, classifier: str
+    store: Store, rows: pd.DataFrame, expected_size: tuple[int, int, int], source: str, classifier: str
 ) -> None:
     """Raise ``UserError`` unless frames of ``rows`` have the size (H, W, C) that ``classifier`` was trained on."""
     for height, width in set(zip(rows["FrameHeight"], rows["FrameWidth"], strict=True)):
-        if (size := (int(height), int(width), store.dataset.channels)) != expected:
-            found, trained = (f"{w}x{h} with {c} channel{'s' * (c > 1)}" for h, w, c in (size, expected))
+        if (size := (int(height), int(width), store.dataset.channels)) != expected_size:
+            found, trained = (f"{w}x{h} with {c} channel{'s' * (c > 1)}" for h, w, c in (size, expected_size))
             raise UserError(
                 f"{source} has recordings of {found}, and {classifier} was trained on {trained}: "
                 "use the same data.size and data.grey for both"
@@ -121,7 +121,7 @@ def check_frame_size(
 
 
 def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extractor]) -> None:
-    """Raise ``UserError`` if a set has several frame sizes, or, if spectra are compared, sets have different sizes."""
+    """Raise ``UserError`` for several frame sizes in a set, and for different sizes of sets if spectra are compared."""
     sizes = {
         each.cli_arg: sorted(set(zip(each.rows["FrameHeight"], each.rows["FrameWidth"], strict=True))) for each in sets
     }
@@ -139,7 +139,7 @@ def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extract
 
 @dataclass(frozen=True)
 class ExtractedFeatures:
-    """Features of samples, frames or clips, in random order."""
+    """Features of samples (frames or clips) in random order."""
 
     features: np.ndarray
     """Features, (N, D)."""
@@ -150,12 +150,12 @@ class ExtractedFeatures:
     units: SamplingUnits
     """Sampling units of the samples, (N,)."""
     padded_clips: int
-    """Number of clips that are padded with their last frame, because the recording is too short."""
+    """Number of clips that are padded with their last frame, because their recordings are too short."""
 
     def subset(self, count: int, number: int, spectra: bool = False, logits: bool = False) -> Features:
         """Random subset of ``count`` samples, with class scores if ``logits``.
 
-        Subset ``number`` 0 has the first samples, other numbers are random seeds.
+        Subset 0 has the first samples; another ``number`` is a random seed. ``spectra``: whether features are spectra.
         """
         rows = np.random.default_rng(number).permutation(len(self.features)) if number else np.arange(count)
         rows = rows[:count]
@@ -168,16 +168,15 @@ class FeatureSets:
     """Features of synthetic, TEST and TRAIN samples from one extractor."""
 
     extractor: Extractor
-    frames: int
+    frame_count: int
     """Number of frames of a clip; 1 for single frames."""
     synthetic: ExtractedFeatures
     test: ExtractedFeatures
     train: ExtractedFeatures
     reconstructed: ExtractedFeatures | None = None
-    """The first TEST samples after encoding and decoding, as many as the smallest set has."""
+    """The first TEST samples after encoding and decoding; their number is the size of the smallest set."""
 
     def smallest_set_size(self) -> int:
-        """Number of samples of the smallest set."""
         return min(len(each.features) for each in (self.synthetic, self.test, self.train))
 
 
@@ -187,10 +186,10 @@ class SampleKind:
 
     name: str
     """Key of the sample count in the protocol: "images", "videos" or "frames of videos"."""
-    frames: int
+    frame_count: int
     """Number of frames of a clip; 1 for single frames."""
     extract: Callable[..., ExtractedFeatures]
-    """Function that extracts features of a ``RecordingSet``; ``most`` limits the number of samples."""
+    """Function that extracts features of a ``RecordingSet``; ``max_count`` limits the number of samples."""
 
 
 class FeatureExtraction:
@@ -201,7 +200,7 @@ class FeatureExtraction:
         self.max_samples, self.batch, self.seed = max_samples, batch, seed
 
     def sample_kinds(self, section: str, extractor: Extractor) -> Iterator[SampleKind]:
-        """Inputs of ``extractor`` in ``section`` ("images" or "videos"): clips of videos, or else frames."""
+        """Kinds of samples for ``extractor`` in ``section`` ("images" or "videos"): clips of videos, else frames."""
         if section == "videos" and CLIPS in extractor.inputs:
             for frames, stride in extractor.clips:
                 extract = partial(self.clips, extractor=extractor, frames=frames, stride=stride)
@@ -210,10 +209,10 @@ class FeatureExtraction:
             name = "images" if section == "images" else "frames of videos"
             yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
 
-    def frames(self, recordings: RecordingSet, extractor: Extractor, most: int | None = None) -> ExtractedFeatures:
-        """Features of single frames, about equally many of each recording, evenly spaced over its compared frames.
+    def frames(self, recordings: RecordingSet, extractor: Extractor, max_count: int | None = None) -> ExtractedFeatures:
+        """Features of single frames: about the same number per recording, evenly spaced over its compared frames.
 
-        With ``most``, only the first ``most`` samples in random order are computed.
+        With ``max_count``, features are computed only for the first ``max_count`` samples in random order.
         """
         order = np.sort(self.sample_order(len(recordings.rows)))
         frames = [recordings.comparable_frames(int(row)) for row in order]
@@ -223,18 +222,18 @@ class FeatureExtraction:
         ]
         lengths = [len(each) for each in sampled]
         rows = np.repeat(order, lengths)
-        chosen = self._random_order(len(rows), most)
-        is_chosen = np.split(np.isin(np.arange(len(rows)), chosen), np.cumsum(lengths)[:-1])
+        sample_indices = self._random_order(len(rows), max_count)
+        is_selected = np.split(np.isin(np.arange(len(rows)), sample_indices), np.cumsum(lengths)[:-1])
 
         def read() -> Iterator[Tensor]:
-            for row, indices, mask in zip(order, sampled, is_chosen, strict=True):
+            for row, indices, mask in zip(order, sampled, is_selected, strict=True):
                 if mask.any():
                     yield from recordings.read(int(row), indices[mask].tolist()).transpose(0, 1)[:, :, None]
 
-        return self._extract_features(read(), recordings, rows, chosen, extractor, 0)
+        return self._extract_features(read(), recordings, rows, sample_indices, extractor, 0)
 
     def _frame_counts(self, available: np.ndarray) -> np.ndarray:
-        """Number of frames of each recording, (N,): equal numbers up to ``available``, ``max_samples`` in total."""
+        """Numbers of frames to use, (N,), equal unless fewer are ``available``; at most ``max_samples`` in total."""
         total = min(self.max_samples, int(available.sum()))
         level = next(n for n in range(int(available.max()), -1, -1) if np.minimum(available, n).sum() <= total)
         counts = np.minimum(available, level)
@@ -243,33 +242,33 @@ class FeatureExtraction:
         return counts
 
     def clips(
-        self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int, most: int | None = None
+        self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int, max_count: int | None = None
     ) -> ExtractedFeatures:
-        """Features of one clip of each recording, at ``extractor.start``; short clips are padded with the last frame.
+        """Features of one clip per recording at position ``extractor.start``, padded with the last frame if too short.
 
-        With ``most``, only the first ``most`` samples in random order are computed.
+        With ``max_count``, features are computed only for the first ``max_count`` samples in random order.
         """
         rows, rng = self.sample_order(len(recordings.rows)), np.random.default_rng(0)
         view = Clips(frames=frames, stride=stride, start=extractor.start)
         clips = [view.frame_range(int(recordings.rows["NumberOfFrames"][row]), rng) for row in rows.tolist()]
-        chosen = self._random_order(len(rows), most)
+        sample_indices = self._random_order(len(rows), max_count)
 
         def read() -> Iterator[Tensor]:
-            for index in np.sort(chosen).tolist():
+            for index in np.sort(sample_indices).tolist():
                 clip = clips[index]
                 yield recordings.read(int(rows[index]), [*clip, *[clip[-1]] * (frames - len(clip))])
 
         return self._extract_features(
-            read(), recordings, rows, chosen, extractor, sum(len(clip) < frames for clip in clips)
+            read(), recordings, rows, sample_indices, extractor, sum(len(clip) < frames for clip in clips)
         )
 
     def sample_order(self, count: int) -> np.ndarray:
-        """Random indices below ``count``, at most ``max_samples``."""
+        """Indices below ``count`` in random order, at most ``max_samples`` of them."""
         return np.random.default_rng([self.seed, count]).permutation(count)[: self.max_samples]
 
-    def _random_order(self, count: int, most: int | None) -> np.ndarray:
-        """Indices of the first ``most`` (None: all) of ``count`` samples in random order."""
-        return np.random.default_rng(self.seed).permutation(count)[:most]
+    def _random_order(self, count: int, max_count: int | None) -> np.ndarray:
+        """Indices of the first ``max_count`` (None: all) of ``count`` samples in random order."""
+        return np.random.default_rng(self.seed).permutation(count)[:max_count]
 
     @torch.inference_mode()
     def _extract_features(
@@ -277,25 +276,25 @@ class FeatureExtraction:
         samples: Iterator[Tensor],
         recordings: RecordingSet,
         rows: np.ndarray,
-        chosen: np.ndarray,
+        sample_indices: np.ndarray,
         extractor: Extractor,
         padded_clips: int,
     ) -> ExtractedFeatures:
-        """Features of the samples with the indices ``chosen``, in this order.
+        """Features of the samples at ``sample_indices``, in the order of these indices.
 
-        ``samples`` yields these samples, (C, F, H, W) each, in ascending order of their indices. ``rows`` are the
-        recordings of all samples.
+        ``samples`` yields the selected samples, (C, F, H, W) each, in ascending order of their indices. ``rows`` has
+        the row of the recording of every sample.
         """
         extractor.network.to(self.device)
         feature_batches, score_batches = [], []
         title = f"{extractor.name}, {recordings.cli_arg}"
-        for _ in progress_bar(range(0, len(chosen), self.batch), title, unit="batch", leave=False):
+        for _ in progress_bar(range(0, len(sample_indices), self.batch), title, unit="batch", leave=False):
             features = extractor.features(torch.stack([*itertools.islice(samples, self.batch)]).to(self.device))
             scores = extractor.scores(features)
             feature_batches.append(features.double().cpu())
             score_batches += [] if scores is None else [scores.double().cpu()]
-        order = np.argsort(np.argsort(chosen))
-        scores, rows = torch.cat(score_batches)[order] if score_batches else None, rows[chosen]
+        order = np.argsort(np.argsort(sample_indices))
+        scores, rows = torch.cat(score_batches)[order] if score_batches else None, rows[sample_indices]
         features = torch.cat(feature_batches)[order]
         if not torch.isfinite(features).all():
             raise UserError(

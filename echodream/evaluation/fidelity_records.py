@@ -8,7 +8,7 @@ from echodream.evaluation.table import MetricRecord, metric_record, small_sample
 from echodream.metrics.fidelity import METRICS, MetricWithFloor, average_subsets, compare_features
 from echodream.networks.extractors.inception import Inception
 
-SUBSETS = 8
+SUBSET_COUNT = 8
 """Number of random subsets over which metrics are averaged, if a set has more samples than are compared."""
 
 
@@ -24,19 +24,19 @@ def fidelity_metrics(
     largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))
     results: list[dict[str, MetricWithFloor]] = []
     autoencoder: dict[str, MetricWithFloor] = {}
-    for number in range(SUBSETS if largest > count else 1):
+    for number in range(SUBSET_COUNT if largest > count else 1):
         synthetic, test, train = (
             each.subset(count, number, spectra, logits) for each in (sets.synthetic, sets.test, sets.train)
         )
         results.append(compare_features(synthetic, test, train, neighbors, seed))
-        if sets.reconstructed is not None and number == 0:  # the first samples of both sets are the same
+        if sets.reconstructed is not None and number == 0:  # subset 0 has the same samples in both sets
             reconstructed = sets.reconstructed.subset(count, number, spectra)
             autoencoder = compare_features(reconstructed, test, train, neighbors, seed)
     dimensions = test.rows.shape[1]
     units = {"synthetic_recordings": synthetic, "TEST_patients": test, "TRAIN_patients": train}
     common = small_sample_warnings(**{name: each.units.count() for name, each in units.items()})
     if (published := sets.extractor.published_sample_count()) is not None and count < published:
-        common.append(f"published figures use {published:,} samples")
+        common.append(f"published values use {published:,} samples")
     common += [*_short_clip_warnings(sets), *warnings]
     for name, metric in average_subsets(results).items():
         is_biased = name == "frechet" and count <= dimensions
@@ -46,7 +46,7 @@ def fidelity_metrics(
         )
         if METRICS[name].is_distance and name in autoencoder:
             record["autoencoder"] = asdict(autoencoder[name].value)
-        yield sets.extractor.metric_name(name, sets.frames), record
+        yield sets.extractor.metric_name(name, sets.frame_count), record
 
 
 def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]:
@@ -59,8 +59,8 @@ def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]
 def _short_clip_warnings(sets: FeatureSets) -> list[str]:
     named = {"synthetic": sets.synthetic, "TEST": sets.test, "TRAIN": sets.train}
     return [
-        f"{each.padded_clips} of {len(each.rows)} {name} clips are shorter than {sets.frames} frames: "
-        "the last is repeated"
+        f"{each.padded_clips} of {len(each.rows)} {name} clips are shorter than {sets.frame_count} frames: "
+        "the last frame is repeated"
         for name, each in named.items()
         if each.padded_clips
     ]

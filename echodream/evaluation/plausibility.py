@@ -1,4 +1,4 @@
-"""Share of synthetic videos outside the range of training recordings, with the share of real test recordings."""
+"""Shares of synthetic videos and of real test recordings outside the range of training recordings."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,12 +21,13 @@ from echodream.metrics.plausibility import (
     typical_sector,
 )
 
-MAX_TRAINING = 2000
+MAX_TRAINING_PATIENTS = 2000
 """Maximum number of training patients, with one recording each, that determine a range."""
 EJECTION_FRACTION = "ejection fraction"
 EF_COLUMN = "EF"
-ANY, OUTSIDE, SETTINGS = "any quantity", " outside the training range", "range"
+ANY_QUANTITY, OUTSIDE_RANGE, RANGE_KEY = "any quantity", " outside the training range", "range"
 _MAX_NOMINAL_RATIO = 1.5
+"""Maximum ratio of ``Range.nominal`` to 1 - coverage without a warning."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class TrainingRanges:
 
     ranges: Mapping[str, Range]
     sector: np.ndarray | None
-    """Sector of most training recordings, bool (H, W)."""
+    """Pixels in the ultrasound sector of most training recordings, bool (H, W)."""
     seconds: float
-    """Longest part of a recording that is measured, at its center."""
-    recordings: int
+    """Maximum duration, in seconds, of the central part of a recording that is measured."""
+    recording_count: int
     """Number of training recordings, one of each patient."""
     not_computed: Mapping[str, str]
-    """Quantities without a range, and the reason."""
+    """Quantities without a range, each with the reason."""
 
     def measure(self, frames: np.ndarray, fps: float) -> dict[str, float]:
         """Quantities of a clip, (F, H, W) uint8 or floats in [-1, 1]."""
@@ -51,8 +52,8 @@ class TrainingRanges:
     def require_plausible(self, frames: np.ndarray, fps: float) -> None:
         """Raise ``Rejected`` if a quantity of the central part of a video, (F, H, W), lies outside its range."""
         central = frames[central_frames(len(frames), fps, self.seconds)]
-        if found := outside_ranges(self.measure(central, fps), self.ranges):
-            raise Rejected("; ".join(found.values()))
+        if sentences := outside_ranges(self.measure(central, fps), self.ranges):
+            raise Rejected("; ".join(sentences.values()))
 
 
 def central_frames(frames: int, fps: float, seconds: float) -> list[int]:
@@ -67,25 +68,25 @@ def shortest_duration(rows: pd.DataFrame) -> float:
     return float((rows["NumberOfFrames"].astype(float) / rows["FPS"].astype(float)).min())
 
 
-def measure_training(train: RecordingSet, coverage: float, seconds: float) -> TrainingRanges:
-    """The ranges with the share ``coverage`` of the patients of ``train``; ``seconds`` of a recording are measured.
+def training_ranges(train: RecordingSet, coverage: float, seconds: float) -> TrainingRanges:
+    """Ranges that contain the share ``coverage`` of the patients of ``train``; ``seconds``: measured duration.
 
-    One random recording of each patient is used: several recordings of one patient are not exchangeable with a new
-    patient's. Raises ``UserError`` if no quantity can be computed.
+    One random recording of each patient is used, because several of one patient are not exchangeable with new patients.
+    Raises ``UserError`` if no quantity can be computed.
     """
 
-    def measure(each: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
-        return measure_clip(*_read_central_part(each, row, seconds))
+    def measure(subset: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
+        return measure_clip(*_read_central_part(subset, row, seconds))
 
     train = _one_recording_per_patient(train)
-    _, measured = measure_recordings(measure, train, FeatureExtraction(MAX_TRAINING, 1, 0), "plausibility")
+    _, measured = measure_recordings(measure, train, FeatureExtraction(MAX_TRAINING_PATIENTS, 1, 0), "plausibility")
     sector = typical_sector([mask for _, mask in measured])
     table = pd.DataFrame([{**values, SECTOR_OVERLAP: sector_overlap(mask, sector)} for values, mask in measured])
     ranges, not_computed = dict[str, Range](), dict[str, str]()
     for name in map(str, table):
         values = table[name].to_numpy(float)
-        if (found := training_range(values, coverage, only_low=name == SECTOR_OVERLAP)) is not None:
-            ranges[name] = found
+        if (value_range := training_range(values, coverage, only_low=name == SECTOR_OVERLAP)) is not None:
+            ranges[name] = value_range
         else:
             without = int((~np.isfinite(values)).sum())
             not_computed[name] = f"{without} of {len(values)} training recordings have no {name} in {seconds:.3g} s"
@@ -117,36 +118,36 @@ def plausibility(
     coverage: float,
     predictions: tuple[Predictions, Predictions] | None,
 ) -> dict[str, MetricRecord]:
-    """Share of ``videos`` outside the range of ``train``, for each quantity and for any; floor: the share of ``test``.
+    """Share of ``videos`` outside the range of ``train``, by quantity and for any quantity; floor: share of ``test``.
 
-    ``predictions``: ejection fraction of ``videos`` and ``test`` by a regression model, whose range is that of the
-    column EF of ``train``; None: not measured. The entry ``SETTINGS`` has the ranges, and what was not computed.
+    ``predictions``: ejection fractions of ``videos`` and ``test``, predicted by a regression model, or None; their
+    range is that of the column EF of ``train``. The entry ``RANGE_KEY`` has the ranges and quantities without range.
     """
-    trained = measure_training(train, coverage, shortest_duration(videos.rows))
-    ranges, not_computed = dict(trained.ranges), dict(trained.not_computed)
-    tables = [_measured_values(each, extraction, trained) for each in (videos, test)]
+    training = training_ranges(train, coverage, shortest_duration(videos.rows))
+    ranges, not_computed = dict(training.ranges), dict(training.not_computed)
+    tables = [_measured_values(each, extraction, training) for each in (videos, test)]
     if predictions is None:
         not_computed[EJECTION_FRACTION] = "there is no regression model of EF (regressor=)"
-    elif (found := _training_ef(train, predictions[0], coverage)) is None:
+    elif (ef_range := _training_ef(train, predictions[0], coverage)) is None:
         not_computed[EJECTION_FRACTION] = "regressor= does not predict EF, or most training recordings have no EF"
     else:
-        ranges[EJECTION_FRACTION] = found
+        ranges[EJECTION_FRACTION] = ef_range
         for (_, table), predicted in zip(tables, predictions, strict=True):
-            table[EJECTION_FRACTION] = predicted.by_row().reindex(table.index)
+            table[EJECTION_FRACTION] = predicted.values_by_row().reindex(table.index)
     sets = []
     for (rows, table), recordings in zip(tables, (videos, test), strict=True):
         outside = pd.DataFrame(
-            {f"{name}{OUTSIDE}": [not each.contains(value) for value in table[name]] for name, each in ranges.items()}
+            {f"{name}{OUTSIDE_RANGE}": [not each.contains(v) for v in table[name]] for name, each in ranges.items()}
         )
-        outside[f"{ANY}{OUTSIDE}"] = outside.any(axis=1)
+        outside[f"{ANY_QUANTITY}{OUTSIDE_RANGE}"] = outside.any(axis=1)
         sets.append(RecordingMetrics(outside.astype(float), recordings.units(rows), extraction.seed, proportions=True))
     synthetic, real = sets
     metrics = dict(compare_means(synthetic, real))
     for name, each in ranges.items():
-        record = metrics[f"{name}{OUTSIDE}"]
+        record = metrics[f"{name}{OUTSIDE_RANGE}"]
         record["nominal"] = each.nominal
         if each.nominal > _MAX_NOMINAL_RATIO * (1 - coverage):
-            few = f"only {trained.recordings} training patients: {each.nominal:.2g} of real ones are expected outside"
+            few = f"only {training.recording_count} training patients: a share {each.nominal:.2g} is expected outside"
             record["warning"] = "; ".join(filter(None, [record["warning"], few]))
     without = {
         name: {"synthetic": int(tables[0][1][name].isna().sum()), "real": int(tables[1][1][name].isna().sum())}
@@ -154,29 +155,29 @@ def plausibility(
     }
     settings = {
         "coverage": coverage,
-        "seconds": trained.seconds,
-        "training recordings": trained.recordings,
+        "seconds": training.seconds,
+        "training recordings": training.recording_count,
         "ranges": {name: asdict(each) for name, each in ranges.items()},
         "samples without a value": without,
         "not computed": not_computed,
     }
-    return {**metrics, SETTINGS: settings}
+    return {**metrics, RANGE_KEY: settings}
 
 
 def _measured_values(
-    recordings: RecordingSet, extraction: FeatureExtraction, trained: TrainingRanges
+    recordings: RecordingSet, extraction: FeatureExtraction, training: TrainingRanges
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Row numbers of the measured recordings, and a table of their quantities, indexed by row number."""
 
-    def measure(each: RecordingSet, row: int) -> dict[str, float]:
-        return trained.measure(*_read_central_part(each, row, trained.seconds))
+    def measure(subset: RecordingSet, row: int) -> dict[str, float]:
+        return training.measure(*_read_central_part(subset, row, training.seconds))
 
     rows, values = measure_recordings(measure, recordings, extraction, "plausibility")
     return rows, pd.DataFrame(values, index=rows)
 
 
 def _training_ef(train: RecordingSet, predictions: Predictions, coverage: float) -> Range | None:
-    """Range of EF in ``train``; None if another column is predicted, or EF is missing for over half of patients."""
+    """Range of EF in ``train``; None if another column is predicted, or if EF is missing for most patients."""
     if predictions.column != EF_COLUMN or EF_COLUMN not in train.rows:
         return None
     train = _one_recording_per_patient(train)

@@ -36,7 +36,7 @@ class Protocol:
 
 
 def read_protocol(path: str) -> dict[str, Any]:
-    """The protocol in ``path``, a protocol.json or an evaluation.json. Raises ``UserError``."""
+    """The protocol in ``path``, a protocol.json or an evaluation.json. Raises ``UserError`` for another file."""
     try:
         record: Any = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -73,23 +73,23 @@ def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
     return {str(key): int(value) for key, value in recorded["count"].items()}
 
 
-def _require_same_extractor(path: str, name: str, recorded: Any, current: Any) -> None:
-    if current is None:
+def _require_same_extractor(path: str, name: str, recorded_entry: Any, current_entry: Any) -> None:
+    if current_entry is None:
         raise UserError(f"protocol={path} uses the extractor {name}: add {name} and its file to extractors=")
-    if recorded is None:
+    if recorded_entry is None:
         raise UserError(f"protocol={path} does not use the extractor {name}: remove {name} from extractors=")
-    for key in sorted(recorded.keys() | current.keys()):
-        if recorded.get(key) != current.get(key):
-            values = f"{key} {_shorten(recorded.get(key))}, here it is {_shorten(current.get(key))}"
+    for key in sorted(recorded_entry.keys() | current_entry.keys()):
+        if recorded_entry.get(key) != current_entry.get(key):
+            values = f"{key} {_value_text(recorded_entry.get(key))}, here it is {_value_text(current_entry.get(key))}"
             raise UserError(f"protocol={path} uses {name} with {values}: set the same value")
 
 
-def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, available: int, least: int) -> int:
-    """Number of samples of the kind ``key``: from the ``counts`` of the protocol, else ``available``."""
-    if available < least:
+def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, available: int, minimum: int) -> int:
+    """Number of samples of the kind ``key`` in each set: from the ``counts`` of a protocol, else ``available``."""
+    if available < minimum:
         raise UserError(
-            f"{key}: the smallest of synthetic, TEST and TRAIN has {available} samples, and a distance needs {least}: "
-            "generate more samples, or lower least="
+            f"{key}: the smallest of synthetic, TEST and TRAIN has {available} samples, and a distance needs "
+            f"{minimum}: generate more samples, or lower least="
         )
     if counts is None:
         return available
@@ -102,5 +102,6 @@ def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str
     return counts[key]
 
 
-def _shorten(value: Any) -> str:
+def _value_text(value: Any) -> str:
+    """Text of a recorded ``value`` for an error message; of a SHA-256, the first 12 characters."""
     return value[:12] if isinstance(value, str) and len(value) == 64 else json.dumps(value)

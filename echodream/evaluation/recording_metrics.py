@@ -16,8 +16,8 @@ from echodream.metrics.texture import DEPTH_BANDS, speckle_snr, speckle_width
 from echodream.progress import progress_bar
 
 _T = TypeVar("_T")
-FRAMES = 4
-"""Number of evenly spaced frames of a recording for speckle statistics."""
+SPECKLE_FRAMES = 4
+"""Number of evenly spaced frames of a recording from which speckle statistics are computed."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class RecordingMetrics:
     """Whether the metrics are 0 or 1, so that their means are proportions."""
 
     def summary(self, name: str) -> tuple[Interval, dict[str, float], int]:
-        """Mean of the metric ``name`` with its interval; its mean, std and count; number of sampling units.
+        """Interval of the mean of the metric ``name``; its mean, std and count by key; number of sampling units.
 
         Recordings with a value that is not finite are left out.
         """
@@ -49,7 +49,7 @@ class RecordingMetrics:
 
 
 def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterator[tuple[str, MetricRecord]]:
-    """Yield name and entry of each metric: the mean over synthetic recordings; floor: the mean over real ones."""
+    """Yield name and entry of each metric: the mean over synthetic recordings; floor: the mean over real recordings."""
     for name in map(str, synthetic.table):
         value, statistics, recordings = synthetic.summary(name)
         floor, real_statistics, patients = real.summary(name)
@@ -77,7 +77,7 @@ def speckle_metrics(recordings: RecordingSet, extraction: FeatureExtraction) -> 
 
 def _measure_speckle(recordings: RecordingSet, row: int) -> dict[str, float]:
     frames = recordings.comparable_frames(row)
-    selected = frames[evenly_spaced_frames(len(frames), min(FRAMES, len(frames)))]
+    selected = frames[evenly_spaced_frames(len(frames), min(SPECKLE_FRAMES, len(frames)))]
     gray = (recordings.read(row, selected.tolist()).mean(dim=0).numpy() + 1) * 127.5
     ratios = {f"speckle SNR, {band}": value for band, value in zip(DEPTH_BANDS, speckle_snr(gray), strict=True)}
     axial, lateral = speckle_width(gray)

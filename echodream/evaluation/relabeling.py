@@ -14,8 +14,8 @@ from echodream.evaluation.classifier_inference import LoadedClassifier, predict_
 from echodream.store import Store
 from echodream.store.schema import SPLITS
 
-CONFIDENCE = "Confidence"
-"""Column: probability of the predicted class."""
+CONFIDENCE_COLUMN = "Confidence"
+"""Name of the column with the probability of the predicted class."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ClassProbabilities:
 
 
 def check_classes(store: Store, classifiers: Sequence[LoadedClassifier]) -> None:
-    """Raise ``UserError`` if classifiers have different names of a class, or if none has some class of ``store``."""
+    """Raise ``UserError`` if classifiers name a class differently, or if a class of ``store`` is in no classifier."""
     known: dict[int, str] = {}
     for each in classifiers:
         for number, name in zip(each.metadata["class_ids"], each.metadata["class_names"], strict=True):
@@ -52,9 +52,9 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
     columns: dict[str, dict[str, Any]] = {name: {} for name in names}
     if predictions := _average_classifiers_with_equal_classes(classifiers, outputs):
         titles = _column_titles(predictions)
-        for row, (index, k, confidence) in enumerate(zip(*most_confident(predictions), strict=True)):
+        for row, (index, k, p) in enumerate(zip(*most_probable_classes(predictions), strict=True)):
             chosen, cells = predictions[index], columns[names[row]]
-            cells |= {"class_id": chosen.ids[k], "class_name": chosen.names[k], CONFIDENCE: round(float(confidence), 6)}
+            cells |= {"class_id": chosen.ids[k], "class_name": chosen.names[k], CONFIDENCE_COLUMN: round(float(p), 6)}
             probabilities = np.concatenate([each.probabilities[row] for each in predictions])
             cells |= {title: round(float(value), 6) for title, value in zip(titles, probabilities, strict=True)}
     for each, output in zip(classifiers, outputs, strict=True):
@@ -64,8 +64,8 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
     return columns
 
 
-def most_confident(predictions: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Index of the set and class, and probability, (N,) each, of the most probable class; the first set wins a tie."""
+def most_probable_classes(predictions: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Most probable class of each recording: index of its set, index in the set, probability; (N,) each."""
     highest = np.stack([each.probabilities.max(axis=1) for each in predictions])
     index = highest.argmax(axis=0)
     classes = np.stack([each.probabilities.argmax(axis=1) for each in predictions])
@@ -85,7 +85,7 @@ def _predict_store(classifier: LoadedClassifier, store: Store, batch: int) -> pd
 def _average_classifiers_with_equal_classes(
     classifiers: Sequence[LoadedClassifier], outputs: Sequence[pd.DataFrame]
 ) -> list[ClassProbabilities]:
-    """Mean probabilities of the classifiers with the same classes, in the order of ``classifiers``."""
+    """Mean probabilities over the classifiers with the same classes, for each set of classes."""
     probabilities: dict[tuple[int, ...], list[np.ndarray]] = {}
     names: dict[tuple[int, ...], list[str]] = {}
     for each, output in zip(classifiers, outputs, strict=True):
@@ -100,7 +100,7 @@ def _average_classifiers_with_equal_classes(
 def _column_titles(predictions: Sequence[ClassProbabilities]) -> list[str]:
     """A column name for each probability, such as P_Non_ASD, or P2_ASD if a second set of classes has ASD too.
 
-    Names that are equal after replacing characters by _ get their class number, such as P1_Gr__e_4.
+    Names that are equal after characters are replaced by _ end with the class number, such as P1_Gr__e_4.
     """
     titles: list[str] = []
     for number, each in enumerate(predictions, start=1):

@@ -7,9 +7,9 @@ from typing import Any
 
 from echodream.metrics.bootstrap import Interval
 
-FEW_UNITS = 20
+MIN_RELIABLE_UNITS = 20
 """Number of patients or recordings below which an interval is not reliable."""
-_PAIRED = {"precision": "recall", "density": "coverage"}
+_PAIRED_METRICS = {"precision": "recall", "density": "coverage"}
 """Pairs of metrics that one line of the summary shows."""
 
 MetricRecord = dict[str, Any]
@@ -41,8 +41,8 @@ def metric_record(
 
 
 def small_sample_warnings(**units: int) -> list[str]:
-    """A warning for each number of units, such as ``TEST_patients=13``, that is below ``FEW_UNITS``."""
-    few = ((name.replace("_", " "), count) for name, count in units.items() if count < FEW_UNITS)
+    """A warning for each number of units, such as ``TEST_patients=13``, that is below ``MIN_RELIABLE_UNITS``."""
+    few = ((name.replace("_", " "), count) for name, count in units.items() if count < MIN_RELIABLE_UNITS)
     return [f"only {count} {name}" if count else f"no {name}" for name, count in few]
 
 
@@ -86,7 +86,7 @@ def _metric_lines(section: Mapping[str, MetricRecord]) -> Iterator[tuple[str, st
 
 def _paired_metric(name: str) -> str | None:
     metric, bracket, rest = name.partition("[")
-    return f"{_PAIRED[metric]}{bracket}{rest}" if metric in _PAIRED else None
+    return f"{_PAIRED_METRICS[metric]}{bracket}{rest}" if metric in _PAIRED_METRICS else None
 
 
 def _interval_text(interval: Mapping[str, Any]) -> str:

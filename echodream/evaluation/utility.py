@@ -1,4 +1,4 @@
-"""Utility of synthetic videos: classifiers trained on real, synthetic or both, on the same real TEST patients."""
+"""Utility of synthetic videos: classifiers trained on real or synthetic videos or both, tested on real patients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +14,11 @@ from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights, p
 from echodream.metrics.classification import binary_metrics, binary_patients
 from echodream.metrics.regression import regression_metrics
 
-ROLES = ("real", "synthetic", "both")
+TRAINING_SETS = ("real", "synthetic", "both")
 """Training sets of classifiers: real recordings, synthetic recordings, or both."""
 RATIO_METRICS = ("auc", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "f1", "r2")
-"""Metrics with a ratio to the classifier trained on real recordings; for each, higher is better."""
-TABLE_METRICS = ("auc", "average_precision", "balanced_accuracy", "r2", "mae")
-"""Metrics in the summary of the stage."""
+"""Metrics that are also divided by the metric of the classifier trained on real recordings; higher is better."""
+SUMMARY_METRICS = ("auc", "average_precision", "balanced_accuracy", "r2", "mae")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class ClassifierOutputs:
     """Outputs of a classifier for the TEST recordings."""
 
     classifier: LoadedClassifier
@@ -76,14 +75,14 @@ class Predictions:
         return np.asarray(softmax(self.outputs[:, classes], axis=1)[:, classes.index(k)])
 
 
-def select_tasks(tasks: Sequence[Any] | None, predictions: Sequence[Predictions]) -> list[Task]:
-    """Tasks for ``tasks``, names or pairs of names. Raises ``UserError`` for an unknown name.
+def select_tasks(tasks: Sequence[Any] | None, outputs: Sequence[ClassifierOutputs]) -> list[Task]:
+    """The tasks that ``tasks`` gives as names or pairs of names. Raises ``UserError`` for an unknown name.
 
-    By default: each class X against Non-X if there are such pairs, else each class; and each regression.
+    If ``tasks`` is None: each class X against Non-X, or each class if there is no Non-X; and each regression.
     """
-    every = [each.classifier.metadata for each in predictions]
-    columns = list(dict.fromkeys(metadata["column"] for metadata in every if metadata["task"] == "regression"))
-    names = list(dict.fromkeys(name for metadata in every for name in metadata["class_names"]))
+    metadata_list = [each.classifier.metadata for each in outputs]
+    columns = list(dict.fromkeys(metadata["column"] for metadata in metadata_list if metadata["task"] == "regression"))
+    names = list(dict.fromkeys(name for metadata in metadata_list for name in metadata["class_names"]))
     if tasks is None:
         pairs = [Task(name, name, f"Non-{name}") for name in names if f"Non-{name}" in names]
         single = [] if pairs else [Task(name, name) for name in (names[:1] if len(names) == 2 else names)]
@@ -103,9 +102,9 @@ def _parse_task(task: Any, names: Sequence[str], columns: Sequence[str]) -> Task
     return Task(pair[0], pair[0], negative if negative in names else None)
 
 
-def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: int, seed: int) -> dict[str, Any]:
-    """Metrics of each role and their ratios to the role "real", with intervals from the same bootstrap samples."""
-    first = next(iter(predictions.values()))
+def utility_metrics(task: Task, outputs: Mapping[str, ClassifierOutputs], repeats: int, seed: int) -> dict[str, Any]:
+    """Metrics of each training set, and ratios to the training set "real", with paired bootstrap intervals."""
+    first = next(iter(outputs.values()))
     rows, truth = first.truth(task)
     patients = first.table["PatientID"].astype(str).to_numpy()[rows]
     if task.positive is not None and not 0 < truth[rows].sum() < rows.sum():
@@ -114,7 +113,7 @@ def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: i
     function = regression_metrics if task.positive is None else binary_metrics
     metrics = {
         role: function(each.predictions(task)[rows], each.truth(task)[1][rows], weights)
-        for role, each in predictions.items()
+        for role, each in outputs.items()
     }
     counts = {} if task.positive is None else binary_patients(truth[rows], patients)
     entry: dict[str, Any] = {
@@ -134,32 +133,32 @@ def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: i
     entry["test"] = {"recordings": int(rows.sum()), "patients": len(set(patients.tolist()))}
     if task.positive is not None:
         entry["test"]["positive"] = int(truth[rows].sum())
-    entry["note"] = _limitations(entry, predictions)
+    entry["note"] = _limitations(entry, outputs)
     return entry
 
 
-def _limitations(entry: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> str:
+def _limitations(entry: Mapping[str, Any], outputs: Mapping[str, ClassifierOutputs]) -> str:
     """Sentences about the limits of the metrics."""
     notes = []
-    perfect = [role for role in predictions if (entry[role].get("auc") or {}).get("value") == 1]
+    perfect = [role for role in outputs if (entry[role].get("auc") or {}).get("value") == 1]
     if perfect:
         notes.append(
             f"Trained on {' or '.join(perfect)}, the classifier ranks all {entry['test']['patients']} patients "
             "correctly: the AUC has an exact (Clopper-Pearson) interval."
         )
-    for role, each in predictions.items():
+    for role, each in outputs.items():
         if (labels := each.classifier.metadata.get("synthetic_labels", "asked")) != "asked":
-            notes.append(f"Classes of the synthetic videos of {role} are predictions of the classifier {labels}.")
+            notes.append(f"Classes of synthetic videos in the set {role} are predictions of the classifier {labels}.")
     return " ".join(notes)
 
 
 def summary_lines(task_results: Mapping[str, Any]) -> dict[str, str]:
-    """A line for each task, role and metric of ``TABLE_METRICS``."""
+    """A line for each task, training set and metric of ``SUMMARY_METRICS``."""
     lines = {}
     for task, entry in task_results.items():
         lines[task] = f"{entry['test']['recordings']} recordings of {entry['test']['patients']} TEST patients"
-        roles = [role for role in ROLES if role in entry]
-        for name in (name for name in TABLE_METRICS if name in entry[roles[0]]):
+        roles = [role for role in TRAINING_SETS if role in entry]
+        for name in (name for name in SUMMARY_METRICS if name in entry[roles[0]]):
             for role in roles:
                 ratio = entry.get("ratio", {}).get(role, {}).get(name)
                 times = f"  {_interval_text(ratio)} times real" if ratio and np.isfinite(ratio["value"]) else ""

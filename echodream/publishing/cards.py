@@ -8,7 +8,7 @@ from typing import Any
 
 from echodream.errors import UserError
 from echodream.privacy.private_steps import describe_budget
-from echodream.publishing.checks import GENERATOR_OF, GENERATORS, Approval
+from echodream.publishing.checks import GENERATOR_OF_KIND, PUBLISHABLE_MODELS, Approval
 from echodream.report.mismatches import find_mismatches
 from echodream.report.sections import fidelity, privacy, usefulness
 from echodream.report.sections.lineage import lineage, package_versions
@@ -17,21 +17,21 @@ from echodream.report.tables import Row, Table
 
 TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
-CANARIES = {"canaries_image", "canaries_video"}
+CANARY_RECORDS = {"canaries_image", "canaries_video"}
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_NOT_SHOWN = re.compile(r"<!--.*?-->|^[>\s]+", re.DOTALL | re.MULTILINE)
-"""HTML comments, and > marks of quotations in Markdown."""
+_HIDDEN_MARKUP = re.compile(r"<!--.*?-->|^[>\s]+", re.DOTALL | re.MULTILINE)
+"""Markup that a reader of Markdown does not see: HTML comments, and the > marks of quotations."""
 
 
 def is_license(name: object) -> bool:
-    """Whether ``name`` has the form of the hub's license identifiers."""
+    """Whether ``name`` has the form of a license identifier of the Hugging Face hub."""
     return isinstance(name, str) and _LICENSE.fullmatch(name) is not None
 
 
 def dataset_card(
     approval: Approval, what: str, license: str, contents: Mapping[str, Any], criteria: Iterable[Criterion]
 ) -> str:
-    """README.md of a store. ``contents``: numbers, columns, pixel format, folder of media; ``criteria``: seven Cs."""
+    """README.md of a store. ``contents``: template values on recordings and media; ``criteria``: the seven Cs."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     count = int(contents["recordings"])
@@ -43,13 +43,13 @@ def dataset_card(
         configs=[{"config_name": "default", "data_dir": contents["media"]}],
     )
     values = {**_common_values(approval, what), **contents, "what": what, "license": license}
-    above = {approval.decision["statement"], *approval.findings, *approval.unknown}
-    values["seven_cs"] = "\n\n".join(_criterion_text(criterion, above) for criterion in criteria)
+    stated_texts = {approval.decision["statement"], *approval.findings, *approval.unknown_facts}
+    values["seven_cs"] = "\n\n".join(_criterion_text(criterion, stated_texts) for criterion in criteria)
     return _tidy_text(str(DatasetCard.from_template(data, template_path=str(TEMPLATES / "data_card.md"), **values)))
 
 
 def model_card(approval: Approval, what: str, license: str, artifact: Mapping[str, Any]) -> str:
-    """README.md of a generator. ``artifact`` is the content of its artifact.json."""
+    """README.md of a generator. ``artifact`` is the content of the generator's artifact.json."""
     from huggingface_hub import ModelCard, ModelCardData
 
     pipeline = {"lidm": "unconditional-image-generation", "lvdm": "image-to-video"}[what]
@@ -62,13 +62,13 @@ def model_card(approval: Approval, what: str, license: str, artifact: Mapping[st
 
 def check_card(path: Path, what: str, approval: Approval) -> None:
     """Raise ``UserError`` if the card at ``path``, which users may edit, lacks a required text."""
-    template = (TEMPLATES / f"{'model' if what in GENERATORS else 'data'}_card.md").read_text(encoding="utf-8")
+    template = (TEMPLATES / f"{'model' if what in PUBLISHABLE_MODELS else 'data'}_card.md").read_text(encoding="utf-8")
     limits = template[template.index("## Limits") :].split("\n## ")[0]
     text = _visible_text(path.read_text(encoding="utf-8"))
     required = {
         "the filter's statement": [approval.decision["statement"]],
         "a finding of the audit": approval.findings,
-        "a sentence about what is not known": approval.unknown,
+        "a sentence about what is not known": approval.unknown_facts,
         "the section Limits": [limits],
     }
     for name, texts in required.items():
@@ -78,8 +78,8 @@ def check_card(path: Path, what: str, approval: Approval) -> None:
 
 
 def _visible_text(markdown: str) -> str:
-    """The text of ``markdown`` that readers see, on one line."""
-    return " ".join(_NOT_SHOWN.sub(" ", markdown).split())
+    """Visible text of ``markdown``, on one line."""
+    return " ".join(_HIDDEN_MARKUP.sub(" ", markdown).split())
 
 
 def _tidy_text(text: str) -> str:
@@ -88,13 +88,13 @@ def _tidy_text(text: str) -> str:
 
 
 def _common_values(approval: Approval, part: str = "videos") -> dict[str, Any]:
-    """Variables of both templates: verdicts, filter, audits, metrics, commands; ``part``: content of the store."""
+    """Variables of both card templates. ``part``: content of the published store, "videos" or "images"."""
     sources, generators = approval.sources, approval.generators
     other_stores = {name for name, _ in find_mismatches(sources, part)}
-    records = {name: each for name, each in sources.records.items() if name not in other_stores & CANARIES}
-    if part == "images" and "evaluation" in records:  # figures of the videos are of another store
-        kept = ("protocol", "images", "command", "code_version")
-        records["evaluation"] = {name: each for name, each in records["evaluation"].items() if name in kept}
+    records = {name: each for name, each in sources.records.items() if name not in other_stores & CANARY_RECORDS}
+    if part == "images" and "evaluation" in records:  # metrics of the videos are about another store
+        keys = ("protocol", "images", "command", "code_version")
+        records["evaluation"] = {name: each for name, each in records["evaluation"].items() if name in keys}
     sources = replace(sources, records=records)
     usable = {"utility", "evaluation"} & (records.keys() - other_stores if sources.synthetic is not None else set())
     tables, verdicts = [], [privacy.verdict(sources)]
@@ -107,7 +107,7 @@ def _common_values(approval: Approval, part: str = "videos") -> dict[str, Any]:
     audits = []
     for kind in ("video", "image"):
         if f"audit_{kind}" in records and (
-            GENERATOR_OF[kind] in generators or (not generators and kind == approval.kind)
+            GENERATOR_OF_KIND[kind] in generators or (not generators and kind == approval.kind)
         ):
             audits += [f"### Audit of {kind}s", _markdown_tables(privacy.audit_tables(sources, f"audit_{kind}"))]
     return {
@@ -117,7 +117,7 @@ def _common_values(approval: Approval, part: str = "videos") -> dict[str, Any]:
         "certified": privacy.certified_probability(approval.decision),
         "findings": _markdown_list(approval.findings),
         "generators": _markdown_list(f"{name}: weights {weights}" for name, weights in generators.items()),
-        "unknown": _markdown_list(approval.unknown),
+        "unknown": _markdown_list(approval.unknown_facts),
         "verdicts": _markdown_list(f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}" for v in verdicts),
         "audits": "\n\n".join(audits),
         "canary_bounds": _markdown_list(privacy.canary_statements(sources, [approval.kind])),
@@ -127,16 +127,16 @@ def _common_values(approval: Approval, part: str = "videos") -> dict[str, Any]:
     }
 
 
-def _criterion_text(criterion: Criterion, above: Collection[str]) -> str:
-    """One of the seven Cs: its question, a table of its figures, and what is not measured.
+def _criterion_text(criterion: Criterion, stated_texts: Collection[str]) -> str:
+    """Markdown of one of the seven Cs: its question, a table of its figures, and a list of what is not measured.
 
-    Texts of ``above``, which ``check_card`` requires, are not repeated, so that they cannot be hidden in their place.
+    A text in ``stated_texts`` is not repeated: ``check_card`` would accept the copy if the text itself were removed.
     """
-    texts = ["as stated above" if figure.text in above else figure.text for figure in criterion.figures]
+    texts = ["as stated above" if figure.text in stated_texts else figure.text for figure in criterion.figures]
     rows = [(each.name, text, each.reference_text) for each, text in zip(criterion.figures, texts, strict=True)]
     cells = [f"| {' | '.join(map(_table_cell, row))} |" for row in rows]
     table = ["| Figure | Synthetic | Real or expected |", "| --- | --- | --- |", *cells] if cells else []
-    missing = [f"- {record.message}" for record in criterion.missing]
+    missing = [f"- {record.message}" for record in criterion.missing_records]
     head = f"### {criterion.name.capitalize()}"
     return "\n\n".join(filter(None, [head, criterion.question, "\n".join(table), "\n".join(missing)]))
 

@@ -14,27 +14,27 @@ from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
-STORES = {"videos": "video", "images": "image"}
-"""Stores that may be published, and the kind of samples that passed the filter."""
-GENERATORS = {"lidm": "image", "lvdm": "video"}
-"""Models that may be published, and the kind of samples that each generates."""
-GENERATOR_OF = {kind: name for name, kind in GENERATORS.items()}
+PUBLISHABLE_STORES = {"videos": "video", "images": "image"}
+"""Stores that may be published, each with the kind of samples that the privacy filter compared."""
+PUBLISHABLE_MODELS = {"lidm": "image", "lvdm": "video"}
+"""Models that may be published, each with the kind of samples that it generates."""
+GENERATOR_OF_KIND = {kind: name for name, kind in PUBLISHABLE_MODELS.items()}
 _NO_AUDIT = "contains information about its training patients that no audit measures, so it is not published"
-REFUSED = {
+REFUSED_MODELS = {
     "vae": f"an autoencoder {_NO_AUDIT}; publish decoded videos instead",
     **dict.fromkeys(("reid", "identity", "verifier"), f"the identity network {_NO_AUDIT}, and it recognizes patients"),
     **dict.fromkeys(("classifier", "utility"), f"a classifier that was trained or chosen on real patients {_NO_AUDIT}"),
 }
-"""Models that are never published, with the reasons."""
+"""Models that are never published, each with the reason."""
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Result of the checks of a store or generator that may be published.
+    """Result of the checks for a store or generator that may be published.
 
-    ``kind``: the filter of the samples, "image" or "video". ``generators``: fingerprints of the models that generated
-    the samples, by "lidm" and "lvdm"; empty for samples of an unknown generator. ``findings``: privacy measures of the
-    audits that stand out.
+    ``kind``: kind of samples that the filter compared, "image" or "video". ``generators``: model name ("lidm", "lvdm")
+    -> fingerprint of the model that generated the samples; empty for an unknown generator. ``findings``: sentences
+    about privacy measures that stand out in the audits.
     """
 
     sources: Sources
@@ -48,27 +48,27 @@ class Approval:
         return decision
 
     @property
-    def unknown(self) -> list[str]:
-        """Sentences of filter and audit about what is not known of the samples of an unknown generator."""
+    def unknown_facts(self) -> list[str]:
+        """Sentences of filter and audit about what is not known because the generator of the samples is unknown."""
         audit = self.sources.records.get(f"audit_{self.kind}", {}).get("unknown")
         return [*map(str, self.decision.get("unknown", ())), *([str(audit)] if audit else [])]
 
 
 def check_publishable(what: str) -> None:
-    """Raise ``UserError`` if ``what`` is unknown or never published."""
-    if what in REFUSED:
-        raise UserError(f"what={what} is refused: {REFUSED[what]}")
-    validation.one_of("what", what, (*STORES, *GENERATORS))
+    """Raise ``UserError`` unless ``what`` is a store or model that may be published."""
+    if what in REFUSED_MODELS:
+        raise UserError(f"what={what} is refused: {REFUSED_MODELS[what]}")
+    validation.one_of("what", what, (*PUBLISHABLE_STORES, *PUBLISHABLE_MODELS))
 
 
 def approve_store(what: str, sources: Sources, accept_unknown: bool = False) -> Approval:
-    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit do not allow publication.
+    """Check the synthetic store of ``sources``. Raises ``UserError`` if the filter or audit forbids publication.
 
     ``accept_unknown``: whether samples of an unknown generator, without membership inference, may be published.
     """
     assert sources.synthetic is not None
-    store, kind = sources.synthetic, STORES[what]
-    if sources.video_filter() != kind:
+    store, kind = sources.synthetic, PUBLISHABLE_STORES[what]
+    if sources.passed_filter_kind() != kind:
         raise UserError(
             f"src={store.root} is refused: it was not decoded from the {kind}s that passed the filter, "
             f"{sources.passed_stores[kind]}; run {sources.command(f'filter_{kind}')}, then stage=decode"
@@ -81,26 +81,26 @@ def approve_store(what: str, sources: Sources, accept_unknown: bool = False) -> 
         if not accept_unknown:
             raise UserError(
                 f"src={store.root} is refused: the generator of these samples is not known, so what it reveals about "
-                "its training patients was not measured; publish with accept_unknown=true, which the card states"
+                "its training patients was not measured; accept_unknown=true publishes them, and the card states this"
             )
         return Approval(sources, kind, {}, _audit_findings(sources, kind, None))
     models = _generator_fingerprints(sources, kind)
     findings = [finding for each, model in models.items() for finding in _audit_findings(sources, each, model)]
-    return Approval(sources, kind, {GENERATOR_OF[each]: model for each, model in models.items()}, findings)
+    return Approval(sources, kind, {GENERATOR_OF_KIND[each]: model for each, model in models.items()}, findings)
 
 
 def approve_model(what: str, folder: str, sources: Sources, accept_findings: bool) -> Approval:
-    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if filter or audit do not allow publication.
+    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if the filter or audit forbids publication.
 
-    A finding of membership inference is refused, unless ``accept_findings``.
+    A generator with a finding of membership inference is refused unless ``accept_findings``.
     """
     from echodream.diffusion.model import load_diffusion_model
 
-    kind, artifact = GENERATORS[what], read_artifact(folder, what)
+    kind, artifact = PUBLISHABLE_MODELS[what], read_artifact(folder, what)
     if artifact.canaries:
         raise UserError(
-            f"artifact={folder} is refused: it was trained with canaries=, and its seed reveals whom the coin flips "
-            "left out: publish a model that was trained without canaries"
+            f"artifact={folder} is refused: it was trained with canaries=, and its seed reveals which "
+            "patients were left out of the training: publish a model that was trained without canaries"
         )
     check_initial_model(folder, what, "artifact")
     load_diffusion_model(folder, what)  # raises ``UserError`` if the weights do not match artifact.json
@@ -111,8 +111,8 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
         settings = passed.dataset.settings
         if not isinstance(settings.get("decision"), Mapping) or not is_same_filter_run(settings, record):
             raise UserError(
-                f"artifact={folder} is refused: {sources.paths[f'filter_{kind}']} and {passed.root} are not of one run "
-                f"of the filter: run {sources.command(f'filter_{kind}')}"
+                f"artifact={folder} is refused: {sources.paths[f'filter_{kind}']} and {passed.root} are of different "
+                f"runs of the filter: run {sources.command(f'filter_{kind}')}"
             )
         models.add(passed.dataset.sampling_settings.get("model"))
     models = (models | {record.get("generator")}) - {None}
@@ -125,7 +125,7 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
     if (membership := [finding for finding in findings if "membership" in finding]) and not accept_findings:
         raise UserError(
             f"artifact={folder} is refused: {membership[0]}, so the model reveals its training patients: train with "
-            "more patients or fewer steps, or publish with accept_findings=true, which the card states"
+            "more patients or fewer steps, or accept this finding with accept_findings=true; the card states it"
         )
     return Approval(sources, kind, {what: artifact.fingerprint}, findings)
 
@@ -145,7 +145,7 @@ def _check_decision(sources: Sources, kind: str) -> None:
 
 
 def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
-    """Fingerprints by kind of the models that generated the passed samples; for videos also the model of images."""
+    """Sample kind -> fingerprint of the model that generated the passed samples; for videos also of the image model."""
     settings = Store(sources.passed_stores[kind]).dataset.sampling_settings
     model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
@@ -161,7 +161,7 @@ def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
 
 
 def _audit_findings(sources: Sources, kind: str, model: str | None) -> list[str]:
-    """Findings of the audit of ``kind``. Raises ``UserError`` without membership inference on the ``model``.
+    """Findings of the audit of ``kind``. Raises ``UserError`` if the audit has no membership inference on ``model``.
 
     ``model`` is None for samples of an unknown generator.
     """
@@ -178,10 +178,10 @@ def _audit_findings(sources: Sources, kind: str, model: str | None) -> list[str]
     if not attacked and model is not None:
         raise UserError(f"{path} has no membership inference ({reason}), but publication needs it: run {command}")
     if record.get("generator") != model:
-        raise UserError(f"{path} is of another {GENERATOR_OF[kind]} than these samples: run {command} again")
+        raise UserError(f"{path} is not about the {GENERATOR_OF_KIND[kind]} of these samples: run {command} again")
     checksums = sources.passed_stores[kind] / CHECKSUMS
     if not checksums.is_file() or record.get("source") != file_sha256(checksums):
-        raise UserError(f"{path} is of other samples than {sources.passed_stores[kind]}: run {command} again")
+        raise UserError(f"{path} is not about the samples in {sources.passed_stores[kind]}: run {command} again")
     return findings
 
 
@@ -192,9 +192,9 @@ def _describe_finding(measure: Mapping[str, Any]) -> str:
 
 
 def check_reference_patients(approval: Approval, latents: str | None) -> None:
-    """Raise ``UserError`` unless ``latents`` is the store of filter and audits, and the real store has all its names.
+    """Raise ``UserError`` unless filter and audits used the store ``latents``, and its names are all in the real store.
 
-    Texts to publish are searched for the FileNames and PatientIDs of the real store, so its names must be complete.
+    Published texts are searched for FileNames and PatientIDs of the real store, so the real store needs all names.
     """
     sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None
@@ -202,7 +202,7 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
         remedy = "give the store that was real= in stage=filter and stage=audit"
         raise UserError(f"latents={latents} is not a store: {remedy}")
     checksum = file_sha256(root / CHECKSUMS)
-    audited = [GENERATORS[name] for name in approval.generators] or [approval.kind]
+    audited = [PUBLISHABLE_MODELS[name] for name in approval.generators] or [approval.kind]
     for name in (f"filter_{approval.kind}", *(f"audit_{kind}" for kind in audited)):
         if sources.records[name].get("real") != checksum:
             path = sources.paths[name]

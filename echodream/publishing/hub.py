@@ -1,4 +1,4 @@
-"""Upload of a folder to the Hugging Face hub, and download."""
+"""Upload of folders to the Hugging Face hub, and download of repositories."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def check_push(push: str | None) -> None:
 def upload(folder: Path, push: str, kind: str, public: bool) -> str:
     """Upload ``folder`` to the repository ``push`` on the Hugging Face hub; ``kind``: "dataset" or "model".
 
-    Returns the URL. Other files of the repository are deleted. Raises ``UserError`` if the hub refuses the upload.
+    Returns the URL. Files that are not in ``folder`` are deleted from the repository. Raises ``UserError`` on failure.
     """
     from huggingface_hub import HfApi
 
@@ -42,14 +42,14 @@ def upload(folder: Path, push: str, kind: str, public: bool) -> str:
         is_refused = getattr(response, "status_code", None) in (401, 403)
         remedy = "check that your token (HF_TOKEN) may write there; " * is_refused
         remedy += f"{folder} is complete, run the same command again"
-        raise UserError(f"push={push} was not accepted by the hub ({_reason(error)}): {remedy}") from error
+        raise UserError(f"push={push} was not accepted by the hub ({_error_text(error)}): {remedy}") from error
     return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{push}")
 
 
 def download(repository: str, kind: str, revision: str | None = None) -> Path:
-    """Download ``repository``, <namespace>/<name>, at a branch, tag or commit, unless it is in the hub's cache.
+    """Download ``repository``, <namespace>/<name>, unless it is in the cache. ``revision``: branch, tag or commit.
 
-    ``kind``: "dataset" or "model". Returns the folder. Raises ``UserError`` if the hub cannot be reached, or refuses.
+    ``kind``: "dataset" or "model". Returns the folder. Raises ``UserError`` if the download fails.
     """
     from huggingface_hub import snapshot_download
 
@@ -59,10 +59,10 @@ def download(repository: str, kind: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(repository, repo_type=kind, revision=revision))
     except Exception as error:
         remedy = "check the name, the revision, the network and your token (HF_TOKEN)"
-        raise UserError(f"hub:{repository} cannot be downloaded ({_reason(error)}): {remedy}") from error
+        raise UserError(f"hub:{repository} cannot be downloaded ({_error_text(error)}): {remedy}") from error
 
 
-def _reason(error: Exception) -> str:
-    """First 200 characters of an error of the hub, on one line, without the link that explains its status."""
-    cause = f" {error.__cause__}" if isinstance(error, RuntimeError) else ""  # of the file that the error names
+def _error_text(error: Exception) -> str:
+    """First 200 characters of an error of the hub, on one line, without the link to an explanation of the status."""
+    cause = f" {error.__cause__}" if isinstance(error, RuntimeError) else ""  # the message names only the file
     return " ".join(re.sub(r"For more information check: \S+", "", f"{error}{cause}").split())[:200]

@@ -8,23 +8,23 @@ from echodream.store.export_formats import FORMATS, ExportSettings, export_recor
 from echodream.store.table import write_table
 
 FOLDERS = {"videos": "videofolder", "images": "imagefolder"}
-"""What is published -> folder with the name of its loader in the library ``datasets``."""
+"""Published content -> folder, named after the loader of the library ``datasets`` that opens it."""
 METADATA = "metadata.csv"
 SPLIT = "train"
-"""Folder of all files, by which the loaders name the split. They refuse columns of different types in two splits, as
-csv files give them for a column that is empty in one split, so the split of the store is a column."""
+"""Folder of all files; the loaders use its name as the split. There is one folder, because loaders refuse a csv column
+that is empty in only one of several splits. The column Split has the split of the store."""
 _CRF = 18
 
 
 def write_media_folder(root: Path, what: str, store: Store) -> None:
-    """Write the recordings of ``store`` and metadata.csv to ``root``; files that exist already are kept.
+    """Write the recordings of ``store`` and metadata.csv to ``root``; existing files are not written again.
 
     ``what`` is "videos" (H.264, one file each) or "images" (PNG, one file for each frame).
     """
     is_video = what == "videos"
     settings = ExportSettings("mp4" if is_video else "png", store.checksum, None, _CRF if is_video else None)
     folder, content = root / SPLIT, []
-    ((_, rows),) = FORMATS[settings.format].tables(store_rows(store)).values()  # odd sizes of H.264 are padded
+    ((_, rows),) = FORMATS[settings.format].tables(store_rows(store)).values()  # frames of mp4 files have even sizes
     for row in progress_bar(rows, what, unit="rec"):
         path = folder / (f"{row['FileName']}.mp4" if is_video else row["FileName"])
         export_recording(store, row, path, settings)

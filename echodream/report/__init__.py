@@ -1,1 +1,1 @@
-"""The report of a study (``stage=report``): ``sections/`` computes the figures, and lists the sections."""
+"""The report of a study (``stage=report``): the files in ``sections/`` compute its numbers."""

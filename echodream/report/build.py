@@ -33,12 +33,12 @@ class Page:
     @property
     def notices(self) -> list[str]:
         """Warnings at the top of the page."""
-        return list(self.contents[verdict.SECTION].data["notices"])
+        return list(self.contents[verdict.SECTION].variables["notices"])
 
     @property
-    def missing(self) -> dict[str, MissingRecord]:
+    def missing_records(self) -> dict[str, MissingRecord]:
         """Missing records of all sections, by name."""
-        return {name: record for content in self.contents.values() for name, record in content.missing.items()}
+        return {name: record for content in self.contents.values() for name, record in content.missing_records.items()}
 
 
 def build_page(sources: Sources, settings: ClipSettings, command: str, code_version: str) -> Page:
@@ -68,7 +68,7 @@ def render_page(page: Page) -> str:
     sections = []
     for section, content in page.contents.items():
         template = environment.get_template(f"sections/{section.name}.html")
-        sections.append((section, Markup(template.render(**content.data, missing=content.missing))))
+        sections.append((section, Markup(template.render(**content.variables, missing=content.missing_records))))
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = content_security_policy(style, script)
     return environment.get_template("page.html").render(
@@ -77,7 +77,7 @@ def render_page(page: Page) -> str:
 
 
 def content_security_policy(style: str, script: str) -> str:
-    """The policy of a page that makes no request: only the texts ``style`` and ``script`` and embedded media."""
+    """Content security policy that forbids requests and allows only ``style``, ``script`` and embedded media."""
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     sources = " ".join(
         f"{kind}-src 'sha256-{digest}';" for kind, digest in zip(("style", "script"), digests, strict=True)
@@ -98,7 +98,7 @@ def page_metrics(page: Page) -> dict[str, Any]:
         for topic, tables in content.tables.items()
     }
     metrics["missing"] = {
-        name: {"what": record.message, "command": record.command} for name, record in page.missing.items()
+        name: {"what": record.message, "command": record.command} for name, record in page.missing_records.items()
     }
     return dict(json.loads(json.dumps(metrics, allow_nan=False)))
 
@@ -108,4 +108,4 @@ def page_card(page: Page) -> dict[str, Any] | None:
     context, content = page.context, page.contents.get(card.SECTION)
     if content is None:
         return None
-    return card_record(content.data["criteria"], context.sources, context.command, context.code_version)
+    return card_record(content.variables["criteria"], context.sources, context.command, context.code_version)

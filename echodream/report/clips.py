@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_BYTES = 9_500_000
-"""Maximum total size of the encoded videos of a page, in bytes; base64 adds a third."""
+"""Maximum total size of the encoded videos of a page, in bytes, before base64, which adds one third."""
 _REMEDY = "lower look.per_class, look.pairs or look.seconds"
 MAX_CLASSES = 6
-ALL = "All recordings"
+ALL_RECORDINGS = "All recordings"
 """Name of the single group of recordings without classes."""
 
 
@@ -70,15 +70,15 @@ class ClipGroup:
 
 @dataclass(frozen=True)
 class NearestPair:
-    """A sample and the recording of its nearest training patient, with their similarity ``score``."""
+    """A sample and the recording of its nearest training patient, with their ``similarity``."""
 
     synthetic: Clip
     real: Clip
-    score: float
+    similarity: float
     nearer_patients: int
-    """Number of new patients that are at least as similar to a training patient as the sample."""
-    patients: int
-    """Number of new patients."""
+    """Number of new patients who are at least as similar to a training patient as the sample is."""
+    new_patients: int
+    """Number of new patients in the comparison; 0 if the filter compared no new patients."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class PageClips:
     groups: list[ClipGroup] = field(default_factory=list)
     pairs: list[NearestPair] = field(default_factory=list)
     classes_left_out: int = 0
-    shortened: bool = False
+    has_shortened_clips: bool = False
     """Whether at least one recording is longer than its video."""
 
     def all_clips(self) -> Iterator[Clip]:
@@ -99,29 +99,29 @@ class PageClips:
 
 
 def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
-    """The videos of a page, encoded; a shared page has only synthetic videos, an unfinished one only real videos."""
-    chosen = PageClips()
+    """The encoded videos of a page; a shared page has only synthetic videos, an unfinished page only real videos."""
+    page_clips = PageClips()
     if sources.synthetic is not None:
-        _choose_groups(chosen, sources.synthetic.table, sources, settings)
-        chosen.pairs = _choose_pairs(sources, settings)
+        _choose_groups(page_clips, sources.synthetic.table, sources, settings)
+        page_clips.pairs = _choose_pairs(sources, settings)
     elif sources.real is not None and sources.is_unfinished and not sources.share:
-        _choose_groups(chosen, sources.real.table[sources.real.table["Split"] == "TEST"], sources, settings)
-    clips = list(chosen.all_clips())
+        _choose_groups(page_clips, sources.real.table[sources.real.table["Split"] == "TEST"], sources, settings)
+    clips = list(page_clips.all_clips())
     for clip in clips:
-        _choose_frames(clip, settings, chosen)
+        _choose_frames(clip, settings, page_clips)
     frames = [(clip.store.frames(clip.name, range(clip.start, clip.start + clip.count)), clip.fps) for clip in clips]
     for clip, video, (pixels, _) in zip(clips, encode_within_size(frames, MAX_BYTES, _REMEDY), frames, strict=True):
         clip.uri, (clip.height, clip.width) = data_uri(video, "video/mp4"), pixels.shape[1:3]
-    return chosen
+    return page_clips
 
 
-def _choose_groups(chosen: PageClips, table: "pd.DataFrame", sources: Sources, settings: ClipSettings) -> None:
-    """Add random synthetic and real videos of the most frequent classes of ``table`` to ``chosen``."""
+def _choose_groups(page_clips: PageClips, table: "pd.DataFrame", sources: Sources, settings: ClipSettings) -> None:
+    """Add random synthetic and real videos of the most frequent classes of ``table`` to ``page_clips``."""
     if not settings.per_class:
         return
     classes = _recording_groups(table)
     names = sorted(classes.value_counts().index[:MAX_CLASSES], key=str)
-    chosen.classes_left_out = int(classes.nunique()) - len(names)
+    page_clips.classes_left_out = int(classes.nunique()) - len(names)
     for name in names:
         real_clips: list[Clip] = []
         synthetic_clips: list[Clip] = []
@@ -130,18 +130,19 @@ def _choose_groups(chosen: PageClips, table: "pd.DataFrame", sources: Sources, s
             synthetic_clips = _choose_clips(sources.synthetic, rows, "Synthetic", str(name), count, settings.seed)
         if sources.real is not None and not sources.share:
             test = sources.real.table[sources.real.table["Split"] == "TEST"]
-            rows = (test if name == ALL else test[_recording_groups(test) == name]).drop_duplicates("PatientID")
+            rows = test if name == ALL_RECORDINGS else test[_recording_groups(test) == name]
+            rows = rows.drop_duplicates("PatientID")
             real_clips = _choose_clips(sources.real, rows, "Real", str(name), settings.per_class, settings.seed)
-        chosen.groups.append(ClipGroup(str(name), real_clips, synthetic_clips))
+        page_clips.groups.append(ClipGroup(str(name), real_clips, synthetic_clips))
 
 
 def _recording_groups(table: "pd.DataFrame") -> "pd.Series":
-    """The class of each recording; ``ALL`` for every recording if a class is missing."""
+    """The class of each recording; ``ALL_RECORDINGS`` for every recording if a class is missing."""
     for column in ("class_name", "class_id"):
         if column in table and table[column].notna().all():
             values = table[column].astype(str)
             return values if column == "class_name" else "class " + values
-    return table["Split"].map(lambda _: ALL)
+    return table["Split"].map(lambda _: ALL_RECORDINGS)
 
 
 def _choose_clips(store: Store, rows: "pd.DataFrame", kind: str, class_name: str, count: int, seed: int) -> list[Clip]:
@@ -154,18 +155,18 @@ def _choose_clips(store: Store, rows: "pd.DataFrame", kind: str, class_name: str
     ]
 
 
-def _choose_frames(clip: Clip, settings: ClipSettings, chosen: PageClips) -> None:
-    """Set the frame range of ``clip``, which begins at ``start``, or earlier near the end of the recording."""
+def _choose_frames(clip: Clip, settings: ClipSettings, page_clips: PageClips) -> None:
+    """Set the frame range of ``clip``, which begins at ``clip.start``, or earlier if the recording is too short."""
     row = clip.store.table[clip.store.table["FileName"] == clip.name].iloc[0]
     total, clip.fps = int(row["NumberOfFrames"]), float(row["FPS"])
     clip.count = max(1, min(total, int(settings.seconds * clip.fps)))
     clip.start = max(0, min(clip.start, total - clip.count))
-    chosen.shortened |= clip.count < total
+    page_clips.has_shortened_clips |= clip.count < total
 
 
 def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]:
-    """The samples that passed the filter and are most similar to a training patient."""
-    synthetic, real, kind = sources.synthetic, sources.real, sources.video_filter()
+    """The passed samples that are most similar to a training patient, each with a recording of that patient."""
+    synthetic, real, kind = sources.synthetic, sources.real, sources.passed_filter_kind()
     if sources.share or synthetic is None or real is None or kind is None or not settings.pairs:
         return []
     record = sources.records.get(f"filter_{kind}")

@@ -4,7 +4,7 @@ import re
 
 from echodream.metrics.fidelity import fidelity_metric
 
-_METRICS = (
+_EXPLANATIONS = (
     (r"outside the training range", "Share of videos outside the range of nearly all training recordings."),
     (r"class (agreement|adherence)", "Share of samples for which a classifier predicts the requested class."),
     (r"EF (agreement|adherence)", "Agreement of the requested with the predicted ejection fraction."),
@@ -18,7 +18,7 @@ _METRICS = (
     (r"area swing", "Range of the area of the dark chambers over the video, as a share of the ultrasound sector."),
     (r"frame difference", "Mean absolute difference of consecutive frames, in gray levels of 255."),
     (r"jump ratio", "95th percentile of frame differences over their median; high if a video jumps between poses."),
-    (r"seam ratio", "Change where generated windows join over change elsewhere; 1 if no seam is visible."),
+    (r"seam ratio", "Change where generated windows join, divided by the change elsewhere; 1 if no seam is visible."),
     (r"identity", "Loss of similarity to the first frame along the video, measured by the identity network."),
     (r"^auc$|roc", "Probability that a patient with the disease has a higher score than one without; 0.5 is chance."),
     (r"average.precision", "Precision averaged over all thresholds; chance is the share of patients with the disease."),
@@ -31,7 +31,7 @@ _METRICS = (
     (r"^mae", "Mean absolute error of the ejection fraction, in percentage points."),
     (r"^rmse", "Root mean squared error of the ejection fraction, in percentage points."),
 )
-"""Pattern of the names of a metric in records, and the explanation."""
+"""Regular expression for the names of a metric in records, and the explanation on the page."""
 
 _LABELS = {
     "auc": "AUC",
@@ -44,7 +44,7 @@ _LABELS = {
 
 
 def metric_label(name: str) -> str:
-    """The name on the page of the metric ``name`` of a record."""
+    """The name that the page shows for the metric ``name`` of a record."""
     return _LABELS.get(name.lower(), name.replace("_", " "))
 
 
@@ -52,7 +52,7 @@ def metric_meaning(name: str) -> str:
     """The explanation of the metric ``name`` in one sentence; empty for an unknown metric."""
     if (metric := fidelity_metric(name)) is not None:
         return metric.description
-    return next((text for pattern, text in _METRICS if re.search(pattern, name, re.IGNORECASE)), "")
+    return next((text for pattern, text in _EXPLANATIONS if re.search(pattern, name, re.IGNORECASE)), "")
 
 
 def is_distance(name: str) -> bool:

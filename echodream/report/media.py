@@ -9,19 +9,19 @@ from echodream.errors import UserError
 from echodream.progress import progress_bar
 from echodream.store.browser_video import data_uri, encode
 
-QUALITIES = (18, 23, 28, 33, 38)
+RATE_FACTORS = (18, 23, 28, 33, 38)
 """Constant rate factors of x264, from the best quality to the smallest file."""
 
 
 def encode_within_size(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int, remedy: str) -> list[bytes]:
     """Encoded videos of ``clips``, (frames, fps) each, at the best quality with a total size of at most ``max_bytes``.
 
-    Raises ``UserError``, with ``remedy``, if the videos of the lowest quality are larger.
+    Raises ``UserError``, with ``remedy``, if the videos are larger even at the lowest quality.
     """
-    for quality in QUALITIES:
+    for rate_factor in RATE_FACTORS:
         videos: list[bytes] = []
         for frames, fps in progress_bar(clips, "videos", leave=False):
-            videos.append(encode(frames, fps, quality))
+            videos.append(encode(frames, fps, rate_factor))
             if sum(map(len, videos)) > max_bytes:
                 break
         else:

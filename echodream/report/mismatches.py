@@ -1,4 +1,4 @@
-"""Detection of records that were made from other stores than those of the page, by the store digests in the records."""
+"""Detection of records that were made from other stores than those of the page, by the store checksums in them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from echodream.report.sources import Sources
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
-_SUBJECTS = {
+_MESSAGE_STARTS = {
     "evaluation": "Fidelity was measured",
     "utility": "Usefulness was measured",
     "audit_image": "The audit of images was made",
@@ -24,16 +24,16 @@ _SUBJECTS = {
 def find_mismatches(sources: Sources, part: str = "videos") -> Iterator[tuple[str, str]]:
     """Name of each record that was made from other stores than those of the page, and a sentence with the remedy.
 
-    ``part``: content of the synthetic store, "videos" or "images". A record without a digest is not checked.
+    ``part``: content of the synthetic store, "videos" or "images". A record without a checksum is not checked.
     """
     for name, recorded, current, contents in _recorded_digests(sources, part):
         if current and isinstance(recorded, str) and recorded not in current:
-            subject, command = _SUBJECTS[name], sources.command(name)
+            subject, command = _MESSAGE_STARTS[name], sources.command(name)
             yield name, f"{subject} on other {contents} than those of this page: run {command} again."
 
 
 def _recorded_digests(sources: Sources, part: str) -> Iterator[tuple[str, Any, set[str], str]]:
-    """Name of each record, the store digest in the record, the digests of current stores, the content of the store."""
+    """Yield for each record: name, store checksum in it, checksums of the current stores, and content of the store."""
     records = sources.records
     real, videos = (set() if store is None else {store.checksum} for store in (sources.real, sources.synthetic))
     evaluation, utility = records.get("evaluation"), records.get("utility")

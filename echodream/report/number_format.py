@@ -6,7 +6,7 @@ from echodream.metrics.bootstrap import Interval
 
 
 def format_number(value: float) -> str:
-    """``value`` with two or more significant digits, a thousands separator and U+2212 as minus: ``12.3``, ``1 234``."""
+    """Short form of ``value``, with a narrow space between thousands and U+2212 as minus: ``12.3``, ``1 234``."""
     size = abs(value)
     if size >= 100 or (size >= 10 and value == round(value)):
         text = f"{value:,.0f}".replace(",", "\u202f")
@@ -28,13 +28,14 @@ def format_ratio(ratio: float) -> str:
 def format_value(interval: Interval) -> str:
     """The value of ``interval``, rounded according to the width of the interval."""
     decimals = _decimal_places(interval)
-    return format_number(interval.value) if decimals is None else _rounded(interval.value, decimals)
+    return format_number(interval.value) if decimals is None else _format_decimals(interval.value, decimals)
 
 
 def format_ends(interval: Interval) -> str:
     """The ends of ``interval``, such as ``0.84 to 0.98``; empty if the width is 0."""
-    decimals = _decimal_places(interval)
-    return "" if decimals is None else f"{_rounded(interval.low, decimals)} to {_rounded(interval.high, decimals)}"
+    if (decimals := _decimal_places(interval)) is None:
+        return ""
+    return " to ".join(_format_decimals(end, decimals) for end in (interval.low, interval.high))
 
 
 def format_interval(interval: Interval) -> str:
@@ -47,11 +48,11 @@ def _decimal_places(interval: Interval) -> int | None:
     width, size = interval.high - interval.low, max(abs(interval.low), abs(interval.high))
     if width <= 0:
         return None
-    least = 0 if size >= 100 else 1 if size >= 10 else 2
-    return min(max(math.ceil(0.7 - math.log10(width)), least), 3 if size >= 0.02 else 5)
+    min_decimals = 0 if size >= 100 else 1 if size >= 10 else 2
+    return min(max(math.ceil(0.7 - math.log10(width)), min_decimals), 3 if size >= 0.02 else 5)
 
 
-def _rounded(value: float, decimals: int) -> str:
+def _format_decimals(value: float, decimals: int) -> str:
     text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # + 0.0 removes the sign of -0.0
     return text.replace(",", "\u202f").replace("-", "\u2212")
 

@@ -1,4 +1,4 @@
-"""The trade-off of a sweep: utility of anonymized images over their linkability to patients."""
+"""The privacy-utility trade-off of a sweep: utility of anonymized images against their linkability to patients."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,31 +6,31 @@ from typing import Any
 import numpy as np
 
 from echodream.plotting import LinePlot, Series, plot_lines
-from echodream.report.sweep_results import UTILITY, SweepResult, SweepResults, sort_key
+from echodream.report.sweep_results import UTILITY_KEY, SweepResult, SweepResults, sort_key
 
-ENDS = ("value", "low", "high")
-LINKABILITY = {"outer": "outer: AUC", "inner": "inner: AUC"}
+INTERVAL_KEYS = ("value", "low", "high")
+AUC_NAMES = {"outer": "outer: AUC", "inner": "inner: AUC"}
 """Names of the results on pairs of an original and its version ("outer"), and on pairs of two versions ("inner")."""
 SERIES_LABELS = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
-UTILITY_RESULTS = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
-"""Parts of the names of results that measure utility, by priority."""
+UTILITY_RESULTS = (f"{UTILITY_KEY}: auc", f"{UTILITY_KEY} of versions: auc", "ratio: synthetic: auc", "class agreement")
+"""Parts of the names of results that measure utility, in order of priority."""
 
 
 def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | None:
     """The content of curve.json: linkability and utility with their intervals, for each value of ``setting``.
 
-    None if fewer than two values have both results.
+    None if fewer than two values of ``setting`` have linkability and utility.
     """
     names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
     utility = next((name for part in UTILITY_RESULTS for name in names if part in name), None)
     points = []
     for value, by_name in results.items():
-        linkability = {key: _interval_record(by_name[name]) for key, name in LINKABILITY.items() if name in by_name}
+        linkability = {key: _interval_record(by_name[name]) for key, name in AUC_NAMES.items() if name in by_name}
         if utility in by_name and linkability:
             points.append({"value": value, **linkability, "utility": _interval_record(by_name[utility])})
     if len(points) < 2:
         return None
-    floors = [by_name[LINKABILITY["inner"]].floor for by_name in results.values() if LINKABILITY["inner"] in by_name]
+    floors = [by_name[AUC_NAMES["inner"]].floor for by_name in results.values() if AUC_NAMES["inner"] in by_name]
     originals = next((floor for floor in floors if floor is not None), None)
     return {"swept": setting, "utility": utility, "points": points, "inner of originals": originals}
 
@@ -58,7 +58,7 @@ def axis_range(x: np.ndarray) -> tuple[float, float]:
 
 
 def plot_tradeoff(record: Mapping[str, Any]) -> np.ndarray:
-    """Plot of linkability and utility over the setting, and of utility over linkability: uint8 (height, width, 3)."""
+    """Plots of linkability and utility against the setting, and of utility against linkability: uint8 (H, W, 3)."""
     points, setting, utility = record["points"], str(record["swept"]), str(record["utility"])
     over_setting, over_linkability, all_ends = {}, {}, []
     values = [str(point["value"]) for point in points]
@@ -68,12 +68,12 @@ def plot_tradeoff(record: Mapping[str, Any]) -> np.ndarray:
             continue
         names = [str(point["value"]) for point in measured]
         x, ticks = x_positions(values, names)
-        y, low, high = (np.array([point[key][end] for point in measured]) for end in ENDS)
+        y, low, high = (np.array([point[key][end] for point in measured]) for end in INTERVAL_KEYS)
         over_setting[label] = Series(x, y, low, high)
         all_ends += [low, high]
         if key != "utility":
-            utility_y, utility_low, utility_high = (np.array([p["utility"][end] for p in measured]) for end in ENDS)
-            over_linkability[label] = Series(y, utility_y, utility_low, utility_high, low, high, names)
+            middle, bottom, top = (np.array([p["utility"][end] for p in measured]) for end in INTERVAL_KEYS)
+            over_linkability[label] = Series(y, middle, bottom, top, low, high, names)
     ends = np.concatenate(all_ends)
     scale = (float(np.floor(10 * min(0.5, ends.min())) / 10), max(1.0, float(ends.max())))
     x_range = axis_range(x_positions(values, values)[0])

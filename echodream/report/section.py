@@ -24,13 +24,13 @@ class PageContext:
 class SectionContent:
     """Content of a section on the page and in metrics.json."""
 
-    data: Mapping[str, Any]
+    variables: Mapping[str, Any]
     """Variables of the section's template."""
     tables: Mapping[str, Sequence[Table]] = field(default_factory=dict)
     """The section's tables in metrics.json, by topic."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Other entries of the section in metrics.json."""
-    missing: Mapping[str, MissingRecord] = field(default_factory=dict)
+    missing_records: Mapping[str, MissingRecord] = field(default_factory=dict)
     """Missing records by name, for the template and for metrics.json."""
 
 

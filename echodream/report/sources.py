@@ -42,7 +42,7 @@ _STAGES = {
     "videos": "decode",
     "real": "ingest raw=...",
 }
-"""Stage, with further arguments, that makes a record or store; other records have the name of their stage."""
+"""Stage, with further arguments, that makes a record or store; a record that is not listed has its stage's name."""
 _NEAREST_COLUMNS = ("NearestPatient", "NearestRecording", "NearestFrame")
 """Columns of scores.csv that name patients."""
 
@@ -71,7 +71,7 @@ class Sources:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether the page is written before the synthetic videos, or results of another kind, exist."""
+        """Whether the synthetic videos are expected but do not exist, and no evaluation or other result exists."""
         finished = ("evaluation", "utility", "anonymity", "linkability", "curve")
         return self.awaits_videos and not any(name in self.records for name in finished)
 
@@ -80,13 +80,13 @@ class Sources:
         stage, *arguments = _STAGES.get(name, name).split()
         return " ".join(["python sample.py", f"stage={stage}", f"data={self.study}", *arguments])
 
-    def missing(self, name: str, message: str) -> MissingRecord:
+    def missing_record(self, name: str, message: str) -> MissingRecord:
         """A ``MissingRecord`` with ``message`` and the command that makes the record or store ``name``."""
         return MissingRecord(message, self.command(name))
 
     def unknown_verdict(self, topic: str, name: str, message: str) -> Verdict:
         """The verdict on ``topic`` if the record ``name`` is missing."""
-        return Verdict(topic, "missing", "Not known", missing=[self.missing(name, message)])
+        return Verdict(topic, "missing", "Not known", missing_records=[self.missing_record(name, message)])
 
     @contextlib.contextmanager
     def report_parse_errors(self, name: str) -> Iterator[None]:
@@ -99,27 +99,27 @@ class Sources:
             ) from error
 
     def scores(self, kind: str) -> "pd.DataFrame":
-        """The filter's scores of all samples of ``kind`` "image" or "video"; a shared page gets no patient names."""
-        return self._read_table(kind, "scores.csv", omitted=_NEAREST_COLUMNS if self.share else ())
+        """The filter's scores of all samples of ``kind`` "image" or "video", without patient names on a shared page."""
+        return self._read_table(kind, "scores.csv", omitted_columns=_NEAREST_COLUMNS if self.share else ())
 
     def evidence(self, kind: str) -> "pd.DataFrame":
-        """The filter's scores of new patients and of copies; a shared page gets no patient names."""
-        return self._read_table(kind, "evidence.csv", omitted=("PatientID",) if self.share else ())
+        """The filter's scores of new patients and of copies, without patient names on a shared page."""
+        return self._read_table(kind, "evidence.csv", omitted_columns=("PatientID",) if self.share else ())
 
-    def _read_table(self, kind: str, name: str, omitted: tuple[str, ...]) -> "pd.DataFrame":
+    def _read_table(self, kind: str, name: str, omitted_columns: tuple[str, ...]) -> "pd.DataFrame":
         import pandas as pd
 
         path = self.paths[f"filter_{kind}"].with_name(name)
         types = {"FileName": str, "NearestPatient": str, "NearestRecording": str, "PatientID": str, "Kind": str}
         try:
-            return pd.read_csv(path, dtype=types, usecols=lambda column: column not in omitted, keep_default_na=False)
+            return pd.read_csv(path, dtype=types, usecols=lambda c: c not in omitted_columns, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: run {self.command(f'filter_{kind}')} again") from error
 
-    def video_filter(self) -> str | None:
-        """The filter that the synthetic videos of the page passed, "image" or "video"; None if they passed none.
+    def passed_filter_kind(self) -> str | None:
+        """Kind of the filter that the synthetic videos passed, "image" or "video"; None if they passed no filter.
 
-        Videos are decoded from the samples that passed, or are these samples themselves, if another program made them.
+        Videos are decoded from samples that passed, or are samples that passed, if another program generated them.
         """
         if self.synthetic is None:
             return None
@@ -144,7 +144,7 @@ def load_sources(
     folders: Mapping[str, str],
     runs: str | None = None,
 ) -> Sources:
-    """The stores "real" and "videos" of ``stores``, and the existing records. Raises ``UserError``."""
+    """Open the stores "real" and "videos", and read the existing records. Raises ``UserError`` if one is not valid."""
     paths = {name: Path(records[name]) / file for name, file in RECORD_FILES.items()}
     existing: dict[str, dict[str, Any]] = {}
     for name, path in paths.items():
@@ -164,7 +164,7 @@ def load_sources(
 
 
 def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
-    """Whether the common entries of the ``settings`` of a filter's store and of the filter ``record`` are equal."""
+    """Whether entries that the ``settings`` of a filtered store and the filter ``record`` have in common are equal."""
     if record is None:
         return True
     pairs = [(settings, record), (settings["decision"], record.get("decision") or {})]

@@ -1,6 +1,6 @@
-"""Types of charts, as inline SVG. ``report/sections/`` decides which charts the report has.
+"""Types of charts, as inline SVG. The files in ``report/sections/`` choose the charts of the report.
 
-Horizontal positions are percentages, so that charts of any width have the same text size.
+Horizontal positions are percentages of the width, so that charts of any width have the same text size.
 """
 
 import math
@@ -15,7 +15,6 @@ from echodream.report.number_format import axis_ticks, format_number
 from echodream.report.tables import Row
 
 HISTOGRAM_BINS = 36
-"""Number of bins of a histogram."""
 Scale = tuple[float, float]
 """Lower and upper end of an axis."""
 
@@ -38,7 +37,7 @@ def interval_chart(row: Row) -> Markup:
     low, x, high = (_axis_percent(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
     elements.append(f'<line class="whisker" x1="{low:.2f}%" x2="{high:.2f}%" y1="14" y2="14"/>')
     elements.append(f'<circle cx="{x:.2f}%" cy="14" r="5"/>')
-    return _svg_element("track", 28, elements, group=row.group)
+    return _svg_element("track", 28, elements, color=row.color)
 
 
 def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
@@ -56,11 +55,11 @@ def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """The scores, (n,), of samples, patients or copies; ``group`` is the color as in ``Row``."""
+    """Similarity scores ``values``, (n,), of samples, patients or copies; ``color`` is one of the colors of ``Row``."""
 
     name: str
     values: np.ndarray
-    group: str
+    color: str
 
 
 def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scale) -> list[tuple[ScoreGroup, Markup]]:
@@ -78,12 +77,12 @@ def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scal
             f'<path class="histogram" d="M0 38 {steps} L100 38 Z"/></svg>',
             f'<line class="threshold" x1="{line:.2f}%" x2="{line:.2f}%" y1="0" y2="38"/>',
         ]
-        charts.append((group, _svg_element("ridge", 38, elements, group=group.group)))
+        charts.append((group, _svg_element("ridge", 38, elements, color=group.color)))
     return charts
 
 
 def line_chart(curves: Mapping[str, np.ndarray], scale: Scale, label: str) -> Markup:
-    """Chart of ``curves`` over frames, by color: values, lower and upper ends of their intervals, (3, n).
+    """Line chart of ``curves``, color -> (3, n): values over n frames, and lower and upper ends of their intervals.
 
     ``label`` is the text for screen readers.
     """
@@ -91,11 +90,11 @@ def line_chart(curves: Mapping[str, np.ndarray], scale: Scale, label: str) -> Ma
     ticks = [(_line_y(tick, scale), _tick_label(tick)) for tick in axis_ticks(scale)]
     elements = [f'<line class="rule" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y, _ in ticks]
     elements.append('<svg viewBox="0 0 100 160" width="100%" height="160" preserveAspectRatio="none">')
-    for group, curve in curves.items():
+    for color, curve in curves.items():
         x = [100 * frame / last for frame in range(curve.shape[1])]
         values, low, high = ([*zip(x, part, strict=True)] for part in curve)
-        elements.append(f'<polygon class="area {group}" points="{_line_points([*high, *low[::-1]], scale)}"/>')
-        elements.append(f'<polyline class="line {group}" points="{_line_points(values, scale)}"/>')
+        elements.append(f'<polygon class="area {color}" points="{_line_points([*high, *low[::-1]], scale)}"/>')
+        elements.append(f'<polyline class="line {color}" points="{_line_points(values, scale)}"/>')
     elements.append("</svg>")
     elements += [f'<text x="0" y="{y - 3:.1f}">{text}</text>' for y, text in ticks]
     elements.append('<text x="0" y="166">frame 1</text>')
@@ -115,7 +114,7 @@ class Point:
 def scatter_chart(
     series: Mapping[str, tuple[str, Sequence[Point]]], scale: Scale, axis_labels: tuple[str, str], label: str
 ) -> Markup:
-    """Chart of points with error bars of x and y; lines join the points of a series, (color, points).
+    """Chart of points with error bars of x and y; lines join the points of a series, which is (color, points).
 
     Both axes have the ``scale``; ``axis_labels`` are the labels of x and y. Point labels are below the points of the
     first series, above the points of the second, and so on.
@@ -126,7 +125,7 @@ def scatter_chart(
         elements.append(f'<line class="rule" x1="8%" x2="96%" y1="{y}" y2="{y}"/><text x="0" y="{y + 4}">{text}</text>')
         elements.append(f'<line class="rule" x1="{x}" x2="{x}" y1="24" y2="264"/>')
         elements.append(f'<text x="{x}" y="282" text-anchor="middle">{text}</text>')
-    for number, (group, points) in enumerate(series.values()):
+    for number, (color, points) in enumerate(series.values()):
         shapes = []
         for previous, point in zip([None, *points], points, strict=False):
             x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
@@ -141,7 +140,7 @@ def scatter_chart(
             x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
             shapes.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
             shapes.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[number % 2]}">{escape(point.label)}</text>')
-        elements.append(f'<g class="{group}">{"".join(shapes)}</g>')
+        elements.append(f'<g class="{color}">{"".join(shapes)}</g>')
     elements.append(f'<text x="0" y="12">{escape(axis_labels[1])}</text>')
     elements.append(f'<text x="96%" y="302" text-anchor="end">{escape(axis_labels[0])}</text>')
     return _svg_element("curves", 306, elements, label=label)
@@ -169,7 +168,7 @@ def _tick_label(value: float) -> str:
     return f"{value:.0f}".replace("-", "−") if is_integer else format_number(value)
 
 
-def _svg_element(css_class: str, height: int, elements: Sequence[str], group: str = "", label: str = "") -> Markup:
-    """SVG element; without ``label``, hidden from screen readers, because the page has its numbers as text."""
+def _svg_element(css_class: str, height: int, elements: Sequence[str], color: str = "", label: str = "") -> Markup:
+    """An SVG element. Without ``label``, it is hidden from screen readers, because the page has the numbers as text."""
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
-    return Markup(f'<svg class="{css_class} {group}" width="100%" height="{height}" {role}>{"".join(elements)}</svg>')
+    return Markup(f'<svg class="{css_class} {color}" width="100%" height="{height}" {role}>{"".join(elements)}</svg>')

@@ -12,15 +12,15 @@ from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.runs.atomic_folder import read_record
 from echodream.store.table import clean_text
 
-RECORD_FILES = ("evaluation.json", "utility.json", "filter.json", "linkability.json", "anonymity.json", "metrics.json")
-"""Names of record files; metrics.json is in the artifacts of model=classifier and model=utility."""
-REJECTED = "rejected"
-UTILITY = "utility"
+RESULT_FILES = ("evaluation.json", "utility.json", "filter.json", "linkability.json", "anonymity.json", "metrics.json")
+"""Names of files with results; metrics.json is in the artifacts of model=classifier and model=utility."""
+REJECTED_KEY = "rejected"
+UTILITY_KEY = "utility"
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A result for one swept value, with its interval and its floor, if any."""
+    """A result for one swept value; ``low``, ``high`` and ``floor`` are None if the record does not have them."""
 
     value: float
     low: float | None = None
@@ -31,11 +31,11 @@ class SweepResult:
 
 
 SweepResults = dict[str, dict[str, SweepResult]]
-"""The results by name, for each swept value, in the order of the values."""
+"""Swept value -> name of the result -> result, in the order of the swept values."""
 
 
 def read_sweep(patterns: Sequence[str]) -> SweepResults:
-    """The results of all swept values in the folders of ``patterns``. Raises ``UserError``."""
+    """Results of all swept values in the folders of ``patterns``. Raises ``UserError`` for fewer than two values."""
     if not patterns:
         raise UserError("points= is needed: give folders with * for the swept value, such as points=[reports/x/g*]")
     results: SweepResults = {}
@@ -51,7 +51,7 @@ def read_sweep(patterns: Sequence[str]) -> SweepResults:
     if len(results) < 2:
         values = ", ".join(results) or "none"
         raise UserError(
-            f"points={','.join(patterns)} has reports ({', '.join(RECORD_FILES)}) of fewer than two values ({values}): "
+            f"points={','.join(patterns)} has reports ({', '.join(RESULT_FILES)}) of fewer than two values ({values}): "
             "check the pattern, or make the reports with the stages and models that write them"
         )
     return {value: results[value] for value in sorted(results, key=sort_key)}
@@ -81,14 +81,14 @@ def sort_key(value: str) -> tuple[int, float, str]:
 
 
 def _read_results(folder: Path) -> Iterator[tuple[str, SweepResult]]:
-    """Name and value of all results of the records in ``folder``."""
-    for file in RECORD_FILES:
+    """Yield name and result of all results in the records in ``folder``."""
+    for file in RESULT_FILES:
         path = folder / file
         if not path.is_file():
             continue
         record = read_record(path)
         if record is None:
-            raise UserError(f"{path} is not a record: run its stage again")
+            raise UserError(f"{path} is not a JSON object: run its stage again")
         if file == "filter.json":
             yield from _rejected_share(record, path)
             continue
@@ -108,28 +108,29 @@ def _collect_metrics(record: Mapping[str, Any], file: str) -> Any:
     if file == "anonymity.json":
         spaces = record["spaces"].items()
         return {name: {measure["name"]: measure for measure in space["measures"]} for name, space in spaces}
-    if file == "metrics.json":  # also the name of a report's numbers, which have no "figures"
+    if file == "metrics.json":  # stage=report also writes metrics.json, without "figures"
         sets = record.get("anonymised", {})
         versions = {
-            f"{UTILITY} of {name if len(sets) > 1 else 'versions'}": entry["figures"] for name, entry in sets.items()
+            f"{UTILITY_KEY} of {name if len(sets) > 1 else 'versions'}": each["figures"] for name, each in sets.items()
         }
-        only_originals = bool(sets) and record.get("train_on") == "original"  # neither trained nor tested on versions
-        return {f"{UTILITY} of originals" if only_originals else UTILITY: record.get("figures"), **versions}
+        only_originals = bool(sets) and record.get("train_on") == "original"  # "figures" are results on original images
+        return {f"{UTILITY_KEY} of originals" if only_originals else UTILITY_KEY: record.get("figures"), **versions}
     parts = record.get("tasks", record)
     return {key: part for key, part in parts.items() if key != "protocol"}
 
 
 def _nested_results(node: Any, name: str, note: str = "") -> Iterator[tuple[str, SweepResult]]:
-    """Each object with a ``value`` below ``node``, named by the path of its keys; ``note`` is the note of its task."""
+    """Yield name (path of keys) and result of each object with a ``value`` in ``node``; ``note``: note of the task."""
     if not isinstance(node, Mapping):
         return
     if "value" in node:
-        value = _number(node["value"])
+        value = _finite_number(node["value"])
         if value is not None:
             floor = node.get("floor")
             floor = floor.get("value") if isinstance(floor, Mapping) else floor
             warning = clean_text(str(node.get("warning") or note))
-            yield name, SweepResult(value, _number(node.get("low")), _number(node.get("high")), _number(floor), warning)
+            low, high = (_finite_number(node.get(end)) for end in ("low", "high"))
+            yield name, SweepResult(value, low, high, _finite_number(floor), warning)
         return
     note = str(node.get("note") or note)
     for key, part in node.items():
@@ -144,8 +145,8 @@ def _rejected_share(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str
         raise UserError(f"{path} has no decision: run stage=filter again") from error
     if samples > 0:
         share = clopper_pearson_interval(rejected, samples)
-        yield f"{record.get('on', 'sample')}s: {REJECTED}", SweepResult(share.value, share.low, share.high)
+        yield f"{record.get('on', 'sample')}s: {REJECTED_KEY}", SweepResult(share.value, share.low, share.high)
 
 
-def _number(value: object) -> float | None:
+def _finite_number(value: object) -> float | None:
     return float(value) if validation.is_finite(value) else None

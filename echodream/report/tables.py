@@ -1,4 +1,4 @@
-"""Verdicts, and tables of numbers with intervals, of the sections of the page."""
+"""Verdicts of the sections of the page, and tables of numbers with intervals."""
 
 import math
 from collections import Counter
@@ -9,8 +9,8 @@ from typing import Any
 from echodream import validation
 from echodream.metrics.bootstrap import Interval
 
-SHARE = (0.0, 1.0)
-"""Axis range of shares."""
+PROPORTION_AXIS = (0.0, 1.0)
+"""Axis of proportions, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Row:
     meaning: str = ""
     """One sentence that explains the number."""
     warning: str = ""
-    scale: tuple[float, float] = SHARE
+    scale: tuple[float, float] = PROPORTION_AXIS
     """Ends of the row's axis."""
-    group: str = "synthetic"
+    color: str = "synthetic"
     """Color of the chart: "synthetic", "real", "both" or "copy"."""
     stands_out: bool = False
     raw_value: Interval | None = None
     """The measured value, if ``value`` is in another unit for the chart."""
     raw_reference: Interval | None = None
     value_text: str = ""
-    """Text that replaces the number."""
+    """Text that the page shows instead of the number."""
     reference_text: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -74,8 +74,8 @@ class MissingRecord:
 
 
 @dataclass(frozen=True)
-class Still:
-    """A frame that is shown with a verdict; ``width`` and ``height`` are in pixels of the recording."""
+class StillImage:
+    """An image on the page; ``uri`` is a data URI, ``width`` and ``height`` are in pixels."""
 
     label: str
     uri: str
@@ -91,7 +91,7 @@ class Verdict:
     state: str
     """Color of the verdict: "good", "note", "bad" or "missing"."""
     label: str
-    figure: str = ""
+    main_number: str = ""
     """The main number, in ``unit``."""
     unit: str = ""
     sentence: str = ""
@@ -99,10 +99,10 @@ class Verdict:
     rows: Sequence[Row] = ()
     statement: str = ""
     """The unchanged statement of the filter."""
-    missing: Sequence[MissingRecord] = ()
+    missing_records: Sequence[MissingRecord] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the verdict in metrics.json."""
-    stills: Sequence[Still] = ()
+    still_images: Sequence[StillImage] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The entry of the verdict in metrics.json."""

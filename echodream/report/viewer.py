@@ -1,4 +1,4 @@
-"""The viewer: an HTML page that plays the synthetic clip of the chosen conditions, guidance and sample."""
+"""The viewer: an HTML page that plays the synthetic clip with the chosen conditions, guidance and sample number."""
 
 import json
 import math
@@ -25,44 +25,44 @@ GENERATOR = "echodream viewer"
 """Value of the meta element "generator" of the page."""
 MAX_BYTES = 24_000_000
 """Maximum total size of the encoded videos of the page, in bytes."""
-_LEAST_WIDTH = 192
-"""Smaller frames are enlarged without smoothing; x264 is deterministic only for frames that are not tiny."""
-_LABELS = {"EF": "Ejection fraction in %", "HeartRate": "Heart rate in 1/min", "sample": "Sample", "Seed": "Seed"}
-_NO_CONDITION = {
+_MIN_SIDE = 192
+"""Minimum height and width in pixels; smaller frames are enlarged: x264 is not deterministic for tiny frames."""
+_INPUT_LABELS = {"EF": "Ejection fraction in %", "HeartRate": "Heart rate in 1/min", "sample": "Sample"}
+_NON_CONDITION_COLUMNS = {
     *(*REQUIRED_COLUMNS, FILE_COLUMN, "class_id", "class_name", "Source", "Joins", "ED", "ES"),
     *("Seed", "Sampler", "Spacing", "Steps", "Guidance", "PrivacyScore", "PrivacyP"),
 }
-"""Columns of FileList.csv that are no condition, or are shown in another form."""
+"""Columns of FileList.csv that are not conditions, or that the page shows in another form."""
 
 
 @dataclass
 class ViewerClip:
-    """A clip of the viewer. ``settings``: conditions, guidance and sample; ``passed``: whether it passed the filter."""
+    """A clip of the viewer. ``settings``: conditions, guidance scales and sample number."""
 
     store: Store
     name: str
     fps: float
-    passed: bool
+    passed_filter: bool
     settings: dict[str, Any]
-    nearest: Mapping[str, Any] | None = None
+    nearest_row: Mapping[str, Any] | None = None
     """Row of the filter's scores with the nearest training patient."""
 
 
 @dataclass
 class ViewerPage:
-    """All clips of the page, and the ``statements`` of the filters that they passed."""
+    """All clips of the page, and the ``statements`` of the filters that the clips passed."""
 
     study: str
     clips: list[ViewerClip] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
 
     @property
-    def unfiltered(self) -> int:
+    def unfiltered_count(self) -> int:
         """Number of clips that did not pass the filter with its calibrated rule, or were not filtered."""
-        return sum(not clip.passed for clip in self.clips)
+        return sum(not clip.passed_filter for clip in self.clips)
 
-    def add(self, store: Store, scores: "NearestPatients | None" = None) -> None:
-        """Add all recordings of ``store``, decoded samples."""
+    def add_store(self, store: Store, nearest: "FilterScores | None" = None) -> None:
+        """Add all recordings of ``store``, which has decoded samples, with the training patients of ``nearest``."""
         if not store.dataset.synthetic or store.dataset.kind != "video":
             raise UserError(f"videos={store.root} has no synthetic videos: give stores that stage=decode wrote")
         source = store.dataset.settings.get("source")
@@ -76,14 +76,14 @@ class ViewerPage:
         statement = str(decision.get("statement", "")) if isinstance(decision, Mapping) and passed else ""
         if statement and statement not in self.statements:
             self.statements.append(statement)
-        rows = {} if scores is None else scores.rows_of(origin)
+        rows = {} if nearest is None else nearest.score_rows(origin)
         images = _stores_in_same_folder(store, origin.dataset.sampling_settings.get("source"))
-        image_rows = images[0].rows() if images else {}  # also have the conditions that only images have
+        image_rows = images[0].rows() if images else {}  # with the conditions of the image model
         for name, row in store.rows().items():
-            settings = {**_settings(image_rows.get(str(row.get("Source")), {})), **_settings(row)}
+            settings = {**_sample_settings(image_rows.get(str(row.get("Source")), {})), **_sample_settings(row)}
             self.clips.append(ViewerClip(store, name, float(row["FPS"]), passed, settings, rows.get(name)))
 
-    def number_samples(self) -> None:
+    def assign_sample_numbers(self) -> None:
         """Number clips with equal settings from 1; the number is the setting "sample"."""
         counts: Counter[str] = Counter()
         for clip in self.clips:
@@ -93,8 +93,8 @@ class ViewerPage:
 
 
 @dataclass(frozen=True)
-class NearestPatients:
-    """Scores that ``stage=filter`` wrote to ``folder`` (``private=``), and the recordings of the patients, ``real``."""
+class FilterScores:
+    """Scores in ``folder``, written by ``stage=filter`` (``private=``), and the recordings ``real`` of the patients."""
 
     folder: Path
     real: Store
@@ -104,7 +104,7 @@ class NearestPatients:
         """Rows of FileList.csv of ``real``, by FileName."""
         return self.real.rows()
 
-    def rows_of(self, samples: Store) -> dict[str, dict[str, Any]]:
+    def score_rows(self, samples: Store) -> dict[str, dict[str, Any]]:
         """Rows of scores.csv by FileName; empty unless ``samples`` are the input or output of the filter."""
         record = read_record(self.folder / "filter.json")
         if record is None:
@@ -124,7 +124,7 @@ class NearestPatients:
         return rows
 
     def frames(self, row: Mapping[str, Any], count: int) -> tuple[np.ndarray, float]:
-        """Up to ``count`` frames around the nearest frame, and their frame rate."""
+        """Up to ``count`` frames around the nearest frame of the nearest patient, and their frame rate."""
         recording = self.recordings[str(row["NearestRecording"])]
         total = int(recording["NumberOfFrames"])
         start = min(max(0, int(row["NearestFrame"]) - count // 2), max(0, total - count))
@@ -138,12 +138,12 @@ def _stores_in_same_folder(store: Store, checksum: object) -> list[Store]:
     return [Store(path.parent) for path in paths if file_sha256(path) == checksum]
 
 
-def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
+def _sample_settings(row: Mapping[str, Any]) -> dict[str, Any]:
     """Conditions and guidance of a sample by name, from its row of FileList.csv."""
     cells = {name: None if cell != cell else cell for name, cell in row.items()}
     class_name = cells.get("class_name") or cells.get("class_id")
     settings = {} if class_name is None else {"Class": class_name}
-    settings |= {name: cell for name, cell in cells.items() if name not in _NO_CONDITION}
+    settings |= {name: cell for name, cell in cells.items() if name not in _NON_CONDITION_COLUMNS}
     for part in str(cells.get("Guidance") or "").split():
         name, _, scale = part.partition("=")
         settings[f"Guidance: {name}"] = float(scale) if scale.replace(".", "").isdigit() else scale
@@ -151,9 +151,9 @@ def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def viewer_controls(clips: Sequence[ViewerClip]) -> list[dict[str, Any]]:
-    """Name, label and sorted values of each setting with several values; ``slider``: many numbers.
+    """Name, label and sorted values of each setting with several values; ``slider``: more than 8 numbers.
 
-    Guidance scales of several conditions that are equal for each clip have one control.
+    Conditions whose guidance scales are equal in every clip have one control.
     """
     controls: list[dict[str, Any]] = []
     scales: set[tuple[Any, ...]] = set()
@@ -170,17 +170,17 @@ def viewer_controls(clips: Sequence[ViewerClip]) -> list[dict[str, Any]]:
         slider = is_number and len(values) > 8
         texts = ["none" if value is None else f"{value:g}" if is_number else str(value) for value in ordered]
         controls.append(
-            {"name": name, "label": _LABELS.get(name, name), "values": ordered, "texts": texts, "slider": slider}
+            {"name": name, "label": _INPUT_LABELS.get(name, name), "values": ordered, "texts": texts, "slider": slider}
         )
     return controls
 
 
-def render_viewer(page: ViewerPage, nearest: NearestPatients | None = None) -> str:
+def render_viewer(page: ViewerPage, nearest: FilterScores | None = None) -> str:
     """The page as one HTML file, whose content security policy forbids all requests."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     controls = viewer_controls(page.clips)
-    shown = [_frames(clip, nearest) for clip in page.clips]
+    shown = [_clip_frames(clip, nearest) for clip in page.clips]
     videos = encode_within_size(
         [video for pair in shown for video in pair], MAX_BYTES, "lower values=, repeats=, scales= or frames="
     )
@@ -190,12 +190,12 @@ def render_viewer(page: ViewerPage, nearest: NearestPatients | None = None) -> s
         entry = {
             "choice": [control["values"].index(clip.settings.get(control["name"])) for control in controls],
             "name": clip.name,
-            "passed": clip.passed,
+            "passed": clip.passed_filter,
             "video": next(uris),
         }
-        if len(pair) > 1 and clip.nearest is not None:
-            similarity = f"{float(clip.nearest['Score']):.3f}"
-            entry["nearest"] = {"patient": clip.nearest["NearestPatient"], "score": similarity, "video": next(uris)}
+        if len(pair) > 1 and clip.nearest_row is not None:
+            similarity = f"{float(clip.nearest_row['Score']):.3f}"
+            entry["nearest"] = {"patient": clip.nearest_row["NearestPatient"], "score": similarity, "video": next(uris)}
         clips.append(entry)
     texts = {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "viewer.css", "viewer.js")}
     style, script = texts["page.css"] + texts["viewer.css"], texts["viewer.js"]
@@ -215,11 +215,11 @@ def render_viewer(page: ViewerPage, nearest: NearestPatients | None = None) -> s
     )
 
 
-def _frames(clip: ViewerClip, nearest: NearestPatients | None) -> list[tuple[np.ndarray, float]]:
+def _clip_frames(clip: ViewerClip, nearest: FilterScores | None) -> list[tuple[np.ndarray, float]]:
     """Enlarged frames and frame rate of ``clip``, and of its nearest training patient."""
     frames = clip.store.frames(clip.name)
     shown = [(frames, clip.fps)]
-    if nearest is not None and clip.nearest is not None:
-        shown.append(nearest.frames(clip.nearest, len(frames)))
-    scale = math.ceil(_LEAST_WIDTH / min(frames.shape[1:3])) if min(frames.shape[1:3]) < _LEAST_WIDTH else 1
+    if nearest is not None and clip.nearest_row is not None:
+        shown.append(nearest.frames(clip.nearest_row, len(frames)))
+    scale = math.ceil(_MIN_SIDE / min(frames.shape[1:3])) if min(frames.shape[1:3]) < _MIN_SIDE else 1
     return [(pixels.repeat(scale, axis=1).repeat(scale, axis=2), rate) for pixels, rate in shown]

@@ -13,7 +13,7 @@ from echodream.config.stage_signature import OutputPath
 from echodream.errors import UserError
 from echodream.plotting import LinePlot, Series, plot_lines, save_png
 from echodream.report.privacy_utility_curve import axis_range, plot_tradeoff, tradeoff_record, x_positions
-from echodream.report.sweep_results import REJECTED, SweepResult, SweepResults, read_sweep, sort_key, swept_folders
+from echodream.report.sweep_results import REJECTED_KEY, SweepResult, SweepResults, read_sweep, sort_key, swept_folders
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
 from echodream.store.schema import write_atomically
@@ -22,7 +22,7 @@ from echodream.store.table import write_table
 TABLE, TEXT, PLOT = "comparison.csv", "comparison.md", "comparison.png"
 CURVE, CURVE_PLOT = "curve.json", "curve.png"
 DEFAULT_FIGURES = (
-    *("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED),
+    *("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED_KEY),
     *("inner: AUC", "outer: AUC", "identity: hidden rate", "utility: auc", "utility of versions: auc"),
 )
 """The default table and plot show the results whose names contain one of these texts."""

@@ -14,7 +14,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
 from echodream.evaluation.feature_extraction import select_recordings
-from echodream.evaluation.plausibility import EJECTION_FRACTION, TrainingRanges, measure_training, shortest_duration
+from echodream.evaluation.plausibility import EJECTION_FRACTION, TrainingRanges, shortest_duration, training_ranges
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
 from echodream.runs.predict import PredictionData, run_prediction
@@ -100,7 +100,7 @@ def _training_ranges(store: Store, reference: str | None, coverage: float) -> Tr
     if reference is None or not Path(reference).is_dir():
         raise UserError(f"reference={reference} does not exist: plausibility= needs the videos of the study")
     train = select_recordings(Store(reference, kind="video"), f"reference={reference}", "TRAIN")
-    return measure_training(train, coverage, shortest_duration(store.table))
+    return training_ranges(train, coverage, shortest_duration(store.table))
 
 
 def _rejection_lines(store: Store, ranges: TrainingRanges) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any
 from echodream import validation
 from echodream.config.stage_signature import ExtractorPath, InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor, predict
+from echodream.evaluation.adherence import adherence, identity_drift, load_regressor, predict
 from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, frame_difference_curves
 from echodream.evaluation.comparison import Comparison
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, load_recordings, select_recordings
@@ -76,7 +76,7 @@ def evaluate(
     train = select_recordings(real_store, f"real={real}", "TRAIN")
     test_store = open_test_store(real_store, further)
     test = select_recordings(test_store, f"real={real}" if test_store is real_store else f"further={further}", "TEST")
-    test = test if test_store is real_store else replace(test, study=real_store)
+    test = test if test_store is real_store else replace(test, study_store=real_store)
     real_record = {**test.as_json(), "sha256": real_store.checksum}
     if test_store is not real_store:
         real_record["further"] = test_store.checksum
@@ -92,8 +92,8 @@ def evaluate(
         autoencoder=load_vae(autoencoder) if autoencoder is not None and Path(autoencoder).is_dir() else None,
         protocol=settings,
         protocol_path=protocol,
-        counts=None if protocol is None else recorded_counts(protocol, settings),
-        least=least,
+        protocol_counts=None if protocol is None else recorded_counts(protocol, settings),
+        min_samples=least,
     )
     comparison.check_recordings([*stores.values()], regression)
     metrics: dict[str, Any] = {key: comparison.metrics(key, store) for key, store in stores.items()}
@@ -122,7 +122,7 @@ def _video_metrics(
     """Metrics of videos: cardiac cycle, adherence to a numeric condition, identity, speckle, and plausibility."""
     test, extraction = comparison.test, comparison.extraction
     cycle_metrics = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
-    identity_metrics, identity_curves = identity_over_time(audit, videos)
+    identity_metrics, identity_curves = identity_drift(audit, videos)
     metrics = dict(compare_means(*cycle_metrics))
     predictions = None
     if regressor is not None:

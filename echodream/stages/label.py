@@ -11,7 +11,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.class_agreement import LABEL_SOURCE
 from echodream.evaluation.classifier_inference import open_classifier
-from echodream.evaluation.relabeling import CONFIDENCE, check_classes, predicted_columns
+from echodream.evaluation.relabeling import CONFIDENCE_COLUMN, check_classes, predicted_columns
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 
@@ -60,11 +60,11 @@ def label(
 def _summary_lines(table: pd.DataFrame) -> dict[str, object]:
     """Lines of the summary: class counts, confidence, and agreement with the previous classes."""
     lines: dict[str, object] = {"recordings": len(table), "labelled by": table[LABEL_SOURCE].iloc[0]}
-    if CONFIDENCE not in table:
+    if CONFIDENCE_COLUMN not in table:
         return lines
     counts = table["class_name"].value_counts().sort_index()
     lines["classes"] = ", ".join(f"{name} {count}" for name, count in counts.items())
-    lines["confidence"] = f"median {table[CONFIDENCE].median():.3f}, lowest {table[CONFIDENCE].min():.3f}"
+    lines["confidence"] = f"median {table[CONFIDENCE_COLUMN].median():.3f}, lowest {table[CONFIDENCE_COLUMN].min():.3f}"
     previous = f"{PREVIOUS_PREFIX}_class_id"
     if previous in table:
         same = table["class_id"] == table[previous]

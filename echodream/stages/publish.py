@@ -16,11 +16,11 @@ from echodream.ingest import burned_in_text
 from echodream.progress import progress_bar
 from echodream.publishing import checks
 from echodream.publishing.cards import TEMPLATES, check_card, dataset_card, is_license, model_card
-from echodream.publishing.checks import GENERATORS, STORES, Approval
-from echodream.publishing.croissant import VOCABULARY, croissant
+from echodream.publishing.checks import PUBLISHABLE_MODELS, PUBLISHABLE_STORES, Approval
+from echodream.publishing.croissant import CONTEXT_FILE, croissant
 from echodream.publishing.hub import check_push, upload
 from echodream.publishing.media_folder import FOLDERS, write_media_folder
-from echodream.report.seven_cs import CARD, SCHEMA, SCHEMA_FILE, Figure, card_record, seven_cs, write_card
+from echodream.report.seven_cs import CARD, SCHEMA, SCHEMA_FILE, CardEntry, card_record, seven_cs, write_card
 from echodream.report.sources import RECORD_FILES, Sources, load_sources
 from echodream.runs.atomic_folder import (
     atomic_folder,
@@ -83,8 +83,8 @@ class _Publication:
         return self.sources.synthetic
 
     def as_json(self) -> dict[str, Any]:
-        """Settings for publish.json, with one SHA-256 of the published content and all records of the study."""
-        if self.what in GENERATORS:
+        """Settings for publish.json, with a SHA-256 of the published content and of all records of the study."""
+        if self.what in PUBLISHABLE_MODELS:
             hashes = [str((read_record(Path(str(self.artifact)) / METADATA_FILE) or {}).get("fingerprint"))]
         else:
             hashes = [self.store.checksum]
@@ -120,8 +120,8 @@ def publish(
 
     A store is written twice, lossless and as mp4 or png, with Croissant metadata.
 
-    ``what`` is one of ``STORES`` or ``GENERATORS``. The ``records`` of filter and audit, and the stores of samples that
-    passed the filter, ``passed_stores``, must allow publication (``publishing.checks``); ``accept_findings`` allows
+    ``what``: a publishable store or model. The ``records`` of filter and audit, and the stores of samples that passed
+    the filter, ``passed_stores``, must allow publication (``publishing.checks``); ``accept_findings`` allows
     generators with findings, ``accept_text`` readable text in frames, ``accept_unknown`` samples of an unknown
     generator. No file may name a patient of the store ``real``. Filter and audit used the store ``latents``. ``push``
     is <namespace>/<name> on the hub, or None. ``folders`` contain stores and artifacts with recorded commands. Raises
@@ -136,7 +136,7 @@ def publish(
     sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
     if sources.real is None:
         raise UserError(f"real={real} does not exist: give the real store, whose patients must not be named")
-    if what in GENERATORS:
+    if what in PUBLISHABLE_MODELS:
         approval = checks.approve_model(what, str(artifact), sources, accept_findings)
     elif sources.synthetic is None:
         raise UserError(f"src={src} does not exist: run stage=decode, or give src=")
@@ -150,7 +150,7 @@ def publish(
     with atomic_folder(target) as work:
         if work is not None:
             start_or_resume_folder(work / RECORD, settings, _FOLDER_KIND)
-            card = _write_model(work, request) if what in GENERATORS else _write_store(work, request, text)
+            card = _write_model(work, request) if what in PUBLISHABLE_MODELS else _write_store(work, request, text)
             (work / README).write_text(card, encoding="utf-8")
             run = {"command": command, "code_version": code_version, "findings": approval.findings, "text": text}
             write_record(work / RECORD, {**settings, **run, "sums": _list_checksums(work)})
@@ -158,7 +158,7 @@ def publish(
     if work is None:
         require_same_settings(target / RECORD, settings, _FOLDER_KIND)
         _check_folder(target, request)
-    url = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
+    url = upload(target, push, "dataset" if what in PUBLISHABLE_STORES else "model", public) if push else ""
     return _summary(target, "already complete" if work is None else "done", request, url, text)
 
 
@@ -180,7 +180,7 @@ def _check_readable_text(target: Path, request: _Publication, accept_text: bool)
     A folder whose record states that it has no text is not searched again. Raises ``UserError`` if a word, a date or a
     long number is readable, unless ``accept_text``.
     """
-    if request.what in GENERATORS:
+    if request.what in PUBLISHABLE_MODELS:
         return "a model has no frames"
     if (read_record(target / RECORD) or {}).get("text") == _NO_TEXT_FOUND:
         return _NO_TEXT_FOUND
@@ -244,7 +244,7 @@ def _write_store(work: Path, request: _Publication, text: str) -> str:
         "Readable text": text,
         "Names of patients": "none found in the published texts",
     }
-    extra = [Figure(name, fact, "publish") for name, fact in facts.items()]
+    extra = [CardEntry(name, fact, "publish") for name, fact in facts.items()]
     criteria = seven_cs(request.sources, request.what, kept, extra)
     write_card(work, card_record(criteria, request.sources, request.command, request.code_version))
     return dataset_card(approval, request.what, request.license, contents, criteria)
@@ -309,7 +309,7 @@ def _check_folder(folder: Path, request: _Publication) -> None:
     if (read_record(folder / RECORD) or {}).get("sums") != _list_checksums(folder):
         raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
     check_card(folder / README, request.what, request.approval)
-    templates = (path.read_text(encoding="utf-8") for path in (*TEMPLATES.glob("*.md"), VOCABULARY, SCHEMA_FILE))
+    templates = (path.read_text(encoding="utf-8") for path in (*TEMPLATES.glob("*.md"), CONTEXT_FILE, SCHEMA_FILE))
     public_text = " ".join([*templates, *_COLUMNS])
     local_folders = [path for path in (str(Path.home()), str(Path.cwd())) if len(path) > 1]
     for path in sorted(folder.rglob("*")):
@@ -332,7 +332,7 @@ def _summary(target: Path, state: str, request: _Publication, url: str, text: st
         "license": request.license,
         "uploaded": url or "no: push=<namespace>/<name> uploads the folder",
     }
-    names = [name for name in (*STORES, *GENERATORS) if name != target.name]
+    names = [name for name in (*PUBLISHABLE_STORES, *PUBLISHABLE_MODELS) if name != target.name]
     if others := [name for name in names if (target.parent / name / README).is_file()]:
         facts["also published"] = f"{', '.join(others)}: publish samples or generators, not both; see docs/privacy.md"
     return Summary(f"publish: {target} {state}", facts)

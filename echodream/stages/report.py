@@ -107,7 +107,7 @@ def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None
         return
     if sources.real is None:
         raise UserError(f"share=true needs real={stores['real']}, whose patients must not be named in the page")
-    if sources.synthetic is not None and sources.video_filter() is None:
+    if sources.synthetic is not None and sources.passed_filter_kind() is None:
         raise UserError(
             f"videos={stores['videos']} was not made from samples that passed the filter, as share=true "
             "requires: run stage=filter on=video and stage=decode, or give videos=null"
@@ -129,11 +129,11 @@ def _refuse_patient_names(sources: "Sources", text: str) -> None:
 
 def _summary(target: Path, page: "Page", size: int, files: Sequence[str]) -> Summary:
     context = page.context
-    figures = [f": {verdict.figure} {verdict.unit}" if verdict.figure else "" for verdict in context.verdicts]
+    figures = [f": {verdict.main_number} {verdict.unit}" if verdict.main_number else "" for verdict in context.verdicts]
     verdicts = zip(context.verdicts, figures, strict=True)
     facts: dict[str, object] = {verdict.topic.lower(): f"{verdict.label}{figure}" for verdict, figure in verdicts}
     facts["videos"] = f"{sum(1 for _ in context.clips.all_clips())}, the page has {size / 1e6:.1f} MB"
-    facts |= {f"without {name}": record.command for name, record in page.missing.items()}
+    facts |= {f"without {name}": record.command for name, record in page.missing_records.items()}
     facts |= {f"note {number}": notice for number, notice in enumerate(page.notices, 1)}
     facts["for"] = "sharing: no frame and no name of a patient" if context.sources.share else "private use"
     return Summary(f"report: {target} done", facts, files=tuple(files))

@@ -9,7 +9,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import LoadedClassifier, open_classifier, predict_split
 from echodream.evaluation.further_patients import open_test_store
-from echodream.evaluation.utility import ROLES, Predictions, compare_roles, select_tasks, summary_lines
+from echodream.evaluation.utility import TRAINING_SETS, ClassifierOutputs, select_tasks, summary_lines, utility_metrics
 from echodream.metrics.bootstrap import CONFIDENCE
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
@@ -33,13 +33,13 @@ def utility(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Test the classifiers ``artifacts``, a folder or list of folders for each role, on the TEST rows of ``real``.
+    """Test the classifiers ``artifacts``, a folder or list of folders per training set, on the TEST rows of ``real``.
 
-    Patients in the store ``further`` replace the test patients of ``real`` (``open_test_store``). Folders that do not
-    exist are ignored. ``tasks``: names of classes, or pairs of names; None: all classes and regressions
-    (``select_tasks``). Writes utility.json to ``dst``: metrics with intervals from ``repeats`` bootstrap samples of
-    patients, and ratios to the metrics of the classifier that was trained on real videos. Raises ``UserError`` for
-    fewer than two roles, and if TEST patients may be in the training set.
+    ``further`` is a store of further test patients, which replace those of ``real`` (``open_test_store``). Folders that
+    do not exist are ignored. ``tasks``: names of classes or pairs of names; None: each class X against Non-X, or each
+    class without such pairs, and each regression. Writes utility.json to ``dst``: metrics with intervals from
+    ``repeats`` bootstrap samples of patients, and ratios to the metrics of the classifier that was trained on real
+    videos. Raises ``UserError`` for fewer than two training sets, and if TEST patients may be in the training set.
     """
     if tasks is not None and not tasks:
         raise UserError("tasks is empty: give names of classes, or null for all tasks")
@@ -47,7 +47,7 @@ def utility(
     store = Store(real, kind="video")
     classifiers, test_store = _open_classifiers(artifacts, store.checksum), open_test_store(store, further)
     predictions = {
-        role: [Predictions(each, *predict_split(each, test_store, "TEST", batch)) for each in loaded]
+        role: [ClassifierOutputs(each, *predict_split(each, test_store, "TEST", batch)) for each in loaded]
         for role, loaded in classifiers.items()
     }
     task_results = {}
@@ -55,7 +55,7 @@ def utility(
         supporting = {role: [each for each in of_role if each.supports(task)] for role, of_role in predictions.items()}
         first = {role: each[0] for role, each in supporting.items() if each}
         if len(first) > 1:
-            task_results[task.name] = compare_roles(task, first, repeats, seed)
+            task_results[task.name] = utility_metrics(task, first, repeats, seed)
     if not task_results:
         raise UserError("the artifacts have no task in common: train them with the same task= and task.classes=")
     test = next(iter(predictions.values()))[0].table
@@ -78,7 +78,7 @@ def utility(
     }
     write_record(Path(dst) / RECORD, record)
     lines = summary_lines(task_results)
-    absent = [role for role in ROLES if role not in classifiers and artifacts.get(role) is not None]
+    absent = [role for role in TRAINING_SETS if role not in classifiers and artifacts.get(role) is not None]
     if further is not None and test_store is store:
         absent.append(f"further={further}")
     if absent:
@@ -87,18 +87,18 @@ def utility(
 
 
 def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, list[LoadedClassifier]]:
-    """Open the existing classifiers by role. Raises ``UserError`` for a classifier of another role or study."""
-    if unknown := sorted(set(artifacts) - set(ROLES)):
-        raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(ROLES)}")
+    """Open the existing classifiers by training set. Raises ``UserError`` for another training set or study."""
+    if unknown := sorted(set(artifacts) - set(TRAINING_SETS)):
+        raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(TRAINING_SETS)}")
     by_role = {}
-    for role in ROLES:
+    for role in TRAINING_SETS:
         paths = [path for path in validation.path_list(artifacts.get(role)) if Path(path).is_dir()]
         if paths:
             by_role[role] = [open_classifier(path) for path in paths]
     if len(by_role) < 2:
         raise UserError(
             f"artifacts= has classifiers trained on {', '.join(by_role) or 'nothing'}, but needs at least two of "
-            f"{', '.join(ROLES)}: train more classifiers with train.py model=classifier train_on=..."
+            f"{', '.join(TRAINING_SETS)}: train more classifiers with train.py model=classifier train_on=..."
         )
     for role, loaded in by_role.items():
         for classifier in loaded:

@@ -15,7 +15,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.diffusion.conditioning.conditioner import REFERENCE
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
-from echodream.report.viewer import GENERATOR, NearestPatients, ViewerPage, render_viewer, viewer_controls
+from echodream.report.viewer import GENERATOR, FilterScores, ViewerPage, render_viewer, viewer_controls
 from echodream.runs.atomic_folder import write_text
 from echodream.runs.summary import Summary
 from echodream.stages.decode import decode
@@ -62,7 +62,7 @@ def viewer(
     """
     target = Path(dst) / PAGE_FILE
     check_target(target, False, GENERATOR, "viewer page")
-    patients = None if nearest is None else NearestPatients(Path(nearest), Store(real, kind="video"))
+    patients = None if nearest is None else FilterScores(Path(nearest), Store(real, kind="video"))
     if videos is None:
         grid = _SampleGrid(models, values, repeats, frames, steps, grey, batch, seed, guidance, trainer)
         try:
@@ -77,19 +77,19 @@ def viewer(
         )
     page = ViewerPage(study)
     for store in stores:
-        page.add(store, patients)
-    if nearest is not None and not any(clip.nearest for clip in page.clips):
+        page.add_store(store, patients)
+    if nearest is not None and not any(clip.nearest_row for clip in page.clips):
         raise UserError(
             f"nearest={nearest} has no scores of these samples: run stage=filter on them, with this private="
         )
-    page.number_samples()
+    page.assign_sample_numbers()
     text = render_viewer(page, patients)
     write_text(target, text)
-    filtered = f"{len(page.clips) - page.unfiltered} of {len(page.clips)} clips"
+    filtered = f"{len(page.clips) - page.unfiltered_count} of {len(page.clips)} clips"
     facts: dict[str, object] = {
         "clips": len(page.clips),
         "controls": ", ".join(control["label"] for control in viewer_controls(page.clips)) or "none",
-        "passed the privacy filter": filtered + (", not for sharing" if page.unfiltered else ""),
+        "passed the privacy filter": filtered + (", not for sharing" if page.unfiltered_count else ""),
         "size": f"{len(text) / 1e6:.1f} MB",
     }
     if nearest is not None:

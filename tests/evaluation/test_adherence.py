@@ -10,9 +10,9 @@ import torch
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
-from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor, predict
+from echodream.evaluation.adherence import adherence, identity_drift, load_regressor, predict
 from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, load_recordings
-from echodream.evaluation.fidelity_records import SUBSETS, FeatureSets, fidelity_metrics
+from echodream.evaluation.fidelity_records import SUBSET_COUNT, FeatureSets, fidelity_metrics
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.inception_score import inception_score
 from echodream.networks.classifiers import Classifier
@@ -45,9 +45,9 @@ def test_only_inception_has_fid_kid_and_is() -> None:
     assert set(found) == {"FID", "KID", "IS", *(f"{name}[inception]" for name in rest)}
     for which, side in ((found["IS"], seen.synthetic), (found["IS"]["floor"], seen.test)):
         assert side.scores is not None
-        draws = [side.subset(N, number, logits=True).logits for number in range(SUBSETS)]
+        draws = [side.subset(N, number, logits=True).logits for number in range(SUBSET_COUNT)]
         assert which["value"] == pytest.approx(np.mean([inception_score(each).value for each in draws]))
-    assert "published figures use 10,000 samples" in found["FID"]["warning"]
+    assert "published values use 10,000 samples" in found["FID"]["warning"]
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_only_i3d_with_16_and_128_frames_has_fvd() -> None:
     found = dict(fidelity_metrics(sight(I3d, 32), N, 2, 0, ["slow"]))
     assert not [name for name in found if name.startswith("FVD")]
     warning = found["frechet[i3d, 32 frames]"]["warning"]
-    assert "published figures use 2,048 samples; slow" in warning
+    assert "published values use 2,048 samples; slow" in warning
 
 
 def test_different_frame_rates_have_a_warning(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_identity_comes_from_an_audit_of_the_same_latents(tmp_path: Path) -> Non
     write(tmp_path / "videos", ["TRAIN"] * 3, synthetic=True)
     made = load_recordings(str(tmp_path / "videos"), "videos")
     made.store.dataset.settings["source"] = "a" * 64
-    figures, curves = identity_over_time(record("a" * 64), made)
+    figures, curves = identity_drift(record("a" * 64), made)
     found = figures["identity lost along a sample"]
     assert (found["value"], found["low"], found["high"], found["count"]) == (0.1, 0.05, 0.2, 52)
     assert found["floor"] == {"value": 0, "low": 0, "high": 0.1, "count": 50}
@@ -138,4 +138,4 @@ def test_identity_comes_from_an_audit_of_the_same_latents(tmp_path: Path) -> Non
         4,
     )
     for other in (record("b" * 64), str(tmp_path / "absent.json"), None):
-        assert identity_over_time(other, made) == ({}, {})
+        assert identity_drift(other, made) == ({}, {})

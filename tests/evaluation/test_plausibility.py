@@ -15,7 +15,7 @@ from echodream.evaluation.feature_extraction import (
     RecordingSet,
     select_recordings,
 )
-from echodream.evaluation.plausibility import central_frames, measure_training, plausibility, shortest_duration
+from echodream.evaluation.plausibility import central_frames, plausibility, shortest_duration, training_ranges
 from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pearson_upper
 from echodream.metrics.bootstrap import SamplingUnits
 from tests.support.planted_hearts import FOUND_BY, FPS, HEIGHT, IMPLAUSIBLE, WIDTH, heart, heart_store
@@ -96,16 +96,16 @@ def test_recordings_of_one_patient_count_once(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(100):
         of = np.repeat(np.arange(patients), rng.integers(1, 9, patients))
         rows = pd.DataFrame({"PatientID": of.astype(str), "Value": rng.random(patients)[of]})
-        trained = measure_training(RecordingSet(None, rows, "real=real"), 0.9, 2.0)  # type: ignore[arg-type]
+        trained = training_ranges(RecordingSet(None, rows, "real=real"), 0.9, 2.0)  # type: ignore[arg-type]
         found = trained.ranges["heart rate"]
-        assert trained.recordings == patients
+        assert trained.recording_count == patients
         assert found.nominal == pytest.approx(2 / (patients + 1))
         outside.append(found.low + 1 - found.high)
     assert np.mean(outside) == pytest.approx(2 / (patients + 1), abs=4 * np.std(outside) / 10)
 
 
 def test_a_sample_is_rejected_with_the_quantity_and_its_range(stores: dict[str, RecordingSet]) -> None:
-    trained = measure_training(stores["TRAIN"], 0.99, 2.0)
+    trained = training_ranges(stores["TRAIN"], 0.99, 2.0)
     trained.require_plausible(heart(1), FPS)
     for name, settings in IMPLAUSIBLE.items():
         with pytest.raises(Rejected, match=rf"{FOUND_BY[name]} [\d.]+.* is outside the range of training recordings"):
@@ -114,20 +114,20 @@ def test_a_sample_is_rejected_with_the_quantity_and_its_range(stores: dict[str, 
 
 def test_what_cannot_be_computed_is_said(stores: dict[str, RecordingSet], monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips of half a second have no heart rate, and a study without any quantity is an error."""
-    short = measure_training(stores["TRAIN"], 0.99, 0.5)
+    short = training_ranges(stores["TRAIN"], 0.99, 0.5)
     assert short.not_computed == {"heart rate": "60 of 60 training recordings have no heart rate in 0.5 s"}
     assert "heart rate" not in short.ranges
     nothing = {"heart rate": float("nan")}, np.zeros((HEIGHT, WIDTH), bool)
     monkeypatch.setattr("echodream.evaluation.plausibility.measure_clip", lambda frames, fps: nothing)
     with pytest.raises(UserError, match=r"no quantity has a range in real=real .*give plausibility=null"):
-        measure_training(stores["TRAIN"], 0.99, 2.0)
+        training_ranges(stores["TRAIN"], 0.99, 2.0)
 
 
 def test_only_the_center_of_the_length_of_the_shortest_sample_is_measured(stores: dict[str, RecordingSet]) -> None:
     assert central_frames(10, 2.0, 2.0) == [3, 4, 5, 6]
     assert central_frames(3, 2.0, 2.0) == [0, 1, 2]
     assert shortest_duration(pd.DataFrame({"NumberOfFrames": [64, 90], "FPS": [32.0, 30.0]})) == 2.0
-    long, trained = heart(3, frames=128), measure_training(stores["TRAIN"], 0.99, 2.0)
+    long, trained = heart(3, frames=128), training_ranges(stores["TRAIN"], 0.99, 2.0)
     trained.require_plausible(long, FPS)
     frozen_center = long.copy()
     frozen_center[32:96] = long[40]

@@ -38,7 +38,7 @@ def test_key_frames_and_frames_of_a_recording_are_evenly_spread(tmp_path: Path) 
     """At key frames if the synthetic images are key frames and the recording has marks; else over all frames."""
     marks = {"ED": ["0 4", "", "1", "0", "9", "0 2", "3"], "ES": ["2", "", "", "3", "1", "", "1 5"]}
     store = moving_disc_store(tmp_path / "real", **marks)
-    recordings = RecordingSet(store, store.table, "real=x", key_frames=True)
+    recordings = RecordingSet(store, store.table, "real=x", only_key_frames=True)
     assert [recordings.comparable_frames(row).tolist() for row in (0, 1, 2, 3)] == [
         [0, 2, 4],
         list(range(11)),
@@ -89,7 +89,7 @@ def test_the_first_samples_alone_are_those_of_all_samples(tmp_path: Path, sectio
     recordings = RecordingSet(store, store.table, "real=x")
     extractor = spatial_spectrum() if section == "images" else temporal_spectrum()
     (kind,) = FeatureExtraction(7, 2, 3).sample_kinds(section, extractor)
-    every, few = kind.extract(recordings), kind.extract(recordings, most=3)
+    every, few = kind.extract(recordings), kind.extract(recordings, max_count=3)
     assert len(every.features) == (7 if section == "images" else 5)
     assert np.array_equal(few.rows, every.rows[:3])
     assert np.allclose(few.features, every.features[:3])

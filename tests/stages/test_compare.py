@@ -137,7 +137,7 @@ def test_chosen_figures(tmp_path: Path) -> None:
             ["points=[{0}/g*/study]", "figures=[fid]"],
             r"figures has 'fid', but no result has such a name: choose from videos: fre",
         ),
-        (["points=[{0}/g*/bad]"], r"bad/utility.json is not a record: run its stage again"),
+        (["points=[{0}/g*/bad]"], r"bad/utility.json is not a JSON object: run its stage again"),
         (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
     ],
 )

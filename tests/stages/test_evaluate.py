@@ -327,7 +327,7 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
     for overrides, says in (
         ([f"videos={tmp_path}/unlabelled"], r"videos=.*unlabelled has recordings without class_id"),
         ([f"videos={tmp_path}/half"], r"videos=.*half has recordings without class_id"),
-        ([f"videos={tmp_path}/other"], r"videos=.*other has class_id 7, and the classifier knows \[2, 5\]"),
+        ([f"videos={tmp_path}/other"], r"videos=.*has class_id 7, but the classes of the classifier are \[2, 5\]"),
         ([f"videos={tmp_path}/untested"], r"has no recording in split TEST"),
         ([f"real={tmp_path}/untested"], r"real=.*untested has no recording in split TEST"),
         ([f"artifact={tmp_path}/larger"], r"real=.* of 28x20 with 1 channel, and the classifier was trained on 28x21"),
@@ -346,7 +346,7 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
             r"extractors has 'clip:x': give lite0, spectrum, temporal_spectrum, or kind:path with one of encoder",
         ),
         ([f"extractors=[encoder:{study}/classifier,encoder:{study}/classifier]"], r"names classifier twice"),
-        ([f"regressor={study}/classifier"], r"regressor=.*classifier predicts classes: train one with"),
+        ([f"regressor={study}/classifier"], r"regressor=.*classifier predicts classes: train with"),
         (["videos=null"], r"nothing to evaluate: give images= or videos="),
         ([f"artifact={study}/real"], r"is not a readable classifier"),
     ):

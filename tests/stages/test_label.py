@@ -14,7 +14,7 @@ from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.evaluation import relabeling
-from echodream.evaluation.relabeling import ClassProbabilities, _column_titles, most_confident
+from echodream.evaluation.relabeling import ClassProbabilities, _column_titles, most_probable_classes
 from echodream.networks.classifiers import Classifier
 from echodream.runs.summary import Summary
 from echodream.stages import label as stage
@@ -103,7 +103,7 @@ def test_of_equal_confidences_the_first_is_taken() -> None:
         ClassProbabilities([4, 5], ["a", "b"], np.array([[0.2, 0.8]])),
         ClassProbabilities([6, 7], ["c", "d"], np.array([[0.8, 0.2]])),
     ]
-    part, place, sure = most_confident(parts)
+    part, place, sure = most_probable_classes(parts)
     assert (part.tolist(), place.tolist(), sure.tolist()) == ([0], [1], [0.8])
 
 

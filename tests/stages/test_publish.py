@@ -372,10 +372,10 @@ REFUSALS: list[tuple[str, Callable[[dict[str, Any]], None] | None, str]] = [
     (
         "audit_video/audit.json",
         lambda record: record.update(generator="c" * 64),
-        "is of another lvdm than these",
+        "is not about the lvdm of these samples",
     ),
-    ("audit/audit.json", lambda record: record.update(generator=LVDM), "is of another lidm than these"),
-    ("audit_video/audit.json", lambda record: record.update(source="d" * 64), "is of other samples"),
+    ("audit/audit.json", lambda record: record.update(generator=LVDM), "is not about the lidm of these samples"),
+    ("audit_video/audit.json", lambda record: record.update(source="d" * 64), "is not about the samples in"),
     ("audit_video/audit.json", lambda record: record.pop("measures"), "is not a valid record"),
 ]
 
@@ -448,7 +448,7 @@ def other_model(record: dict[str, Any]) -> None:
         ("filter_image/filter.json", None, "publishing needs the filter"),
         ("filter_image/filter.json", other_model, "was run on samples of another model"),
         ("audit/audit.json", None, "nothing is published without its audit"),
-        ("audit/audit.json", other_model, "is of another lidm than these"),
+        ("audit/audit.json", other_model, "is not about the lidm of these samples"),
         ("audit/audit.json", without_inference, "has no membership inference"),
     ],
 )
@@ -478,7 +478,7 @@ def test_a_generator_whose_weights_changed_is_refused(study: Path) -> None:
 def test_a_generator_with_canaries_is_refused(study: Path) -> None:
     path = study / "models/phantom/lidm/artifact.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "canaries": "ab" * 32}))
-    with pytest.raises(UserError, match="its seed reveals whom the coin flips left out"):
+    with pytest.raises(UserError, match="its seed reveals which patients were left out"):
         run(study, "what=lidm")
 
 
@@ -717,7 +717,7 @@ def test_filter_record_must_match_the_store_of_passed_samples(study: Path) -> No
     shutil.rmtree(root)
     private_images(root, {**settings, "source": "f" * 64})
     changed(study, audit("image"), lambda record: record.update(source=file_sha256(root / CHECKSUMS)))
-    with pytest.raises(UserError, match=r"filter.json and .*private are not of one run of the filter"):
+    with pytest.raises(UserError, match=r"filter.json and .*private are of different runs of the filter"):
         run(study, "what=lidm")
     shutil.rmtree(root)
     private_images(root, {**settings, "source": "e" * 64})

@@ -201,7 +201,7 @@ def test_relabeled_training_and_perfect_metrics_have_notes(study: Path, tmp_path
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both", synthetic_labels="abc123def456")
     found, said = asked(study, f"artifacts.both={tmp_path}/both")
-    assert "Classes of the synthetic videos of both are predictions of the classifier abc123def456" in said
+    assert "Classes of synthetic videos in the set both are predictions of the classifier abc123def456" in said
     assert "abc123def456" in found["tasks"]["ASD"]["note"]
 
 

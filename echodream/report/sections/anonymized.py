@@ -10,7 +10,7 @@ from echodream.report.number_format import axis_end, capitalized
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
 from echodream.report.svg_primitives import Point, scatter_chart
-from echodream.report.tables import SHARE, Row, Table, parse_interval
+from echodream.report.tables import PROPORTION_AXIS, Row, Table, parse_interval
 
 CHANCE_AUC = Interval(0.5, 0.5, 0.5)
 PAIR_SETS = {
@@ -20,7 +20,7 @@ PAIR_SETS = {
 }
 """Name and color on the page of each set of pairs in linkability.json."""
 PAIR_RATES = {"recall": "linked, of one patient", "far": "falsely linked, of two patients"}
-"""Name on the page of the recall and of the false accept rate."""
+"""Names of recall and false accept rate on the page."""
 
 
 def build(context: PageContext) -> SectionContent | None:
@@ -40,27 +40,27 @@ def build(context: PageContext) -> SectionContent | None:
 def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
     sets = [(record["sets"][key], *pairs) for key, pairs in PAIR_SETS.items()]
     rows = []
-    for entry, name, group in sets:
+    for entry, name, color in sets:
         value = parse_interval(entry["AUC"])
         if value is not None:
-            text = "upper limit for this network" if group == "real" else ""
-            reference = None if group == "real" else CHANCE_AUC
-            rows.append(Row(name, value, reference, str(entry["means"]), group=group, reference_text=text))
+            text = "upper limit for this network" if color == "real" else ""
+            reference = None if color == "real" else CHANCE_AUC
+            rows.append(Row(name, value, reference, str(entry["means"]), color=color, reference_text=text))
     note = f"Compared by {record['compared by']}."
     yield Table(
         "Can images be linked to their patient?", ("Verification of pairs", "AUC", "Without a link"), rows, note
     )
     for criterion in (name for name, threshold in record["thresholds"].items() if "threshold" in threshold):
         rates = [
-            Row(f"{name}: {rate_name}", value, group=group)
-            for entry, name, group in sets
+            Row(f"{name}: {rate_name}", value, color=color)
+            for entry, name, color in sets
             for rate, rate_name in PAIR_RATES.items()
             if (value := parse_interval(entry[criterion][rate])) is not None
         ]
-        note = "Chosen on pairs of originals. Compare both shares: if all versions look alike, all pairs are linked."
+        note = "Chosen on pairs of originals. Compare the two shares: if all versions look alike, all pairs are linked."
         yield Table(f"At the threshold of {criterion}", ("Pairs", "Share", ""), rates, note)
     if (risk := record.get("residual risk")) is not None and (value := parse_interval(risk["risk"])) is not None:
-        meaning = "Risk that an attacker gains by a version of the patient in the set."
+        meaning = "Risk that an attacker links two originals of a patient because the set has an anonymized version."
         row = Row("beyond a control group", value, meaning=meaning)
         yield Table("Residual risk of linkability", ("Share of patients", "Risk", ""), [row])
 
@@ -95,7 +95,7 @@ def _tradeoff_chart(sources: Sources) -> tuple[Markup, str, str] | None:
                     series.setdefault(key, []).append(Point(str(entry["value"]), linkability, utility))
         intervals = [interval for points in series.values() for point in points for interval in (point.x, point.y)]
         low, high = min(each.low for each in intervals), max(each.high for each in intervals)
-        scale = (min(int(10 * low) / 10, CHANCE_AUC.value), max(SHARE[1], high))
+        scale = (min(int(10 * low) / 10, CHANCE_AUC.value), max(PROPORTION_AXIS[1], high))
         metric, swept = str(record["utility"]), str(record["swept"])
         metric = "the AUC of utility" if metric == "utility: auc" else metric
     groups = {key: (PAIR_SETS[key][1], points) for key, points in series.items()}

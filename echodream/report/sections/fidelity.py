@@ -15,13 +15,13 @@ from echodream.report.number_format import axis_end, capitalized, format_interva
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
 from echodream.report.svg_primitives import line_chart
-from echodream.report.tables import SHARE, Row, Still, Table, Verdict, parse_interval
+from echodream.report.tables import PROPORTION_AXIS, Row, StillImage, Table, Verdict, parse_interval
 from echodream.store import Store
 
 EVALUATED_KINDS = ("videos", "images")
 """Kinds of synthetic samples in an evaluation record."""
 CLASS_AGREEMENT = "class agreement"
-_MEASURED_RECORDINGS = (("beat", "Cardiac cycle"), ("texture", "Speckle"), ("plausibility", "Plausibility"))
+_RECORDING_METRICS = (("beat", "Cardiac cycle"), ("texture", "Speckle"), ("plausibility", "Plausibility"))
 """Parts of an evaluation record with means over recordings, and the titles of their tables."""
 
 
@@ -59,7 +59,7 @@ class Distance:
 GRADES = ((1.5, "good", "Close to real"), (3.0, "note", "Visibly different"), (math.inf, "bad", "Not usable as images"))
 """Maximum multiple of the floor, state and label of each grade."""
 VERDICT_METRICS = ("frechet[lite0]", "log-spectral distance", "temporal log-spectral distance")
-"""The distances that decide the verdict. Features of a classifier of the study are excluded: they can miss texture."""
+"""The distances that decide the verdict; not those on features of a classifier of the study, which can miss texture."""
 
 
 def grade(ratio: float) -> int:
@@ -67,7 +67,7 @@ def grade(ratio: float) -> int:
     return next(number for number, (limit, _, _) in enumerate(GRADES) if ratio <= limit)
 
 
-def judged_distances(sources: Sources) -> dict[str, Distance]:
+def verdict_distances(sources: Sources) -> dict[str, Distance]:
     """The distances that decide the verdict, by name, such as "images, log-spectral distance"."""
     record = sources.records.get("evaluation", {})
     with sources.report_parse_errors("evaluation"):
@@ -82,15 +82,15 @@ def judged_distances(sources: Sources) -> dict[str, Distance]:
 
 def synthetic_set_is_unusable(sources: Sources) -> bool:
     """Whether the synthetic set has the worst of the ``GRADES``: not usable as images."""
-    return any(distance.grade_of_lowest_value == len(GRADES) - 1 for distance in judged_distances(sources).values())
+    return any(distance.grade_of_lowest_value == len(GRADES) - 1 for distance in verdict_distances(sources).values())
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The verdict on the worst of the judged distances of videos and images, in multiples of the floor."""
+    """The verdict by the largest of ``verdict_distances`` of videos and images, in multiples of the floor."""
     if "evaluation" not in sources.records:
         message = "The distance between the synthetic set and real patients has not been measured."
         return sources.unknown_verdict("Fidelity", "evaluation", message)
-    distances = judged_distances(sources)
+    distances = verdict_distances(sources)
     if not distances:
         metrics = ", ".join(VERDICT_METRICS)
         message = f"None of {metrics} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
@@ -120,34 +120,34 @@ def verdict(sources: Sources) -> Verdict:
         state,
         label,
         f"{ratio} ×" if settled else "",
-        "the floor; 1 is as close as real" if settled else "",
+        "the floor; 1 is as close as real patients" if settled else "",
         sentence,
         [*[f"{capitalized(worst.warning)}."] * bool(worst.warning), *notes],
         _with_shared_axis(rows),
         numbers={key: {**asdict(each.value), "floor": each.floor.value} for key, each in distances.items()},
-        stills=_middle_frames(sources),
+        still_images=_middle_frames(sources),
     )
 
 
-def _middle_frames(sources: Sources) -> list[Still]:
+def _middle_frames(sources: Sources) -> list[StillImage]:
     """Middle frames of a real test recording (not on a shared page) and of a synthetic recording of the same class."""
     synthetic, real = sources.synthetic, sources.real
     if synthetic is None:
         return []
     row = synthetic.table.iloc[0]
-    stills = [_middle_frame(synthetic, row, "Synthetic")]
+    still_images = [_middle_frame(synthetic, row, "Synthetic")]
     if real is not None and not sources.share:
         rows = real.table[real.table["Split"] == "TEST"]
         if {"class_id"} <= set(rows) & set(synthetic.table) and (rows["class_id"] == row["class_id"]).any():
             rows = rows[rows["class_id"] == row["class_id"]]
         if len(rows):
-            stills.insert(0, _middle_frame(real, rows.iloc[0], "Real"))
-    return stills
+            still_images.insert(0, _middle_frame(real, rows.iloc[0], "Real"))
+    return still_images
 
 
-def _middle_frame(store: Store, row: Any, label: str) -> Still:
+def _middle_frame(store: Store, row: Any, label: str) -> StillImage:
     pixels = store.frames(str(row["FileName"]), [int(row["NumberOfFrames"]) // 2])[0]
-    return Still(label, png_uri(pixels), pixels.shape[1], pixels.shape[0])
+    return StillImage(label, png_uri(pixels), pixels.shape[1], pixels.shape[0])
 
 
 def _distances_with_floor(metrics: Mapping[str, Any]) -> Iterator[Distance]:
@@ -178,8 +178,8 @@ def build(context: PageContext) -> SectionContent:
     missing = {}
     if not tables:
         message = "The synthetic set has not been compared with real patients."
-        missing["fidelity"] = sources.missing("evaluation", message)
-    return SectionContent({"tables": tables, "frame_change": chart}, {"fidelity": tables}, missing=missing)
+        missing["fidelity"] = sources.missing_record("evaluation", message)
+    return SectionContent({"tables": tables, "frame_change": chart}, {"fidelity": tables}, missing_records=missing)
 
 
 def fidelity_tables(sources: Sources) -> list[Table]:
@@ -189,7 +189,7 @@ def fidelity_tables(sources: Sources) -> list[Table]:
     with sources.report_parse_errors("evaluation"):
         for part in EVALUATED_KINDS:
             tables += _metric_tables(part, record.get(part, {}))
-        for key, title in _MEASURED_RECORDINGS:
+        for key, title in _RECORDING_METRICS:
             if rows := [row for name, entry in (record.get(key) or {}).items() if (row := metric_row(name, entry))]:
                 note = "Means over recordings, with their 95 % intervals."
                 tables.append(Table(title, ("Measure", "Synthetic", "Real"), rows, note))
@@ -232,7 +232,7 @@ def metric_row(name: str, entry: Any) -> Row | None:
         return None
     ends = [end for interval in (value, floor) if interval for end in (interval.low, interval.high)]
     low = -axis_end(-min(ends)) if min(ends) < 0 else 0.0
-    scale = SHARE if low == 0 and max(ends) <= 1 and max(ends) > 0.1 else (low, axis_end(max(*ends, 1e-9)))
+    scale = PROPORTION_AXIS if low == 0 and max(ends) <= 1 and max(ends) > 0.1 else (low, axis_end(max(*ends, 1e-9)))
     return Row(
         name if "[" in name else capitalized(name), value, floor, metric_meaning(name), _warning_text(entry), scale
     )

@@ -22,7 +22,7 @@ PIPELINE_ORDER = (
     *("samples/private_videos", "audit_video", "samples/videos", "samples/*", "models/*", "evaluation", "utility"),
     *("anonymity", "linkability", "curve", "*"),
 )
-"""Stores, artifacts and records in the order of the pipeline; * stands for all others."""
+"""Stores, artifacts and records in the order of the pipeline; * matches all that are not listed."""
 REPORTED_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
 
 
@@ -45,7 +45,7 @@ def build(context: PageContext) -> SectionContent:
 
 
 def lineage(sources: Sources) -> list[LineageEntry]:
-    """The first store, artifact or record of each command, in the order of the pipeline."""
+    """One store, artifact or record of each command, an artifact if there is one, in the order of the pipeline."""
     entries = dict(read_entries(sources))
     keys = [key for pattern in PIPELINE_ORDER for key in fnmatch.filter(sorted(entries), pattern)]
     by_command: dict[str, LineageEntry] = {}
@@ -57,7 +57,7 @@ def lineage(sources: Sources) -> list[LineageEntry]:
 
 
 def read_entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
-    """All stores, artifacts and records of the study, by name."""
+    """Yield name and entry of all stores, artifacts and records of the study."""
     for kind, folder in sources.folders.items():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             key = f"{kind}/{path.name}"

@@ -27,7 +27,7 @@ from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sections.fidelity import synthetic_set_is_unusable
 from echodream.report.sources import Sources
 from echodream.report.svg_primitives import ScoreGroup, line_chart
-from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
+from echodream.report.tables import PROPORTION_AXIS, Row, Table, Verdict, parse_interval
 from echodream.runs.atomic_folder import read_record
 
 KINDS = ("video", "image")
@@ -36,7 +36,7 @@ SIMILARITY = "Similarity to training patients"
 RISKS: dict[str, tuple[tuple[str, ...], str]] = {
     "Singling out": (
         ("training patients singled out",),
-        "Does a sample show one training patient and nobody else? The filter bounds the same risk, for its transforms.",
+        "Does a sample show one training patient and nobody else? The filter bounds this risk for its transforms.",
     ),
     "Linkability": (("linkability",), "Do the samples link two recordings of a training patient?"),
     "Inference: membership": (("membership",), "Does the set, or the generator, reveal who was in training?"),
@@ -46,23 +46,23 @@ RISKS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     SIMILARITY: ((), "Similarity is no risk by itself, and its absence is no proof of privacy."),
 }
-"""Risks of Article 29 Working Party Opinion 05/2014 (WP 216): first words of their measures, and the question."""
+"""Risks of Article 29 Working Party Opinion 05/2014 (WP 216): first words of their measures, and a question."""
 
 
 def verdict(sources: Sources) -> Verdict:
     """The verdict on the filter that the videos passed, or on the last filter, with the findings of the audits."""
     existing = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
-    kind = sources.video_filter() or next(iter(existing), "")
+    kind = sources.passed_filter_kind() or next(iter(existing), "")
     if f"filter_{kind}" not in sources.records:
         message = "The samples have not been filtered, so they have no privacy guarantee."
         return sources.unknown_verdict("Privacy", "filter_image", message)
     with sources.report_parse_errors(f"filter_{kind}"):
         result = _guarantee_verdict(sources.records[f"filter_{kind}"], kind)
-    unfiltered = sources.synthetic is not None and sources.video_filter() is None
+    unfiltered = sources.synthetic is not None and sources.passed_filter_kind() is None
     if unfiltered and result.numbers["passed"]:
         sentence = "The videos on this page are not those that passed the filter, so the guarantee does not cover them."
         result = replace(
-            result, state="bad", label="Not for these videos", figure="", unit="", sentence=sentence, notes=[]
+            result, state="bad", label="Not for these videos", main_number="", unit="", sentence=sentence, notes=[]
         )
     notes, missing = list(result.notes), []
     audited_kinds = [kind for kind in reversed(KINDS) if f"audit_{kind}" in sources.records]
@@ -72,19 +72,19 @@ def verdict(sources: Sources) -> Verdict:
         notes.append(sentence)
         if has_finding and result.label.startswith("Guarantee holds") and "finding" not in result.label:
             result = replace(result, state="note", label=f"{result.label}; the audit has a finding")
-    notes += [*private_trainings(sources), *canary_statements(sources)]
+    notes += [*training_guarantees(sources), *canary_statements(sources)]
     if not audited_kinds:
         message = "What the synthetic set reveals about training patients has not been measured."
-        missing.append(sources.missing("audit_image", message))
+        missing.append(sources.missing_record("audit_image", message))
     if unfiltered and "filter_video" not in sources.records:
-        missing.append(sources.missing("filter_video", "The videos themselves have not been filtered."))
+        missing.append(sources.missing_record("filter_video", "The videos themselves have not been filtered."))
     if synthetic_set_is_unusable(sources):
         notes.insert(0, "The certified samples are not usable as images: see Fidelity.")
-    return replace(result, notes=notes, missing=missing)
+    return replace(result, notes=notes, missing_records=missing)
 
 
-def private_trainings(sources: Sources) -> list[str]:
-    """Guarantees of the generators, by the records of filter and audit, whose training was differentially private."""
+def training_guarantees(sources: Sources) -> list[str]:
+    """Differential privacy guarantees of the generators to which the records of filter and audit refer."""
     models = {str(record.get("generator")) for record in sources.records.values()}
     statements = []
     for name in ("lidm", "lvdm"):
@@ -95,7 +95,7 @@ def private_trainings(sources: Sources) -> list[str]:
 
 
 def canary_statements(sources: Sources, kinds: Iterable[str] = KINDS) -> list[str]:
-    """Statements of the audits of generators of ``kinds`` with canaries."""
+    """Statements of the audits with canaries, for the generators of ``kinds``."""
     names = [f"canaries_{kind}" for kind in kinds if f"canaries_{kind}" in sources.records]
     statements = []
     for name in names:
@@ -130,7 +130,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     if (outliers := decision.get("rejected_as_outliers")) is not None:
         notes.append(
             f"An outlier test also rejects {kind}s with a large residual outside the principal components of the "
-            f"training frames: {outliers} were rejected for this alone."
+            f"training frames: {outliers} were rejected by this test alone."
         )
     frames, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
     if total is not None and frames < total:
@@ -138,7 +138,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     if networks := decision.get("disagreement"):
         count = decision["networks"] - decision.get("outliers", False)
         notes.append(
-            f"Its {count} networks disagree on {networks['by_some']} of {networks['samples']} samples "
+            f"The filter's {count} networks disagree on {networks['by_some']} of {networks['samples']} samples "
             f"({format_percent(float(networks['share']['value']))}); a sample passes only if all networks accept it."
         )
     if copies:
@@ -155,7 +155,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         label,
         f"≤ {format_percent(beta)}",
         "of copies pass",
-        f"A copy of a training patient, made in {transforms}, gets past the filter with a probability of at most "
+        f"A copy of a training patient, made in {transforms}, passes the filter with a probability of at most "
         f"{format_percent(beta)}.",
         [*notes, *unknown],
         statement=statement,
@@ -203,9 +203,9 @@ def build(context: PageContext) -> SectionContent:
     copies = {kind: tables for kind in filters if (tables := copy_tables(sources, kind))}
     audits = {kind: _read_audit(sources, f"audit_{kind}") for kind in KINDS if f"audit_{kind}" in sources.records}
     if not copies:
-        missing["filter"] = sources.missing("filter_image", "The privacy filter has not been run.")
+        missing["filter"] = sources.missing_record("filter_image", "The privacy filter has not been run.")
     if not audits:
-        missing["audit"] = sources.missing("audit_image", "The audit has not been run.")
+        missing["audit"] = sources.missing_record("audit_image", "The audit has not been run.")
     data = {
         "rejections": rejections,
         "unknown": {
@@ -233,7 +233,7 @@ def copy_tables(sources: Sources, kind: str) -> list[Table]:
         memorized = record.get("memoriser") or {}
         tested = [memorized["together"]] if memorized and memorized["together"]["controls"] else []
         largest = max([float(row["bound"]) for row in [*covered, *others, *tested]], default=0.0)
-        scale = SHARE if largest > 0.5 else (0.0, axis_end(largest))
+        scale = PROPORTION_AXIS if largest > 0.5 else (0.0, axis_end(largest))
         columns = ("Copy", "Passed", "At most")
         if rows := [_copy_row(row, controls, scale, beta) for row in covered]:
             note = f"The band ends at the allowed {format_percent(beta)}." if beta else ""
@@ -257,17 +257,17 @@ def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[
         value,
         allowed,
         scale=scale,
-        group="copy",
+        color="copy",
         value_text=f"{row['passes']} of {row['controls']}",
         reference_text=format_percent(value.high),
     )
 
 
-def _memorized_row(record: Mapping[str, Any], together: Mapping[str, Any], scale: tuple[float, float]) -> Row:
-    """The samples that a fine-tuned generator copied from training patients, wholly or in part."""
+def _memorized_row(record: Mapping[str, Any], total: Mapping[str, Any], scale: tuple[float, float]) -> Row:
+    """Table row of the samples that a fine-tuned generator copied from training patients, wholly or in part."""
     parts = [f"{row['transform']}: {row['passes']} of {row['controls']} pass" for row in record["table"]]
     patients = format_count(int(record["settings"]["patients"]), "patient")
-    row = _copy_row({**together, "transform": f"samples of a generator that memorizes {patients}"}, {}, scale, None)
+    row = _copy_row({**total, "transform": f"samples of a generator that memorizes {patients}"}, {}, scale, None)
     return replace(row, meaning=f"{capitalized('; '.join(parts))}.")
 
 
@@ -306,14 +306,8 @@ def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
         not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
         difference = group_difference(sources.records[name]["measures"])
     tables, drift = audit_tables(sources, name), _drift_chart(sources, name)
-    unknown = sources.records[name].get("unknown", "")
-    return {
-        "tables": tables,
-        "drift": drift,
-        "not_measured": not_measured,
-        "difference": difference,
-        "unknown": unknown,
-    }
+    audit = {"tables": tables, "drift": drift, "not_measured": not_measured, "difference": difference}
+    return {**audit, "unknown": sources.records[name].get("unknown", "")}
 
 
 def audit_tables(sources: Sources, name: str) -> list[Table]:
@@ -322,7 +316,7 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
     with sources.report_parse_errors(name):
         measures = sources.records[name]["measures"]
         for title, (_, note) in {**RISKS, "Is it varied?": ((), "")}.items():
-            rows = [row for measure in measures if _risk(measure) == title and (row := measure_row(measure))]
+            rows = [row for measure in measures if _risk_title(measure) == title and (row := measure_row(measure))]
             rows.sort(key=lambda row: not row.stands_out)
             if rows:
                 tables.append(Table(title, ("Measure", "Synthetic", "Expected"), rows, note))
@@ -335,7 +329,7 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
     return tables
 
 
-def _risk(measure: Mapping[str, Any]) -> str:
+def _risk_title(measure: Mapping[str, Any]) -> str:
     """Title of the table of a ``measure``."""
     if measure["about"] != "privacy":
         return "Is it varied?"
@@ -343,7 +337,7 @@ def _risk(measure: Mapping[str, Any]) -> str:
 
 
 def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> Row | None:
-    """The smallest shares of planted copies that a privacy measure finds; the chart shows the share of exact copies."""
+    """Smallest shares of planted copies that a privacy measure detects; the chart shows the share of exact copies."""
     from echodream.auditing.planted_copies import SHARES, power_text
 
     if not record or not record.get("copies") or measure["about"] != "privacy":
@@ -354,7 +348,7 @@ def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> 
         return Row(name, Interval(largest, 0.0, largest), scale=(0.0, largest), value_text=text)
     share = next(iter(power.values()))
     interval = Interval(largest, 0.0, largest) if share is None else exact_interval(float(share))
-    return Row(name, interval, scale=(0.0, largest), group="copy", value_text=power_text(power))
+    return Row(name, interval, scale=(0.0, largest), color="copy", value_text=power_text(power))
 
 
 def measure_row(measure: Mapping[str, Any]) -> Row | None:
@@ -362,7 +356,7 @@ def measure_row(measure: Mapping[str, Any]) -> Row | None:
     if value is None:
         return None
     ends = [value.low, value.high, *((expected.low, expected.high) if expected else ())]
-    scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (0.0, axis_end(max(ends)))
+    scale = PROPORTION_AXIS if min(ends) >= 0 and max(ends) <= 1 else (0.0, axis_end(max(ends)))
     if min(ends) < 0 or name.startswith("data copying"):
         limit = axis_end(max(abs(end) for end in ends))
         scale = (-limit, limit)

@@ -13,12 +13,12 @@ from echodream.report.number_format import format_count, format_number
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sections.lineage import read_entries
 from echodream.report.sources import Sources
-from echodream.report.tables import Still
+from echodream.report.tables import StillImage
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.schema import DATASET
 
-PARTS = {
+PART_NAMES = {
     "data/videos": "Recordings of the patients",
     "models/vae": "Autoencoder",
     "data/latents": "Encoded recordings",
@@ -34,23 +34,23 @@ PARTS = {
     "evaluation": "Comparison with real patients",
 }
 """Stores, artifacts and records of a study, in the order in which they are made."""
-PICTURES = {
+PICTURE_CAPTIONS = {
     "vae": "Autoencoder: frames of validation patients, their reconstructions, and four times the difference",
     "lidm": "Image model: samples of the last validation in training, before the privacy filter",
     "lvdm": "Video model: samples of the last validation in training, before the privacy filter",
 }
 """Captions of the pictures that trainings write to their runs, by model."""
-METRICS = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "auc": "AUC {}"}
+METRIC_TEXTS = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "auc": "AUC {}"}
 """Metrics of an artifact that are shown, with their texts."""
 
 
 @dataclass(frozen=True)
 class StudyPart:
-    """A part of the study, such as the autoencoder; ``facts`` are the known numbers of a finished part."""
+    """A part of the study, such as the autoencoder; ``numbers`` are the known numbers of a finished part."""
 
     name: str
     is_made: bool
-    facts: str = ""
+    numbers: str = ""
 
 
 def build(context: PageContext) -> SectionContent | None:
@@ -59,34 +59,35 @@ def build(context: PageContext) -> SectionContent | None:
     if not sources.is_unfinished:
         return None
     made = {name for name, _ in read_entries(sources)} | sources.records.keys()
-    parts = [StudyPart(name, key in made, _numbers(sources, key) if key in made else "") for key, name in PARTS.items()]
+    numbers = {key: _known_numbers(sources, key) for key in PART_NAMES if key in made}
+    parts = [StudyPart(name, key in made, numbers.get(key, "")) for key, name in PART_NAMES.items()]
     metrics = {"parts": {part.name: "made" if part.is_made else "not yet made" for part in parts}}
     return SectionContent({"parts": parts, "pictures": _pictures(sources)}, metrics={"progress": metrics})
 
 
-def _numbers(sources: Sources, key: str) -> str:
+def _known_numbers(sources: Sources, key: str) -> str:
     """The number of recordings of a store, or the test metrics of an artifact."""
     kind, _, name = key.partition("/")
     folder = sources.folders[kind] / name if kind in sources.folders else Path()
     if (folder / DATASET).is_file():
         return format_count(len(Store(folder)), "recording")
     found: Mapping[str, Any] = (read_record(folder / METADATA_FILE) or {}).get("metrics") or {}
-    shown = {text: found[metric] for metric, text in METRICS.items() if metric in found}
+    shown = {text: found[metric] for metric, text in METRIC_TEXTS.items() if metric in found}
     return ", ".join(text.format(format_number(value)) for text, value in shown.items() if math.isfinite(value))
 
 
-def _pictures(sources: Sources) -> list[Still]:
+def _pictures(sources: Sources) -> list[StillImage]:
     """The newest picture of each training in the folder of runs; a shared page has none."""
     from PIL import Image
 
-    stills = []
-    for model, caption in PICTURES.items() if sources.runs is not None and not sources.share else ():
+    still_images = []
+    for model, caption in PICTURE_CAPTIONS.items() if sources.runs is not None and not sources.share else ():
         files = list((sources.runs or Path()).glob(f"{model}/*/pictures/*.png"))
         if files:
             content = max(files, key=lambda path: (path.stat().st_mtime_ns, path)).read_bytes()
             width, height = Image.open(io.BytesIO(content)).size
-            stills.append(Still(caption, data_uri(content, "image/png"), width, height))
-    return stills
+            still_images.append(StillImage(caption, data_uri(content, "image/png"), width, height))
+    return still_images
 
 
 SECTION = Section("progress", "So far", build)

@@ -17,7 +17,7 @@ from echodream.report.number_format import (
 )
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
-from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
+from echodream.report.tables import PROPORTION_AXIS, Row, Table, Verdict, parse_interval
 
 TRAINING_SETS = {"real": "real", "synthetic": "synthetic", "both": "real and synthetic"}
 """Training sets of a task in utility.json, and their names on the page."""
@@ -29,7 +29,7 @@ EQUAL_TO_REAL = Interval(1, 1, 1)
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The verdict on the task whose ratio synthetic / real has the lowest lower end, by the main metric."""
+    """The verdict on the task whose ratio synthetic / real has the lowest lower interval end, for the main metric."""
     if "utility" not in sources.records:
         message = "Models trained on the synthetic set have not been tested on real patients."
         return sources.unknown_verdict("Usefulness", "utility", message)
@@ -44,7 +44,7 @@ def verdict(sources: Sources) -> Verdict:
         sizes = (entry.get("test"), (record.get("sizes") or {}).get("test"))
         patients = next((int(size["patients"]) for size in sizes if size and size.get("patients")), None)
         notes = [str(entry["note"])] if entry.get("note") else []
-        at_chance = [name for name, metric, _ in ratios if _includes_chance(record["tasks"][name], metric)]
+        chance_tasks = [name for name, metric, _ in ratios if _includes_chance(record["tasks"][name], metric)]
     ends = f" (95 % interval {format_ends(ratio)})" if ratio.low < ratio.high else ""
     weakest = f" in {task}" + (f", the weakest of {len(ratios)} tasks" if len(ratios) > 1 else "")
     sentence = (
@@ -58,25 +58,25 @@ def verdict(sources: Sources) -> Verdict:
         for name, metric, ratio in ratios
     ]
     numbers = {f"{name} {metric} ratio": asdict(ratio) for name, metric, ratio in ratios}
-    state, label, limits = _verdict_state([ratio for _, _, ratio in ratios], at_chance)
+    state, label, limits = _verdict_state([ratio for _, _, ratio in ratios], chance_tasks)
     return Verdict(
         "Usefulness",
         state,
         label,
-        "" if at_chance else format_value(ratio),
-        "" if at_chance else "of real",
-        "" if at_chance else sentence,
+        "" if chance_tasks else format_value(ratio),
+        "" if chance_tasks else "of real",
+        "" if chance_tasks else sentence,
         [*limits, f"Both models were tested on the same {test_set}, not used for training or model selection.", *notes],
         rows,
         numbers=numbers,
     )
 
 
-def _verdict_state(ratios: Sequence[Interval], at_chance: Sequence[str]) -> tuple[str, str, list[str]]:
-    """State, label and limits of the verdict; ``at_chance``: tasks in which the real model is at chance level."""
-    if at_chance:
+def _verdict_state(ratios: Sequence[Interval], chance_tasks: Sequence[str]) -> tuple[str, str, list[str]]:
+    """State, label and limits of the verdict; ``chance_tasks``: tasks in which the real model is at chance level."""
+    if chance_tasks:
         limit = (
-            f"In {', '.join(at_chance)} the model trained on real videos is not better than chance on these test "
+            f"In {', '.join(chance_tasks)} the model trained on real videos is not better than chance on these test "
             "patients, so the ratio to this model has no meaning."
         )
         return "note", "Real training is at chance", [limit]
@@ -122,8 +122,8 @@ def build(context: PageContext) -> SectionContent:
     missing = {}
     if not tables:
         message = "Models trained on real and on synthetic videos have not been compared."
-        missing["utility"] = sources.missing("utility", message)
-    return SectionContent({"overview": overview, "tables": tables}, {"usefulness": tables}, missing=missing)
+        missing["utility"] = sources.missing_record("utility", message)
+    return SectionContent({"overview": overview, "tables": tables}, {"usefulness": tables}, missing_records=missing)
 
 
 def overview_tables(sources: Sources) -> list[Table]:
@@ -142,7 +142,7 @@ def overview_tables(sources: Sources) -> list[Table]:
             for key in ("synthetic", "both"):
                 ratio = parse_interval(((entry.get("ratio") or {}).get(key) or {}).get(metric))
                 if ratio is not None:
-                    ratios.append(Row(f"{task}: {TRAINING_SETS[key]}, over real", ratio, EQUAL_TO_REAL, group=key))
+                    ratios.append(Row(f"{task}: {TRAINING_SETS[key]}, over real", ratio, EQUAL_TO_REAL, color=key))
     tables = [Table("On real test patients", ("Trained on", "Value", ""), rows, " ".join(notes))] if rows else []
     if ratios:
         end = axis_end(max(1.1, *(row.value.high for row in ratios)))
@@ -176,14 +176,14 @@ def _metric_rows(metric: str, entry: Mapping[str, Any], keys: Sequence[str], pre
     ends = [end for value in values.values() if value for end in (value.low, value.high)]
     if not ends:
         return []
-    scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (min(0.0, *ends), axis_end(max(*ends, 1e-9)))
+    scale = PROPORTION_AXIS if min(ends) >= 0 and max(ends) <= 1 else (min(0.0, *ends), axis_end(max(*ends, 1e-9)))
     return [
         Row(
             capitalized(prefix) + TRAINING_SETS[key],
             value,
             meaning=metric_meaning(metric) if key == keys[0] else "",
             scale=scale,
-            group=key,
+            color=key,
         )
         for key, value in values.items()
         if value is not None

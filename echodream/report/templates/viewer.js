@@ -10,7 +10,7 @@
   let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   let shown = clips[0];
 
-  // The clip with the wanted value of the changed control, if any has it, and otherwise the most equal values.
+  // Among the clips with the wanted value of the changed control, the clip with most other wanted values.
   const closest = (wanted, changed) => {
     const cost = (clip) => clip.choice.reduce((sum, value, index) => {
       if (wanted[index] === undefined || value === wanted[index]) return sum;

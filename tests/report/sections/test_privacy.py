@@ -86,14 +86,14 @@ def test_the_verdict_has_the_bound_of_a_generator_with_canaries(tmp_path: Path) 
 def test_the_verdict_has_the_guarantee_of_the_generators_that_were_audited(tmp_path: Path) -> None:
     sources = page_sources(tmp_path, {"generator": "ab" * 32})
     sources.__dict__["folders"] = {}
-    assert privacy.private_trainings(sources) == []
+    assert privacy.training_guarantees(sources) == []
     sources.__dict__["folders"] = {"models": tmp_path}
     budget = {"epsilon": 7.9, "delta": 1e-5, "accountant": "opacus 1.6.0 prv"}
     for name, fingerprint, record in (("lidm", "ab", budget), ("lvdm", "cd", budget)):
         path = tmp_path / name / "artifact.json"
         path.parent.mkdir()
         path.write_text(json.dumps({"fingerprint": fingerprint * 32, "privacy": record}))
-    (said,) = privacy.private_trainings(sources)
+    (said,) = privacy.training_guarantees(sources)
     assert said.startswith(
         "The training of this lidm is differentially private for patients: epsilon 7.9 at delta 1e-05"
     )
