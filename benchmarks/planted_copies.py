@@ -114,7 +114,7 @@ def score_by_both_rules(
         queries = [Query(x, one.control, one.selected_frames) for (x,), one in zip(found, samples, strict=True)]
         return references.score(queries, similarity).score
 
-    first = ReferenceFrames(embedder, rows, first=True)
+    first = ReferenceFrames(embedder, rows, first_only=True)
     wide = compare(ReferenceFrames(embedder, rows, every), view_functions, embedder.input_spec.similarity)  # type: ignore[arg-type]
     return Scores(wide, compare(first, (), "pearson"), train_to_test_similarity(first, test, "pearson"))
 
@@ -258,7 +258,7 @@ def generate_and_score(options: argparse.Namespace, root: Path) -> tuple[list[Sa
         for turn in (0, 1)
     ]
     embedder = FrameEmbedder(options.reid or str(models / "reid"), vae, options.device)
-    embedder.check(store)
+    embedder.check_encoder(store)
     held = select_frames_by_patient(test, frames, options.seed)
     samples = [
         Sample(test.posterior_sample(x.row, x.frames, named_rng(options.seed, key)), CALIBRATION, key)

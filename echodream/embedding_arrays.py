@@ -89,7 +89,7 @@ def filter(
         controls={name: part for name, part in by_control.items() if name not in reported},
         reported={name: part for name, part in by_control.items() if name in reported},
         samples=scores,
-        copied=len(set(names)),
+        copied_patients=len(set(names)),
     )
     decision = Calibrated(**rule, similarity=similarity).decide(evidence)
     columns = {"Score": scores, "PValue": decision.p_values(scores), "Kept": ~decision.rejected(scores)}

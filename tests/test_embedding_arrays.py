@@ -66,7 +66,7 @@ def test_the_decision_is_that_of_the_rule() -> None:
     evidence = Evidence(
         calibration=PatientScores(cosine(given["calibration"], given["training"]), np.arange(19)),
         controls={key: PatientScores(np.float32(part), np.array(names)) for key, part in scores.items()},
-        copied=60,
+        copied_patients=60,
     )
     expected = Calibrated(seed=5).decide(evidence)
     assert shown.decision.passed is expected.passed is False  # 30 certifying patients are too few for beta 5 %

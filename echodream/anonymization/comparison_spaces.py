@@ -19,15 +19,15 @@ from echodream.progress import progress_bar
 from echodream.store import Store
 from echodream.weights import fingerprint
 
-MAX_FRAMES = 1024
-"""Frames per call of the network."""
+GROUP_FRAMES = 1024
+"""Smallest number of frames that are embedded together; the last group of frames may be smaller."""
 
 
 @dataclass(frozen=True)
 class ComparisonSpace:
-    """``embed`` maps unscaled latents, or pixels in [-1, 1], (n, C, H, W), to embeddings, (n, D).
+    """Space with a function ``embed`` from unscaled latents, or pixels in [-1, 1], (n, C, H, W), to vectors (n, D).
 
-    ``name`` is "identity", "latents" or "pixels". ``fingerprint`` identifies the identity network, if any.
+    ``name`` is "identity", "latents" or "pixels". ``fingerprint``: hash of the identity network, None in other spaces.
     """
 
     name: str
@@ -39,16 +39,17 @@ class ComparisonSpace:
 def comparison_spaces(
     original: Store, anonymized: Store, artifact: str | None, autoencoder: str
 ) -> list[ComparisonSpace]:
-    """The space of latents or of pixels, preceded by that of the identity network ``artifact`` unless it is None.
+    """Spaces in which the images of two stores are compared: identity embeddings, then latents or pixels.
 
-    Latents are whitened with the statistics of ``original``. Raises ``UserError`` for images of another encoder.
+    Identity embeddings need the identity network ``artifact``; None leaves this space out. Latents are whitened with
+    the statistics of ``original``. Raises ``UserError`` for latents of another encoder than the network was trained on.
     """
     spaces = []
     if artifact is not None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         embedder = FrameEmbedder(artifact, autoencoder, device, original.dataset.kind)
         for store in (original, anonymized):
-            embedder.check(store)
+            embedder.check_encoder(store)
         similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
         description = f"unit vectors of the identity network, for {similarity} similarity"
 
@@ -65,12 +66,12 @@ def comparison_spaces(
     return [*spaces, whitened]
 
 
-def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: str) -> list[Tensor]:
-    """Embeddings of ``images``, float32 (n, D), in each of the ``spaces``. Each frame is read once."""
+def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress_label: str) -> list[Tensor]:
+    """Embeddings of ``images`` in each of the ``spaces``, float32 (n, D). Each frame is read once for all spaces."""
     starts = np.flatnonzero(np.diff(images.row, prepend=-1))
-    bar: Any = progress_bar(np.split(np.arange(len(images)), starts[1:]), progress, unit="rec", leave=False)
+    bar: Any = progress_bar(np.split(np.arange(len(images)), starts[1:]), progress_label, unit="rec", leave=False)
     read = (_read_frames(images.recordings, int(images.row[part[0]]), images.frame[part]) for part in bar)
-    embedded = [[space.embed(frames) for space in spaces] for frames in map(torch.cat, group_parts(read, MAX_FRAMES))]
+    embedded = [[space.embed(frames) for space in spaces] for frames in map(torch.cat, group_parts(read, GROUP_FRAMES))]
     return [torch.cat(parts) for parts in zip(*embedded, strict=True)]
 
 
@@ -83,7 +84,7 @@ def _read_frames(recordings: Recordings, row: int, frames: np.ndarray) -> Tensor
 
 @dataclass(frozen=True)
 class EmbeddingAugmentation:
-    """Test-time augmentation: mean of the embeddings of an image, its mirror image, and two rotations."""
+    """Test-time augmentation: mean embedding of an image, its mirror image, and its rotations by +-``degrees``."""
 
     flip: bool = False
     degrees: float = 0.0
@@ -93,9 +94,9 @@ class EmbeddingAugmentation:
         validation.number("views.degrees", self.degrees, 0, 45)
 
     def augment(self, space: ComparisonSpace) -> ComparisonSpace:
-        """``space`` whose embeddings are means over the augmented images, as unit vectors.
+        """A copy of ``space`` whose embeddings are means over the augmented images, scaled to unit vectors.
 
-        Without an identity network, the similarity is the Pearson correlation of latents or of pixels.
+        In a space of latents or of pixels, the similarity of two images is their Pearson correlation.
         """
         similarity: Similarity = "cosine" if space.fingerprint is not None else "pearson"
 

@@ -15,7 +15,7 @@ from echodream.store import Store, complete_store
 from echodream.store.schema import SPLITS
 
 ORIGINAL_FRAMES = "OriginalFrames"
-"""Column of a store of anonymized images: frame numbers in the original. Absent if all frames are anonymized."""
+"""Column with the numbers of the anonymized frames in the original recording; absent if all are anonymized."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ImageSet:
 
 
 def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
-    """The stores ``real`` and ``src``. Raises ``UserError`` for equal stores, and for different kinds of images."""
+    """Open the original store ``real`` and the anonymized store ``src``. Raises ``UserError`` for unsuitable stores."""
     original, anonymized = complete_store(real, "real"), complete_store(src, "src")
     a, b = original.dataset, anonymized.dataset
     if (a.kind, a.channels) != (b.kind, b.channels):
@@ -63,31 +63,32 @@ def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
 
 
 def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: str) -> ImageSet:
-    """``frames`` evenly spaced frames of each recording in ``splits`` (None: all splits); one is the middle frame.
+    """Select ``frames`` evenly spaced frames of each recording in ``splits``; None selects all splits.
 
-    Recordings are sorted by FileName. ``key``: name of the setting that gives ``store``. Raises ``UserError`` without
-    recordings.
+    If ``frames`` is 1, the middle frame is selected. Recordings are sorted by FileName. ``key``: name of the setting
+    that gives ``store``, for error messages. Raises ``UserError`` if no recording is left.
     """
     unknown = [split for split in splits or () if split not in SPLITS]
     if unknown or splits == []:
         raise UserError(f"splits={list(splits or ())} is not possible: give some of {', '.join(SPLITS)}, or null")
     recordings = select_recordings(store, splits or SPLITS, key)
     validation.whole_number("frames", frames)
-    if (least := int(recordings.frames.min())) < frames:
+    if (limit := int(recordings.frames.min())) < frames:
         shortest = recordings.names[int(recordings.frames.argmin())]
-        raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {least}, so give at most {least}")
+        raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {limit}, so give at most {limit}")
     indices = [evenly_spaced_frames(int(count), frames) for count in recordings.frames]
     rows = np.repeat(np.arange(len(recordings)), frames)
     return ImageSet(recordings, rows, np.concatenate(indices).astype(np.int64))
 
 
-def match_images(originals: ImageSet, store: Store, match: str) -> ImageSet:
+def match_images(originals: ImageSet, store: Store, original_column: str) -> ImageSet:
     """The anonymized version of each image of ``originals``, in the order of ``originals``.
 
-    Columns of ``store``: ``match`` has the FileName of the original, ``OriginalFrames`` (optional) its frame numbers.
-    Raises ``UserError`` if a version is missing, has no original, or has another size.
+    ``original_column``: column of ``store`` with the FileName of the original. The optional column ``OriginalFrames``
+    has the numbers of the anonymized frames in the original. Raises ``UserError`` if an anonymized version is missing,
+    has no original, or has another size.
     """
-    recordings = _match_recordings(originals.recordings, store, match)
+    recordings = _match_recordings(originals.recordings, store, original_column)
     if ORIGINAL_FRAMES not in recordings.table:
         return ImageSet(recordings, originals.row, originals.frame)
     anonymized = [[int(frame) for frame in str(cell).split()] for cell in recordings.column(ORIGINAL_FRAMES)]
@@ -102,10 +103,10 @@ def match_images(originals: ImageSet, store: Store, match: str) -> ImageSet:
     return ImageSet(recordings, originals.row, np.array(frames, np.int64))
 
 
-def _match_recordings(originals: Recordings, store: Store, match: str) -> Recordings:
-    """The recordings of ``store`` in the order of ``originals``; the column ``match`` has the names of originals."""
+def _match_recordings(originals: Recordings, store: Store, original_column: str) -> Recordings:
+    """Recordings of ``store``, in the order of the ``originals`` that ``original_column`` names."""
     recordings = select_recordings(store, SPLITS, "src")
-    names = pd.Series(recordings.column(match), name=match)
+    names = pd.Series(recordings.column(original_column), name=original_column)
     all_originals = originals.store.table["FileName"].tolist()  # anonymized images of other splits are allowed
     remedy = "give anonymized versions of the same images, or splits= with the splits that were anonymized"
     remedy += "; for a set without pairs give paired=false"

@@ -15,22 +15,22 @@ _ATTEMPTS = 50
 """Maximum number of attempts to sample an unused pair of two patients."""
 
 
-def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
-    """Image indices of each patient with images from two or more recordings (``within``: with two or more images)."""
+def images_by_patient(images: ImageSet, within_recording: bool) -> dict[str, np.ndarray]:
+    """Image indices of each patient with two or more recordings or, if ``within_recording``, two or more images."""
     indices = indices_by_value(images.patients)
-    rows = np.arange(len(images)) if within else images.row
+    rows = np.arange(len(images)) if within_recording else images.row
     return {patient: each for patient, each in indices.items() if len(np.unique(rows[each])) > 1}
 
 
-def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequence[int]) -> np.ndarray:
+def sample_pairs(images: ImageSet, pairs_per_patient: int, within_recording: bool, seed: Sequence[int]) -> np.ndarray:
     """Random pairs of images without repetition, alternately of one patient and of two patients: int64 (P, 2).
 
-    A patient has at most ``per_patient`` pairs of two of the patient's images, from different recordings unless
-    ``within``. Raises ``UserError`` if no patient has a pair.
+    Each patient has at most ``pairs_per_patient`` pairs of images of this patient. The images of one pair are from
+    different recordings unless ``within_recording``. Raises ``UserError`` if no patient has a pair.
     """
     store, split = images.recordings.store, images.recordings.split
     rng, owner = np.random.default_rng(list(seed)), images.patients
-    by_patient, patients = images_by_patient(images, within), sorted(set(owner.tolist()))
+    by_patient, patients = images_by_patient(images, within_recording), sorted(set(owner.tolist()))
     if not by_patient:
         raise UserError(
             f"{store.root} has no patient with a second image in {split} ({shortened_list(patients)} have one image): "
@@ -43,8 +43,8 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
     used: set[tuple[int, int]] = set()
     for indices in by_patient.values():
         first, second = (indices[position] for position in np.triu_indices(len(indices), 1))
-        allowed = np.flatnonzero(within | (images.row[first] != images.row[second]))
-        for number in rng.permutation(allowed)[:per_patient]:
+        allowed = np.flatnonzero(within_recording | (images.row[first] != images.row[second]))
+        for number in rng.permutation(allowed)[:pairs_per_patient]:
             image = int(first[number])
             for _ in range(_ATTEMPTS):
                 patient = patients[int(rng.integers(len(patients)))]
@@ -53,12 +53,12 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
                 if patient != owner[image] and pair not in used:
                     used.add(pair)
                     pairs += [(image, int(second[number])), (image, other)]
-                    break  # one pair of each kind was added, so both kinds have equally many pairs
+                    break  # a pair of one patient is added only together with a pair of two patients
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
-    """Pairs (original, anonymized image), alternately of one image and of two random patients: int64 (2n, 2)."""
+    """For each original, a pair with its anonymized version and one with another patient's version: int64 (2n, 2)."""
     rng, owner = np.random.default_rng([seed, 1]), originals.patients
     patients, number = np.unique(owner, return_inverse=True)
     if len(patients) < 2:
@@ -93,7 +93,7 @@ def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
         raise UserError(f"{path} cannot be read as pairs: {remedy}") from error
     if missing := [name for name in ("First", "Second") if name not in table]:
         raise UserError(f"{path} has no column {missing[0]}: give the columns First and Second with FileNames")
-    pairs = np.stack([_image_indices(table, side, images, path) for side in ("First", "Second")], axis=1).reshape(-1, 2)
+    pairs = np.stack([_image_indices(table, name, images, path) for name in ("First", "Second")], axis=1).reshape(-1, 2)
     if "Same" in table:
         first, second = images.patients[pairs].T
         if len(wrong := np.flatnonzero((first == second) != (table["Same"] == 1))):
@@ -102,15 +102,15 @@ def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
     return pairs
 
 
-def _image_indices(table: pd.DataFrame, side: str, images: ImageSet, path: Path) -> np.ndarray:
-    """Indices of the images in the column ``side``; without a frame column, the first image of each recording."""
-    if f"{side}Frame" in table:
-        frames = pd.to_numeric(table[f"{side}Frame"], errors="coerce")
+def _image_indices(table: pd.DataFrame, column: str, images: ImageSet, path: Path) -> np.ndarray:
+    """Indices of the images that ``column`` names; without a frame column, the first image of each recording."""
+    if f"{column}Frame" in table:
+        frames = pd.to_numeric(table[f"{column}Frame"], errors="coerce")
     else:
-        frames = table[side].map(pd.Series(images.frame, images.names).groupby(level=0).first())
+        frames = table[column].map(pd.Series(images.frame, images.names).groupby(level=0).first())
     known = pd.MultiIndex.from_arrays([images.names, images.frame])
-    indices = known.get_indexer(pd.MultiIndex.from_arrays([table[side], frames.fillna(-1).astype(int)]))
-    if unknown := table[side][indices < 0].astype(str).unique().tolist():
+    indices = known.get_indexer(pd.MultiIndex.from_arrays([table[column], frames.fillna(-1).astype(int)]))
+    if unknown := table[column][indices < 0].astype(str).unique().tolist():
         raise UserError(
             f"{path} names images that are not in {images.recordings.split} of {images.recordings.store.root} "
             f"({shortened_list(unknown)}): run stage=pairs again with the same frames="

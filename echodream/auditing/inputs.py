@@ -72,7 +72,7 @@ def open_inputs(
             raise UserError(f"autoencoder={autoencoder} did not encode {real}: give the autoencoder that did")
         source = EncodedStore(source, decoder, patients)
     for store in (source, patients):
-        embedder.check(store)
+        embedder.check_encoder(store)
     if source.dataset.encoder != patients.dataset.encoder:
         raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
     if decoder is not None and fingerprint(decoder) != patients.dataset.encoder:

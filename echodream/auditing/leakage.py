@@ -13,12 +13,12 @@ from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.attributes import attribute_disclosure
 from echodream.privacy.attacks.closeness import Closeness, dcr_and_nndr
 from echodream.privacy.attacks.copying import copying_score
-from echodream.privacy.attacks.linkability import Linkability, linkability, linkability_of_distances
+from echodream.privacy.attacks.linkability import Linkability, linkability, linkability_from_distances
 from echodream.privacy.attacks.membership import (
     controlled_auc,
+    drop_self_distances,
     nearest_sample_scores,
     trained_attacker_scores,
-    without_own_distances,
 )
 from echodream.privacy.attacks.tails import nearer_than_new_patients, singling_out
 
@@ -37,7 +37,7 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
         [part[:, k, patients.has_two_views].T for k in (0, 1)]
         for part, patients in zip(groups, (sets.train, sets.held_out), strict=True)
     )
-    result = linkability_of_distances(train_views, held_out_views)
+    result = linkability_from_distances(train_views, held_out_views)
     control = _result_of_new_patients(sets, "linkability", _linkability_of_new_patients)
     expected = exact_interval(0.0) if control is None else control.risk
     yield Measure(
@@ -184,7 +184,7 @@ def membership_by_samples(sets: AuditSets) -> Iterator[Measure]:
         training = rows < len(sets.train)
         if training.sum() < 2:
             raise UserError("membership by the samples needs two or more patients in training")
-        others = without_own_distances(distances.to_patients[training], rows[training], sets.seed)
+        others = drop_self_distances(distances.to_patients[training], rows[training], sets.seed)
         return [score(others) for score in attacks.values()]
 
     attacks: dict[str, Callable[[np.ndarray], np.ndarray]] = {

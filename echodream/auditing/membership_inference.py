@@ -28,7 +28,7 @@ from echodream.privacy.attacks.membership import (
     FOLDS,
     Membership,
     calibrated_errors,
-    combine_levels,
+    combine_noise_levels,
     controlled_auc,
     membership,
 )
@@ -90,7 +90,7 @@ class DenoisingErrors:
         )
         member = np.bincount(unit, self.member) > 0
         unexplained = [calibrated_errors(errors[:, level], control[:, level], member) for level in levels]
-        scores, raw, difficulty = map(combine_levels, (np.stack(unexplained, axis=1), errors, control))
+        scores, raw, difficulty = map(combine_noise_levels, (np.stack(unexplained, axis=1), errors, control))
         return scores, raw, difficulty, member
 
 

@@ -1,1 +1,1 @@
-"""The privacy filter: copies, embeddings, scores, record."""
+"""The privacy filter: it generates copies, embeds and scores samples, and records the decision."""

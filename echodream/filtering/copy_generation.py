@@ -24,7 +24,7 @@ from echodream.store import Store
 from echodream.weights import fingerprint
 
 BATCH_FRAMES = 64
-"""Number of frames per batch, a constant, so that a copy does not depend on the number of copies."""
+"""Number of frames per batch; it is constant, so that a copy does not depend on the number of copies."""
 BATCH_CLIPS = 6
 
 
@@ -37,7 +37,7 @@ class FrameSelection:
 
 
 CopyRequest = tuple[FrameSelection, np.random.Generator]
-"""Frames to copy, and the random generator of this copy."""
+"""Frames to copy, and the random generator of the copy."""
 
 
 class CopyGenerator:
@@ -46,7 +46,7 @@ class CopyGenerator:
     ``vae``: folder of the autoencoder of the latents. ``generator`` and ``guidance``: diffusion model and guidance of
     the synthetic samples, for SDEdit only. ``steps``: sampler steps from pure noise. ``videos``: store that the latents
     were encoded from. All random numbers are functions of ``seed`` and the names of the recordings. Raises
-    ``UserError`` if a network belongs to another latent space, or ``videos`` to other latents.
+    ``UserError`` if a network belongs to another latent space, or if the latents were not encoded from ``videos``.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class CopyGenerator:
             raise UserError(f"generator= samples latents of another autoencoder than that of {root}: train it again")
 
     def with_generator(self, generator: DiffusionModel, recordings: Recordings) -> "CopyGenerator":
-        """The same networks and settings with another diffusion model, for other ``recordings`` of the study."""
-        other = copy(self)
-        other.generator, other.recordings = generator.to(self.device), recordings
-        return other
+        """A copy of this object with another diffusion model ``generator`` and other ``recordings`` of the study."""
+        changed = copy(self)
+        changed.generator, changed.recordings = generator.to(self.device), recordings
+        return changed
 
     @property
     def model(self) -> DiffusionModel:
@@ -90,14 +90,10 @@ class CopyGenerator:
 
     def pixels(self, requests: Sequence[CopyRequest]) -> list[Tensor]:
         """Frames of each request, from ``videos`` or decoded from the latents: (f, C, H, W) in [-1, 1]."""
-        names = [self.recordings.names[selection.row] for selection, _ in requests]
         if self.videos is None:
             return self.reconstruct(requests)
-        frames = [
-            self.videos.frames(name, selection.frames.tolist())
-            for name, (selection, _) in zip(names, requests, strict=True)
-        ]
-        channels = self.vae.config.in_channels
+        names, channels = self.recordings.names, self.vae.config.in_channels
+        frames = [self.videos.frames(names[each.row], each.frames.tolist()) for each, _ in requests]
         return [from_uint8(torch.from_numpy(each)).permute(0, 3, 1, 2).expand(-1, channels, -1, -1) for each in frames]
 
     def reconstruct(self, requests: Sequence[CopyRequest]) -> list[Tensor]:
@@ -111,40 +107,40 @@ class CopyGenerator:
         pixels = self.decode(torch.cat(latents), [crc32(name.encode()) for name in names], numbers)
         return list(pixels.split([len(each) for each in latents]))
 
-    def decode(self, latents: Tensor, seeds: Sequence[int] = (), numbers: Sequence[int] = ()) -> Tensor:
+    def decode(self, latents: Tensor, seeds: Sequence[int] = (), frame_numbers: Sequence[int] = ()) -> Tensor:
         """Decode unscaled latents to pixels in [-1, 1], (n, C, H, W) each, on the CPU.
 
-        ``seeds`` and ``numbers``: seed of the decoder noise and number in its recording of each frame, (n,);
-        by default 0.
+        ``seeds``: seed of the decoder noise of each frame, (n,). ``frame_numbers``: number of each frame in its
+        recording, (n,). Both are 0 by default.
         """
         parts, done = [], 0
         for part in split_into_chunks(latents.to(self.device), BATCH_FRAMES):
             rows = slice(done, done + len(part))
-            with noise_seeds(self.vae, seeds[rows] or (0,), numbers[rows] or None):
+            with noise_seeds(self.vae, seeds[rows] or (0,), frame_numbers[rows] or None):
                 parts.append(self.vae.decode(part).sample)
             done += len(part)
         return torch.cat(parts).clamp(-1, 1).cpu()
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode pixels as mean and standard deviation of their posterior, (n, C, H, W) each, on the CPU."""
+        """Mean and standard deviation of the posterior of ``pixels``, (n, C, H, W) each, on the CPU."""
         parts = [self.vae.encode(part).latent_dist for part in split_into_chunks(pixels.to(self.device), BATCH_FRAMES)]
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
     def training_frames(self, count: int) -> Tensor:
-        """Posterior means of at most ``count`` evenly spread frames of ``recordings``, (n, C, H, W)."""
+        """Posterior means of at most ``count`` evenly spaced frames of all ``recordings``, (n, C, H, W)."""
         ends = np.cumsum(self.recordings.frames)
-        places = evenly_spaced_frames(int(ends[-1]), min(count, int(ends[-1])))
-        rows = np.searchsorted(ends, places, side="right")
-        frames = places - (ends - self.recordings.frames)[rows]
+        positions = evenly_spaced_frames(int(ends[-1]), min(count, int(ends[-1])))
+        rows = np.searchsorted(ends, positions, side="right")
+        frames = positions - (ends - self.recordings.frames)[rows]
         parts = [self.recordings.posterior(int(row), frames[rows == row])[0] for row in np.unique(rows)]
         return torch.cat(parts)
 
     def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
-        """Select the same number of random frames of a random other patient. Raises ``UserError`` if there is none."""
+        """Random frames of another patient, as many as in ``selection``. Raises ``UserError`` if there is no other."""
         recordings = self.recordings
         own = recordings.rows_by_patient[recordings.patient_numbers[selection.row]]
         if len(own) == len(recordings):
-            raise UserError(f"{recordings.store.root} has one TRAIN patient only: set controls with blends to null")
+            raise UserError(f"{recordings.store.root} has one TRAIN patient only: set the controls with blend to null")
         excluded = np.sort(recordings.ranks_by_name[own])
         position = remaining_number(int(rng.integers(len(recordings) - len(own))), excluded)
         row = int(recordings.rows_by_name[position])
@@ -155,11 +151,11 @@ class CopyGenerator:
         return _chunks(requests, BATCH_FRAMES // max((len(selection.frames) for selection, _ in requests), default=1))
 
     def sdedit(self, requests: Sequence[CopyRequest], strength: float) -> Iterator[Tensor]:
-        """Copies of each request by SDEdit (2108.01073): noise to the time ``strength``, then sampling from this time.
+        """Copies of each request by SDEdit (arXiv 2108.01073): noise up to the time ``strength``, then sampling.
 
-        ``strength`` is a fraction of the diffusion time. The model is conditioned on the values and reference frames of
-        the patient. A video model samples a clip of its training length, from which the selected number of frames is
-        returned. Yields unscaled latents, (f, C, H, W).
+        ``strength`` is a fraction of the diffusion time. The model is conditioned on the labels and reference frames of
+        the patient. A video model samples a clip of its training length, of which evenly spaced frames are returned, as
+        many as selected. Yields unscaled latents, (f, C, H, W).
         """
         model = self.model
         size = BATCH_CLIPS if model.is_video else BATCH_FRAMES // model.metadata.frames
@@ -206,7 +202,7 @@ class CopyGenerator:
         return whiten(self.recordings.posterior_sample(row, frames, rng), self.model.metadata.statistics, dim=1)
 
     def _reference_frames(self, row: int, frames: np.ndarray) -> np.ndarray:
-        """Reference frames of a clip: key frames of the middle beat, or evenly spaced frames."""
+        """Reference frames of a clip: key frames of the beat nearest to its middle, or evenly spaced frames."""
         count = max(1, len(self.model.metadata.reference_times))
         beats = marked_triples(self.recordings, row) if count == 3 else []
         if beats:
@@ -223,7 +219,7 @@ class CopyGenerator:
     def regenerate(
         self, x: Tensor, conditions: Mapping[str, Tensor], strength: float, rngs: Sequence[np.random.Generator]
     ) -> Tensor:
-        """Add noise to whitened ``x`` up to the time ``strength``, and sample: unscaled latents, (B, F, C, H, W)."""
+        """Add noise up to the time ``strength`` to whitened ``x``, and denoise: unscaled latents, (B, F, C, H, W)."""
         model, metadata = self.model, self.model.metadata
         generators = [torch.Generator().manual_seed(int(rng.integers(2**63))) for rng in rngs]
         shared = metadata.shared_noise if model.is_video else 0.0
@@ -249,11 +245,12 @@ def _chunks(requests: Sequence[CopyRequest], size: int) -> Iterator[Sequence[Cop
 def select_frames_by_patient(
     recordings: Recordings, count: int, seed: int, stride: int = 1
 ) -> dict[str, FrameSelection]:
-    """``count`` frames of one random recording of each patient, by patient in the order of names.
+    """Select ``count`` frames of one random recording of each patient; patients are sorted by name.
 
-    Three frames are the key frames ED-ES-ED of a random beat, if key frames are marked. With a ``stride`` above 1,
-    the frames are ``stride`` frames apart. In shorter recordings, and with stride 1, they are evenly spaced. The order
-    of rows has no influence.
+    If ``count`` is 3, ``stride`` is 1 and key frames are marked, the key frames ED-ES-ED of a random beat are selected.
+    With a ``stride`` above 1, frames are ``stride`` frames apart if the recording is long enough. In other cases,
+    frames are evenly spaced, and a single frame is random. The selection does not depend on the order of
+    ``recordings``.
     """
     selections = {}
     for number, patient in enumerate(sorted(set(recordings.table["PatientID"].astype(str)))):

@@ -25,7 +25,7 @@ BATCH_FRAMES = 256
 """Frames per batch. The last batch is padded, so that an embedding does not depend on the number of frames."""
 
 UNKNOWN = "unknown"
-"""Recorded value of a generator that is not known."""
+"""Value in records for a generator that is not known."""
 
 View = Callable[[Tensor], list[Tensor]]
 """Function from latents, (n, C, H, W), to transformed versions of these latents."""
@@ -37,15 +37,15 @@ def has_known_generator(store: Store) -> bool:
     return isinstance(settings.get("model"), str) and settings.get("images") != UNKNOWN
 
 
-def check_training_store(folder: str, name: str, real: Store, key: str, decoded: bool = False) -> None:
+def check_training_store(folder: str, name: str, real: Store, key: str, accept_videos: bool = False) -> None:
     """Raise ``UserError`` unless the model ``name`` in ``folder``, set by ``key``, was trained on the store ``real``.
 
-    A model that was trained on another store may have seen patients of any split of ``real``. ``decoded``: the model
-    was trained on videos that ``real`` was encoded from, or that were decoded from ``real``.
+    A model of another store may have been trained on patients of any split of ``real``. ``accept_videos``: also accept
+    a model that was trained on videos that ``real`` was encoded from, or that were decoded from ``real``.
     """
     artifact = read_artifact(folder, name)
     sources = {artifact.source}
-    if decoded:
+    if accept_videos:
         videos = real.root.with_name("decoded")  # for artifacts that do not record the origin of their store
         if (videos / CHECKSUMS).is_file() and file_sha256(videos / CHECKSUMS) == artifact.source:
             sources.add(str(Store(videos).dataset.settings.get("source")))
@@ -58,9 +58,9 @@ def check_training_store(folder: str, name: str, real: Store, key: str, decoded:
 
 
 def check_initial_model(folder: str, name: str, key: str) -> None:
-    """Raise ``UserError`` if the training of the generator in ``folder`` began with a model of other patients.
+    """Raise ``UserError`` if the generator in ``folder`` was fine-tuned from a model of another store.
 
-    A private training is not refused: its initial model has to be public.
+    Differentially private training may start from a model of another store, which has to be public.
     """
     artifact = read_artifact(folder, name)
     if artifact.privacy is None and any(record["source"] != artifact.source for record in artifact.lineage()):
@@ -71,10 +71,10 @@ def check_initial_model(folder: str, name: str, key: str) -> None:
 
 
 def check_unused_for_model_selection(folder: str | None, key: str, splits: Sequence[str]) -> None:
-    """Raise ``UserError`` if ``splits`` contain VAL, and VAL patients selected the model in ``folder``.
+    """Raise ``UserError`` if ``splits`` has VAL, and a metric of VAL patients selected the model in ``folder``.
 
-    The VAL patients of early stopping and of a hyperparameter search are not new to the model. ``key``: name of the
-    setting that gave ``folder``, for the error message.
+    VAL patients of early stopping or of a hyperparameter search are not new to the model. ``key``: name of the setting
+    that gave ``folder``, for the error message.
     """
     path = Path(str(folder)) / TRAINING_FILE
     if folder is None or "VAL" not in splits or not path.is_file():
@@ -92,14 +92,14 @@ def check_unused_for_model_selection(folder: str | None, key: str, splits: Seque
         )
 
 
-def group_parts(parts: Iterable[Tensor], frames: int) -> Iterator[list[Tensor]]:
-    """Consecutive ``parts``, (f, ...) each, in groups of at least ``frames`` frames; the last group may be smaller."""
+def group_parts(parts: Iterable[Tensor], min_frames: int) -> Iterator[list[Tensor]]:
+    """Consecutive ``parts``, (f, ...) each, in groups of ``min_frames`` or more frames; the last may be smaller."""
     group: list[Tensor] = []
     count = 0
     for part in parts:
         group.append(part)
         count += len(part)
-        if count >= frames:
+        if count >= min_frames:
             yield group
             group, count = [], 0
     if group:
@@ -110,8 +110,8 @@ class FrameEmbedder:
     """The identity network in ``reid``, for frames of stores of the ``kind`` "latent" or "video".
 
     With ``kind`` "input", frames are the network's own input, latents or pixels. For a network on pixels, the
-    autoencoder in ``vae`` decodes the frames of latent stores. Raises ``UserError`` if the training images of the
-    network belong to another autoencoder.
+    autoencoder in ``vae`` decodes the frames of latent stores. Raises ``UserError`` if another autoencoder decoded the
+    training images of the network.
     """
 
     def __init__(self, reid: str, vae: str, device: str = "cpu", kind: str = "latent") -> None:
@@ -130,8 +130,8 @@ class FrameEmbedder:
                     "autoencoder that made data/<study>/decoded, or train the reid again"
                 )
 
-    def check(self, store: Store) -> None:
-        """Raise ``UserError`` unless ``store`` has latents of the encoder of the training data of the network."""
+    def check_encoder(self, store: Store) -> None:
+        """Raise ``UserError`` unless ``store`` has latents of the same encoder as the training data of the network."""
         dataset = store.dataset
         if self.kind == "video":
             return
@@ -148,14 +148,14 @@ class FrameEmbedder:
         return self._embed_batches(latents, self.encoder.embed)
 
     def embed_references(self, latents: Tensor) -> Tensor:
-        """Embeddings of reference frames, (n, D): the linear code if the network has one, else ``embed``."""
+        """Embeddings of reference frames, (n, D): the linear embedding if the network has one, else ``embed``."""
         encoder = self.encoder
         return self._embed_batches(latents, encoder.embed_linearly if encoder.has_linear_embedding else encoder.embed)
 
     def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings of queries, (n, D) each: ``embed`` of ``latents``, and reference embeddings of their ``versions``.
 
-        If the network has a linear code, the unchanged ``latents`` are also a version.
+        If the network has a linear embedding, the unchanged ``latents`` are also a version.
         """
         unchanged = [latents] if self.encoder.has_linear_embedding else []
         return [self.embed(latents), *(self.embed_references(version) for version in (*unchanged, *versions))]
@@ -176,10 +176,10 @@ class FrameEmbedder:
         return pixels.mean(dim=1, keepdim=True) if self.input_spec.channels == 1 else pixels
 
     def embed_recordings(
-        self, recordings: Recordings, every: int = 1, first: bool = False
+        self, recordings: Recordings, stride: int = 1, first_only: bool = False
     ) -> Iterator[tuple[Tensor, list[str]]]:
         """Yield embeddings of the ``reference_frames`` of each recording, (f, D), and the patient of each frame."""
-        indices = (reference_frames(recordings, row, every, first) for row in range(len(recordings)))
+        indices = (reference_frames(recordings, row, stride, first_only) for row in range(len(recordings)))
         parts = (recordings.posterior(row, frames)[0] for row, frames in enumerate(indices))
         patients = iter(recordings.table["PatientID"].astype(str))
         for group in group_parts(parts, 4 * BATCH_FRAMES):
@@ -187,6 +187,6 @@ class FrameEmbedder:
                 yield part, [next(patients)] * len(part)
 
 
-def reference_frames(recordings: Recordings, row: int, every: int = 1, first: bool = False) -> np.ndarray:
-    """Indices of the reference frames of a recording, int64: every ``every``-th frame, or only the ``first`` frame."""
-    return np.arange(0, 1 if first else recordings.frames[row], every)
+def reference_frames(recordings: Recordings, row: int, stride: int = 1, first_only: bool = False) -> np.ndarray:
+    """Indices of the reference frames of a recording, int64: frames ``stride`` apart, or only the first frame."""
+    return np.arange(0, 1 if first_only else recordings.frames[row], stride)

@@ -1,9 +1,9 @@
-"""Ledger of the privacy filter: it counts all decisions on the same patients, in whatever folder their outputs are.
+"""Ledger of the privacy filter: it counts all decisions on the same patients, in all output folders.
 
-The ledger has one file per decision, in a folder next to the study, so that the ledger outlives the output of the
-filter. The name of a file consists of two digests: of the evidence (study and networks) and of the decision (rule,
-controls and comparison). The samples are not part of a decision, so further samples under the same decision are no new
-attempt.
+The ledger has one file per decision. The folder of the ledger is next to the study, so that the ledger remains if the
+output of the filter is removed. The name of a file has two digests: of the evidence (study and networks) and of the
+decision (rule, controls and comparison). Samples are not in the digests, so filtering further samples is not a new
+decision.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from typing import Any
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import read_record, write_record
 
-DIGITS = 16
+DIGEST_DIGITS = 16
 """Hexadecimal digits of a digest in a file name."""
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A decision of the privacy filter, which the ledger counts.
+    """A decision of the privacy filter in the ledger.
 
     ``evidence``: fingerprints of the study ``real`` and of the networks. ``decision``: all settings that determine
-    threshold and statement. ``on``: kind of samples.
+    threshold and statement. ``sample_kind``: "image" or "video".
     """
 
     evidence: Mapping[str, Any]
     decision: Mapping[str, Any]
-    on: str
+    sample_kind: str
 
     @property
     def evidence_digest(self) -> str:
-        """Digest of ``evidence``: ``DIGITS`` hexadecimal digits."""
+        """Digest of ``evidence``: ``DIGEST_DIGITS`` hexadecimal digits."""
         return _digest(self.evidence)
 
     @property
@@ -45,17 +45,16 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class AttemptCounts:
-    """Numbers of decisions on the same patients: with the ``same`` networks, and with ``other`` networks."""
+    """Numbers of decisions on the same patients, with the same networks and with other networks."""
 
-    same: int
-    other: int
+    same_networks: int
+    other_networks: int
 
 
 def find_ledger(folder: str | None, real: Path, outputs: Iterable[Path]) -> Path:
     """The ``folder`` of the ledger, by default next to the store ``real``.
 
-    Raises ``UserError`` if the folder lies in this store, or in one of the ``outputs`` of the filter, which may be
-    removed.
+    Raises ``UserError`` if ``folder`` is in ``real`` or in one of the ``outputs`` of the filter, which may be removed.
     """
     if folder is None:
         store = real.resolve()
@@ -68,7 +67,7 @@ def find_ledger(folder: str | None, real: Path, outputs: Iterable[Path]) -> Path
 
 
 def check_ledger(folder: Path) -> None:
-    """Create ``folder``, which records decisions of the filter. Raises ``UserError`` if it cannot be written."""
+    """Create the ``folder`` of the ledger. Raises ``UserError`` if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -79,18 +78,18 @@ def check_ledger(folder: Path) -> None:
 
 
 def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_version: str) -> AttemptCounts:
-    """Add a decision to the ledger unless it is recorded, and count all decisions on its patients."""
+    """Add a decision to the ledger unless it is already recorded, and count all decisions on the same patients."""
     if not (folder / entry.file_name).is_file():
-        facts = {"evidence": entry.evidence, "decision": entry.decision, "on": entry.on}
+        facts = {"evidence": entry.evidence, "decision": entry.decision, "on": entry.sample_kind}
         write_record(folder / entry.file_name, {**facts, "passed": passed, "code_version": code_version})
     same, other = 0, 0
     for path in folder.glob("[0-9a-f]*.json"):
         if path.name.startswith(entry.evidence_digest):
             same += 1
-        elif (record := read_record(path)) and record.get("on") == entry.on:
+        elif (record := read_record(path)) and record.get("on") == entry.sample_kind:
             other += record.get("evidence", {}).get("real") == entry.evidence["real"]
     return AttemptCounts(same, other)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:DIGEST_DIGITS]

@@ -8,8 +8,8 @@ from torch import Tensor
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 
-CONSTANT = 1e-6
-"""Standard deviation of a channel, relative to the largest, up to which the channel is constant."""
+CONSTANT_CHANNEL_STD = 1e-6
+"""Largest standard deviation of a constant channel, divided by the largest standard deviation of all channels."""
 TRAINING_FRAMES = 2048
 """Largest number of training frames to which the principal components are fitted."""
 
@@ -18,10 +18,9 @@ class OutlierTest:
     """Residual of a frame after projection on the principal components of training frames (Jackson, Mudholkar 1979).
 
     The frames, unscaled latents, are decoded and encoded first: latents of a diffusion model have errors that no
-    encoded frame has, and that the decoder removes. Channels have the unit of their standard deviation. The fewest
-    components are used that explain the fraction ``explained_variance`` of the variance, between 0 and 1. A frame in
-    the span of these components, such as a blurred frame, is no outlier. Channels that are constant in training are not
-    compared.
+    encoded frame has, and that the decoder removes. Each channel is divided by its standard deviation. The smallest
+    number of components is used that explains the fraction ``explained_variance`` of the variance. A frame in the span
+    of these components, such as a blurred frame, is no outlier. Channels that are constant in training are ignored.
     """
 
     def __init__(self, copy_generator: CopyGenerator, explained_variance: float) -> None:
@@ -29,7 +28,7 @@ class OutlierTest:
         frames = self._encode_again(copy_generator.training_frames(TRAINING_FRAMES))
         self.mean = frames.mean(dim=0)
         scale = (frames - self.mean).square().mean(dim=(0, 2, 3), keepdim=True).sqrt()[0]
-        self.scale = torch.where(scale > CONSTANT * scale.max(), scale, torch.inf)
+        self.scale = torch.where(scale > CONSTANT_CHANNEL_STD * scale.max(), scale, torch.inf)
         _, singular, components = torch.linalg.svd(self._standardize(frames), full_matrices=False)
         variance = singular.square().cumsum(dim=0)
         count = int((variance < explained_variance * variance[-1]).sum()) + 1

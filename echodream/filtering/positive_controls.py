@@ -1,9 +1,8 @@
 """Kinds of positive controls of the privacy filter: known copies of training patients.
 
-To add a control, add a line to conf/controls/declared.yaml; another kind of copy needs a new
-class in this file, and a new change of pixels a parameter of ``datamodules.random_transforms``.
-Classes are registered by ``kind``. The filter certifies each control and records its settings; the report describes
-controls with ``describe_control``.
+To add a control, add a line to conf/controls/declared.yaml. A new kind of copy also needs a class in this file. A new
+transform of pixels needs a parameter in ``datamodules.random_transforms``. Classes are registered by ``kind``. The
+filter certifies each control and records its settings. The report describes controls with ``describe_control``.
 """
 
 import itertools
@@ -30,15 +29,15 @@ LeaveOut = Literal["nothing", "frames", "recording"]
 KINDS: dict[str, "type[Control]"] = {}
 """Classes of controls by ``kind``."""
 _ALWAYS_RECORDED = ("leave_out", "gain", "contrast", "speckle", "shift", "rotate", "zoom", "flip")
-"""Settings of ``PixelTransform`` that records have also at their defaults; later ones would change existing records."""
+"""Settings of ``PixelTransform`` that are recorded even at their defaults; other settings are recorded if set."""
 
 
 class Control(ABC):
-    """Base class of kinds of copies. Subclasses are frozen dataclasses; their fields are recorded.
+    """Base class of kinds of copies. Subclasses are frozen dataclasses, whose fields are recorded.
 
-    ``kind``: name of the class in records. ``leave_out``: references that are excluded when a copy is scored: none, the
-    copied frames and their neighbors, or their recording. ``needs_generator``: whether copies need the generator of
-    ``src``.
+    ``kind``: name of the class in records. ``leave_out``: references that are not compared with a copy: "nothing",
+    "frames" (the copied frames and their neighbors) or "recording" (the copied recording). ``needs_generator``: whether
+    copies need the generator that sampled ``src``.
     """
 
     kind: ClassVar[str]
@@ -47,16 +46,16 @@ class Control(ABC):
 
     def __init_subclass__(cls) -> None:
         if cls.kind in KINDS:
-            raise TypeError(f"{cls.__name__} needs a kind of its own: {cls.kind!r} is {KINDS[cls.kind].__name__}")
+            raise TypeError(f"{cls.__name__} needs another kind: {KINDS[cls.kind].__name__} has the kind {cls.kind!r}")
         KINDS[cls.kind] = cls
 
     @abstractmethod
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
-        """Yield a copy of the frames of each request, with its random generator: unscaled latents (f, C, H, W)."""
+        """Yield a copy of the frames of each request, by its random generator: unscaled latents, (f, C, H, W)."""
 
     @property
     def amount(self) -> str:
-        """Text of the strength of the transform, which follows the control's name in the statement; may be empty."""
+        """Strength of the transform as text, possibly empty, which follows the control's name in the statement."""
         return ""
 
     @property
@@ -65,8 +64,8 @@ class Control(ABC):
         return ""
 
     def pixel_views(self, pixels: Tensor) -> list[Tensor]:
-        """``pixels``, (n, C, H, W), transformed in each direction. Raises ``UserError`` for a random transform."""
-        raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
+        """``pixels``, (n, C, H, W), transformed in each direction. Raises ``UserError`` if the transform is random."""
+        raise UserError("views= can only name transforms of pixels without randomness: flip, shift, rotate, ...")
 
     def settings(self) -> dict[str, Any]:
         """``kind`` and the dataclass fields, for dataset.json."""
@@ -83,11 +82,7 @@ class Control(ABC):
 
 @dataclass(frozen=True)
 class PosteriorSample(Control):
-    """A new sample of the stored posterior of the frames.
-
-    ``leave_out``: references that are not compared with the copy: "nothing", "frames" (the copied frames and their
-    neighbors) or "recording" (the copied recording).
-    """
+    """Copy that is a new sample of the stored posterior of the frames; ``Control`` describes ``leave_out``."""
 
     kind: ClassVar[str] = "drawn"
     leave_out: LeaveOut = "nothing"
@@ -97,12 +92,13 @@ class PosteriorSample(Control):
 
     @property
     def amount(self) -> str:
-        return {"nothing": "", "frames": "at least two frames away"}.get(self.leave_out, "among the patient's others")
+        texts = {"frames": "at least two frames away", "recording": "in the patient's other recordings"}
+        return texts.get(self.leave_out, "")
 
     @property
     def description(self) -> str:
-        others = {"frames": "another frame of the recording", "recording": "another recording of the patient"}
-        return others.get(self.leave_out, "the very same frames")
+        texts = {"frames": "another frame of the recording", "recording": "another recording of the patient"}
+        return texts.get(self.leave_out, "the same frames")
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         for selection, rng in requests:
@@ -113,15 +109,15 @@ class PosteriorSample(Control):
 class PixelTransform(RandomTransform, Control):
     """Copies with transformed frames: samples of the posterior of the transformed pixels.
 
-    Frames come from the video store; without a video store, frames are decoded from the latents. A copy without any
-    transform is decoded and encoded. Each copy has one sample of the amounts and ranges of ``RandomTransform``.
-    ``interpolate`` mixes the encoded latents with those of another patient.
+    Frames come from the video store; without a video store, frames are decoded from the latents. If no transform is
+    set, frames are only decoded and encoded. The amounts of ``RandomTransform`` are sampled once per copy.
+    ``interpolate`` mixes the encoded latents with latents of another patient.
     """
 
     kind: ClassVar[str] = "pixels"
 
     def settings(self) -> dict[str, Any]:
-        """All settings in ``_ALWAYS_RECORDED``, and others that are set."""
+        """All settings in ``_ALWAYS_RECORDED``, and the other settings that are not at their defaults."""
         record = super().settings()
         return {name: value for name, value in record.items() if name in _ALWAYS_RECORDED or value}
 
@@ -152,16 +148,16 @@ class PixelTransform(RandomTransform, Control):
 
 
 def transform_frames(
-    sample: Transform, pixels: Tensor, rng: np.random.Generator, other: Tensor | None = None
+    transform: Transform, pixels: Tensor, rng: np.random.Generator, other_pixels: Tensor | None = None
 ) -> Tensor:
-    """Transformed pixels in [-1, 1], (F, C, H, W); ``other``: pixels of another patient."""
-    changed = sample.change_pixels(pixels.transpose(0, 1), rng, None if other is None else other.transpose(0, 1))
-    return changed.transpose(0, 1).contiguous()
+    """Transformed ``pixels`` in [-1, 1], (F, C, H, W); ``other_pixels``: pixels of another patient to blend in."""
+    other = None if other_pixels is None else other_pixels.transpose(0, 1)
+    return transform.change_pixels(pixels.transpose(0, 1), rng, other).transpose(0, 1).contiguous()
 
 
 @dataclass(frozen=True)
 class SDEdit(Control):
-    """Copies by ``CopyGenerator.sdedit``: noise up to ``strength``, a fraction of diffusion time, then denoising."""
+    """Copies by ``CopyGenerator.sdedit``: noise up to ``strength``, a fraction of diffusion time, then sampling."""
 
     strength: float
     kind: ClassVar[str] = "regenerated"
@@ -185,23 +181,23 @@ class SDEdit(Control):
 def select_controls(
     controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], views: Sequence[str]
 ) -> dict[str, Control]:
-    """The ``controls`` that are not null and not in ``leave_out``; ``leave_out`` must be a part of ``report_only``.
+    """Controls that are not None and not in ``leave_out``. Names in ``leave_out`` must also be in ``report_only``.
 
-    Raises ``UserError`` for a value that is no ``Control``, an unknown name, and if ``report_only`` has all controls.
+    Raises ``UserError`` for a value that is no ``Control``, for an unknown name, and if no control is certified.
     """
     for key, names in (("leave_out", leave_out), ("report_only", report_only), ("views", views)):
         if isinstance(names, str):
             raise UserError(f"{key}={names} is not a list: give names in brackets, or {key}=[]")
     selected = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
     if wrong := [name for name in sorted(selected) if not isinstance(selected[name], Control)]:
-        known_kinds = "echodream.filtering.positive_controls"
-        raise UserError(f"controls.{wrong[0]} is not a control: give one of {known_kinds}, or null")
+        remedy = "give a class of echodream.filtering.positive_controls, or null"
+        raise UserError(f"controls.{wrong[0]} is not a control: {remedy}")
     choices = (("leave_out", leave_out, controls), ("report_only", report_only, controls), ("views", views, selected))
     for key, names, known in choices:
         if missing := [name for name in names if name not in known]:
             raise UserError(f"{key}=[{missing[0]}] is not among controls: choose from {', '.join(sorted(known))}")
     if certified := [name for name in leave_out if controls[name] is not None and name not in report_only]:
-        remedy = "name it in report_only=, too, or take it out of leave_out="
+        remedy = "add it to report_only=, too, or remove it from leave_out="
         raise UserError(f"leave_out=[{certified[0]}] is part of the guarantee: {remedy}")
     if not set(selected) - set(report_only):
         raise UserError("controls= has no transform outside report_only=, so nothing can be certified: add one")
@@ -211,16 +207,16 @@ def select_controls(
 def generate_copies(
     copy_generator: "CopyGenerator", name: str, control: Control, selections: Sequence["FrameSelection"]
 ) -> Iterator[Tensor]:
-    """A copy of each selection under ``control``, declared as ``name``: unscaled latents, (f, C, H, W)."""
+    """Copies of ``selections`` under ``control``, which the configuration calls ``name``: latents, (f, C, H, W)."""
     names, seed = copy_generator.recordings.names, copy_generator.seed
     requests = [(selection, named_rng(seed, f"{name}/{names[selection.row]}")) for selection in selections]
     return control.generate(copy_generator, requests)
 
 
 def describe_control(name: str, record: Mapping[str, Any]) -> str:
-    """Description of the control ``name`` from its recorded settings ``record``."""
+    """Description of the control ``name`` for the report, from its recorded settings ``record``."""
     if name == WEAKEST:
-        return "whichever of these hides the patient best"
+        return "for each patient, the copy with the lowest score"
     settings = dict(record)
     control = KINDS.get(settings.pop("kind", ""))
     return (control(**settings).description if control else "") or name.replace("_", " ")

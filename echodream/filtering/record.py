@@ -1,4 +1,4 @@
-"""Records of a filter's decision: private folder, store of samples that passed, and summary."""
+"""Records of a decision of the filter: private folder, store of the samples that passed, and summary."""
 
 import csv
 import json
@@ -20,15 +20,15 @@ from echodream.store.schema import FILE_COLUMN, partial_path, read_dataset, writ
 from echodream.store.table import write_table
 
 RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
-"""Files of the private folder."""
+"""Names of the files in the private folder of the filter."""
 EARLIER = "earlier"
-"""Folder in the private folder with the files of earlier batches of samples."""
+"""Name of the folder, in the private folder, with the files about earlier batches of samples."""
 
 
 def count_decisions_without_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
-    """Number of decisions of a study without a ledger: those counted in the record ``previous``, and this decision.
+    """Number of decisions of a study without a ledger: those in the record ``previous``, and the current decision.
 
-    The number is 0 if ``previous`` is of other patients or networks, or of a version with a ledger.
+    The number is 0 if ``previous`` is about other patients or networks, or has been counted in a ledger.
     """
     same_patients = previous is not None and all(previous.get(key) == settings[key] for key in ("real", "reid"))
     if previous is None or not same_patients or "evidence" in previous:
@@ -36,11 +36,11 @@ def count_decisions_without_ledger(previous: Mapping[str, Any] | None, settings:
     return int(previous.get("decision", {}).get("tries", 1)) + bool(_different_settings(previous, settings))
 
 
-def complete_batch(dst: Path, private: Path, settings: Mapping[str, Any]) -> Path | None:
-    """The ``batch_folder`` if it and ``dst`` are complete, else None.
+def completed_batch_folder(dst: Path, private: Path, settings: Mapping[str, Any]) -> Path | None:
+    """The ``batch_folder`` of the samples if this folder and ``dst`` are complete, else None.
 
-    Raises ``UserError`` if one of them has other settings. ``private`` may have a decision about other samples with
-    the same settings.
+    Raises ``UserError`` if ``dst`` or ``private`` has other settings. The decision in ``private`` may be about other
+    samples.
     """
     shared = read_dataset(dst).settings if dst.exists() else None
     if shared is not None and (different := _different_settings(shared, settings, with_source=True)):
@@ -58,7 +58,7 @@ def complete_batch(dst: Path, private: Path, settings: Mapping[str, Any]) -> Pat
 
 
 def _different_settings(record: Mapping[str, Any], settings: Mapping[str, Any], with_source: bool = False) -> list[str]:
-    """Names of ``settings`` with other values in ``record``; "source", the samples, only ``with_source``."""
+    """Names of ``settings`` whose values differ in ``record``; "source" (the samples) is ignored by default."""
     expected = json.loads(json.dumps(settings))
     return [name for name in expected if (name != "source" or with_source) and record.get(name) != expected[name]]
 
@@ -69,15 +69,13 @@ def _passed_record(folder: Path) -> dict[str, Any] | None:
 
 
 def batch_folder(private: Path, source: str) -> Path | None:
-    """Folder with the filter decision about the samples whose store has the checksum ``source``, if this decision
-    passed; else None.
-    """
+    """Folder of the decision about samples whose store has the checksum ``source``; None unless passed."""
     folders = (private, _folder_of_earlier_samples(private, source))
     return next((one for one in folders if (_passed_record(one) or {}).get("source") == source), None)
 
 
 def _folder_of_earlier_samples(private: Path, source: str) -> Path:
-    """Folder of the scores of an earlier batch of samples, whose store has the checksum ``source``."""
+    """Folder for the files about earlier samples whose store has the checksum ``source``."""
     return private / EARLIER / source[:16]
 
 
@@ -85,25 +83,26 @@ def public_decision(
     decision: Decision,
     scores: FilterScores,
     rule: Rule,
-    tries: AttemptCounts,
+    attempts: AttemptCounts,
     generator_known: bool,
-    not_tested: Sequence[str] | None = None,
-    others: Sequence[str] = (),
+    untested_controls: Sequence[str] | None = None,
+    other_splits: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The part of the decision that may be shared, without names, paths and thresholds.
+    """The part of the decision that may be shared, without names and paths.
 
-    A threshold is left out because it is the score of one patient. ``generator_known``: whether the training patients
-    of the generator were checked. For samples of an unknown generator, ``not_tested`` lists the controls that need it,
-    and ``others`` the further splits with which the samples were compared.
+    Thresholds are scores of patients who are not named. ``generator_known``: whether the training patients of the
+    generator were checked. For samples of an unknown generator, ``untested_controls`` lists the controls that need a
+    generator, and ``other_splits`` the further splits with which the samples were compared.
     """
     record = decision.as_dict()
     is_rejected = decision.rejected(scores.samples.score)
     rejected, unknown = int(is_rejected.sum()), list[str]()
-    if not_tested is not None:
+    if untested_controls is not None:
         nearest = scores.samples.score if scores.to_training is None else scores.to_training
         by_others = int((is_rejected & ~decision.rejected(nearest)).sum())
-        unknown = statements.unknown_generator(not_tested, others, scores.other_patients, by_others)
-        record |= {"unknown": unknown, "not_tested": [*not_tested], "other_patients": scores.other_patients}
+        patients = scores.other_patients
+        unknown = statements.unknown_generator(untested_controls, other_splits, patients, by_others)
+        record |= {"unknown": unknown, "not_tested": [*untested_controls], "other_patients": patients}
         record["rejected_by_others"] = by_others
     kept, copies = len(scores.names) - rejected, None
     if decision.passed and isinstance(rule, Calibrated):
@@ -112,7 +111,7 @@ def public_decision(
             statements.compared_frames(scores.frames, scores.frames_per_sample),
             statements.copies_in_the_set(copies, rule.delta),
             "" if generator_known or unknown else statements.UNKNOWN_GENERATOR,
-            statements.number_of_decisions(tries.same, tries.other, rule.delta),
+            statements.number_of_decisions(attempts.same_networks, attempts.other_networks, rule.delta),
         ]
         record["statement"] = " ".join([record["statement"], *filter(None, sentences)])
     record["statement"] = " ".join([record["statement"], *unknown])
@@ -131,9 +130,9 @@ def public_decision(
         "frames_per_sample": scores.frames_per_sample,
         "references": scores.samples.references,
         "training_patients": scores.samples.patients,
-        "copied_patients": scores.evidence.copied,
-        "tries": tries.same,
-        "tries_with_other_networks": tries.other,
+        "copied_patients": scores.evidence.copied_patients,
+        "tries": attempts.same_networks,
+        "tries_with_other_networks": attempts.other_networks,
     }
 
 
@@ -142,8 +141,8 @@ def write_private_folder(
 ) -> None:
     """Write the scores of samples, calibration patients and copies atomically, and the ``record`` last.
 
-    ``files``: raw file of each sample of another program, by name. The files of an earlier batch of samples are moved
-    to a separate folder.
+    ``files``: for samples of another program, the raw file of each sample, by FileName. The files about an earlier
+    batch of samples are moved to the folder ``EARLIER``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _passed_record(folder)
@@ -181,7 +180,9 @@ def write_private_folder(
     write_record(folder / RECORD, record)
 
 
-def add_memoriser(folder: Path, result: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def add_memorization_result(
+    folder: Path, result: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Add the ``result`` of ``memoriser=true`` and its ``evidence`` to the files in ``folder``; returns the record."""
     with (folder / EVIDENCE).open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if not row["Kind"].startswith("memoriser")]
@@ -192,14 +193,14 @@ def add_memoriser(folder: Path, result: Mapping[str, Any], evidence: Sequence[Ma
 
 
 def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: Decision, scores: FilterScores) -> None:
-    """Write the store of samples that passed, in the order of ``store``, with unchanged media files."""
+    """Write the samples that passed to the store ``dst``, in the order of ``store``, with unchanged media files."""
     score, p_values = scores.samples.score, decision.p_values(scores.samples.score)
     rejected = dict(zip(scores.names, decision.rejected(score).tolist(), strict=True))
     measured = {"PrivacyScore": score} | ({} if p_values is None else {"PrivacyP": p_values})
     columns = {name: {key: round(float(x[i]), 6) for key, x in measured.items()} for i, name in enumerate(scores.names)}
     passed = {name: row for name, row in store.rows().items() if not rejected[name]}
     for row in passed.values():
-        row.pop(FILE_COLUMN, None)  # files of another program may have names of patients
+        row.pop(FILE_COLUMN, None)  # file names of another program may contain patient names
     with StoreWriter(dst, dataset) as writer:
         if writer.complete:
             return
@@ -210,7 +211,7 @@ def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: De
 
 
 def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
-    """Lines of the summary about the decision in ``record``."""
+    """Lines of the command-line summary about the decision in ``record``."""
     decision, tau = record["decision"], record["decision"]["tau"]
     scale = " on the scale of ranks" if decision.get("networks", 1) > 1 else ""
     lines: dict[str, object] = {

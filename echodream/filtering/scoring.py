@@ -26,20 +26,21 @@ from echodream.progress import progress_bar
 from echodream.store import Store
 
 OUTLIERS = "Outliers"
-"""Name of the outlier test among the networks."""
+"""Name of the outlier test in tables of networks."""
 BATCH_FRAMES = 1024
-"""Number of query frames that are embedded together."""
+"""Smallest number of query frames that are embedded together; the last group of frames may be smaller."""
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """Settings of the comparison, the same for samples, calibration patients and copies. Raises ``UserError``.
+    """Settings of the comparison, the same for samples, calibration patients and copies.
 
-    ``on``: "image" or "video". ``check_every``: stride of the compared frames of a sample. ``reference``, ``all`` or
-    ``first``, and ``reference_every``: selection of the reference frames of each training recording. ``calibration``:
-    splits of the calibration patients. ``views``: names of controls. ``patients``: number of training patients that are
-    copied; None: all. ``steps``: sampler steps. ``view_grid``: grids of views; None: no grid. ``outliers``: fraction of
-    the training variance that the principal components of ``OutlierTest`` explain; None: no outlier test.
+    ``on``: "image" or "video". ``check_every``: stride of the compared frames of a sample. ``reference``: which frames
+    of a training recording are references, "all" or "first". ``reference_every``: stride of the reference frames.
+    ``calibration``: splits of the calibration patients. ``views``: names of controls whose transforms are views of
+    every compared frame. ``patients``: number of training patients that are copied; None: all. ``steps``: sampler
+    steps. ``view_grid``: grids of views; None: no grid. ``outliers``: fraction of the training variance that the
+    principal components of ``OutlierTest`` explain; None: no outlier test.
     """
 
     on: str
@@ -67,8 +68,8 @@ class ScoringConfig:
         splits = [self.calibration] if isinstance(self.calibration, str) else list(self.calibration)
         if not splits or not set(splits) <= {"VAL", "TEST"} or len(set(splits)) < len(splits):
             raise UserError(
-                f"calibration={splits} is not possible: give TEST, VAL or both; patients on whom the generator or the "
-                "reid was trained say nothing about new patients"
+                f"calibration={splits} is not possible: give TEST, VAL or both; training patients of the generator or "
+                "of the reid are not new patients"
             )
         object.__setattr__(self, "calibration", splits)
         object.__setattr__(self, "views", list(self.views))
@@ -80,7 +81,7 @@ class ScoringConfig:
 
 @dataclass(frozen=True)
 class Query:
-    """Embeddings of the frames of a sample or copy, (k, D); a copy has its ``control`` and ``selection``."""
+    """Embeddings of the frames of a sample or copy, (k, D); a copy also has a ``control`` and a ``selection``."""
 
     embeddings: Tensor
     control: Control | None = None
@@ -112,9 +113,10 @@ class FilterScores:
     """Scores of samples in the order of ``names``, and the evidence for the rule.
 
     ``frames``: number of compared frames of each sample, calibration patient and copy. ``frames_per_sample``: number of
-    all frames of a sample. ``by_network``: scores of the samples by each network, if there are several; ``samples``
-    then has the combined scores. ``further``: scores of latents that are no evidence, (n,). ``to_training``: scores of
-    the samples by the training patients alone, if they were also compared with ``other_patients`` patients.
+    all frames of a sample. ``by_network``: scores of the samples by each network, if there are several networks;
+    ``samples`` then has the combined scores. ``extra_scores``: scores of the ``extra_latents`` in ``score_samples``,
+    (n,). ``to_training``: scores of the samples by the training patients alone; None unless the samples were also
+    compared with ``other_patients`` patients outside the training split.
     """
 
     names: list[str]
@@ -124,8 +126,8 @@ class FilterScores:
     frames_per_sample: int
     by_network: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranks: np.ndarray | None = None
-    """``rank_scores`` of the samples by each of K networks, without the outlier test, (K, n); or their only scores."""
-    further: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """``rank_scores`` of the samples by each of K networks, without the outlier test: (K, n); scores if K is 1."""
+    extra_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
     to_training: np.ndarray | None = None
     other_patients: int = 0
 
@@ -139,14 +141,14 @@ def score_samples(
     controls: Mapping[str, Control],
     report_only: Sequence[str],
     config: ScoringConfig,
-    further: Sequence[Tensor] = (),
-    others: Recordings | None = None,
+    extra_latents: Sequence[Tensor] = (),
+    other_recordings: Recordings | None = None,
 ) -> FilterScores:
     """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control.
 
-    ``embedders``: networks by name. The scores of several networks are combined by ``rank_scores``. ``further``:
-    latents, (f, C, H, W) each, that are scored but are no evidence. ``others``: recordings outside TRAIN with which
-    the samples, but neither calibration patients nor copies, are compared, too.
+    ``embedders``: networks by name. The scores of several networks are combined by ``rank_scores``. ``extra_latents``:
+    further latents to score, (f, C, H, W) each, which are no evidence. ``other_recordings``: recordings outside TRAIN,
+    with which only samples are compared.
     """
     recordings = copy_generator.recordings
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
@@ -158,15 +160,15 @@ def score_samples(
     queries = Queries([*embedders.values(), *([] if test is None else [test])], views)
     queries.add(read_samples(store, names, config))
     held_out = [Recordings(real, split) for split in config.calibration]
-    new = {patient: part for rows in held_out for patient, part in _new_patients(rows, frames, config).items()}
+    new = {patient: part for rows in held_out for patient, part in _read_new_patients(rows, frames, config).items()}
     queries.add(new.values())
     copied: list[tuple[str, str]] = []
     for name, control in controls.items():
-        selections = _select_copied(recordings, control, frames, config)
+        selections = _select_frames_to_copy(recordings, control, frames, config)
         copies = generate_copies(copy_generator, name, control, list(selections.values()))
         queries.add(progress_bar(copies, name, len(selections), "copy"), control, list(selections.values()))
         copied += [(name, patient) for patient in selections]
-    queries.add(further)
+    queries.add(extra_latents)
     first = config.reference == "first"
     references = [ReferenceFrames(each, recordings, config.reference_every, first) for each in embedders.values()]
     by_network = [one.score(queries.by_network[k], rule.similarity) for k, one in enumerate(references)]
@@ -176,12 +178,12 @@ def score_samples(
     counts = [len(names), len(names) + len(new), len(names) + len(new) + len(copied)]
     scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest, share)
     to_training = None
-    if others is not None:
-        outside = [ReferenceFrames(each, others, config.reference_every, first) for each in embedders.values()]
+    if other_recordings is not None:
         to_training = scores.score[: len(names)]
-        for number, one in enumerate(outside):
-            found = one.score(queries.by_network[number][: len(names)], rule.similarity)
-            by_network[number] = take_higher_scores(by_network[number], found)
+        for number, embedder in enumerate(embedders.values()):
+            one = ReferenceFrames(embedder, other_recordings, config.reference_every, first)
+            other_scores = one.score(queries.by_network[number][: len(names)], rule.similarity)
+            by_network[number] = take_higher_scores(by_network[number], other_scores)
         by_network[-1:] = by_network[-1:] if test is None else [replace(by_network[0], score=by_network[-1].score)]
         scores, ranks = combine_networks(by_network, slice(*counts[:2]), highest, share)
     samples, calibration, copies_, no_evidence = np.split(np.arange(len(scores.score)), counts)
@@ -196,19 +198,19 @@ def score_samples(
         train_to_test=maxima,
         samples=scores.score[samples] if to_training is None else to_training,
         amounts={name: control.amount for name, control in controls.items()},
-        copied=min(recordings.table["PatientID"].nunique(), config.patients or len(recordings)),
+        copied_patients=min(recordings.table["PatientID"].nunique(), config.patients or len(recordings)),
         networks=len(by_network),
         outliers=test is not None,
     )
     labels = [*embedders, *([] if test is None else [OUTLIERS])]
     each = dict(zip(labels, (one.score[samples] for one in by_network), strict=True)) if len(labels) > 1 else {}
     parts = (each, ranks[: len(embedders), samples], scores.score[no_evidence])
-    compared = (to_training, 0 if others is None else others.table["PatientID"].nunique())
+    compared = (to_training, 0 if other_recordings is None else other_recordings.table["PatientID"].nunique())
     return FilterScores(names, scores.select(samples), evidence, frames, total, *parts, *compared)
 
 
 def take_higher_scores(scores: QueryScores, others: QueryScores) -> QueryScores:
-    """``scores``, whose first queries take the score and reference of ``others`` where that score is higher."""
+    """``scores``, in which the first queries get the score and reference of ``others`` where ``others`` is higher."""
     count = len(others.score)
     nearer = others.score > scores.score[:count]
     arrays: dict[str, Any] = {}
@@ -226,17 +228,17 @@ def highest_outlier_scores(queries: Sequence[Query], nearest: QueryScores) -> Qu
 def combine_networks(
     scores: Sequence[QueryScores], calibration: slice, highest: Sequence[float], outlier_level: float | None = None
 ) -> tuple[QueryScores, np.ndarray]:
-    """Highest of the ``rank_scores`` of K networks, and those of each, (K, n); the unchanged scores of one network.
+    """Highest ``rank_scores`` over K networks, and ``rank_scores`` of each network, (K, n).
 
     ``calibration``: slice object that selects the scores of calibration patients. ``highest``: largest possible score
-    of each network, (K,). ``outlier_level``: level of the last of them, the outlier test, whose ranks below its
-    threshold become 0. The nearest reference is that of the network with the highest score.
+    of each network, (K,). ``outlier_level``: level of the outlier test, which is the last network; ranks below its
+    threshold become 0. The nearest reference is that of the network with the highest score. The scores of a single
+    network are returned unchanged.
     """
     if len(scores) == 1:
         return scores[0], scores[0].score[None]
-    ranks = np.stack(
-        [rank_scores(one.score, one.score[calibration], most) for one, most in zip(scores, highest, strict=True)]
-    )
+    pairs = zip(scores, highest, strict=True)
+    ranks = np.stack([rank_scores(one.score, one.score[calibration], most) for one, most in pairs])
     if outlier_level is not None:
         tau = conformal_threshold(rank_grid(len(scores[-1].score[calibration])), outlier_level)
         ranks[-1] = np.where(ranks[-1] >= tau, ranks[-1], 0.0)
@@ -247,7 +249,7 @@ def combine_networks(
 
 
 def frames_per_sample(store: Store) -> int:
-    """Number of frames of each sample. Raises ``UserError`` without samples, and for samples of different lengths."""
+    """Number of frames of every sample. Raises ``UserError`` without samples, and for samples of different lengths."""
     lengths = sorted(set(store.table["NumberOfFrames"].tolist()))
     if not lengths:
         raise UserError(f"src={store.root} holds no sample: generate samples with stage=image or stage=video")
@@ -275,8 +277,8 @@ def read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> I
         yield latents
 
 
-def _new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> dict[str, Tensor]:
-    """``count`` frames of each patient, sampled from the posterior: (f, C, H, W) by patient."""
+def _read_new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> dict[str, Tensor]:
+    """Posterior samples of ``count`` frames of each patient, by patient: (f, C, H, W) each."""
 
     def read(selection: FrameSelection) -> Tensor:
         rng = named_rng(config.seed, f"new/{recordings.names[selection.row]}")
@@ -286,10 +288,10 @@ def _new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> 
     return {patient: read(selection) for patient, selection in selections.items()}
 
 
-def _select_copied(
+def _select_frames_to_copy(
     recordings: Recordings, control: Control, count: int, config: ScoringConfig
 ) -> dict[str, FrameSelection]:
-    """``count`` frames to copy, by patient; all controls have the same ``config.patients`` random patients."""
+    """Select ``count`` frames to copy, by patient; all controls copy the same ``config.patients`` random patients."""
     selections = select_frames_by_patient(recordings, count, config.seed, config.check_every)
     if config.patients is not None:
         order = named_rng(config.seed, "patients").permutation(len(selections))[: config.patients]
@@ -301,28 +303,28 @@ def _select_copied(
 
 
 def _scores_by_control(
-    controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, measured_only: Sequence[str]
+    controls: Mapping[str, Control], copies: Sequence[tuple[str, str]], scores: np.ndarray, report_only: Sequence[str]
 ) -> dict[str, PatientScores]:
-    """``scores`` of copies, (n,), by control, without NaN; ``copied``: control and patient of each copy.
+    """``scores`` of copies, (n,), by control, without NaN; ``copies``: control and patient of each copy.
 
-    Raises ``UserError`` for a control without scores, unless it is ``measured_only``.
+    Raises ``UserError`` for a control without scores that is not in ``report_only``.
     """
     tables: dict[str, dict[str, float]] = {name: {} for name in controls}
-    for (name, patient), value in zip(copied, scores.tolist(), strict=True):
+    for (name, patient), value in zip(copies, scores.tolist(), strict=True):
         if not np.isnan(value):
             tables[name][patient] = value
     for name, table in tables.items():
-        if not table and name not in measured_only:
+        if not table and name not in report_only:
             raise UserError(
-                f"controls.{name}: no TRAIN patient has further references for it (other recordings, or frames that "
-                f"are not next to these), so it cannot be certified: set controls.{name}=null, or report_only=[{name}]"
+                f"controls.{name}: no TRAIN patient has references for its copies (other recordings, or frames not "
+                f"next to the copied), so it cannot be certified: set controls.{name}=null, or report_only=[{name}]"
             )
     kept = {name: table for name, table in tables.items() if table}
     return {name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in kept.items()}
 
 
 class VersionEmbedder(Protocol):
-    """Maps frames and their transformed versions to embeddings, one of which decides about a sample."""
+    """Maps frames and their transformed versions to embeddings; the highest score over all versions counts."""
 
     def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings, (n, D) each, of ``latents`` (n, C, H, W) and of their ``versions``."""
@@ -332,7 +334,7 @@ class VersionEmbedder(Protocol):
 def embed_queries(
     embedders: Sequence[VersionEmbedder], latents: Iterable[Tensor], views: Sequence[View] = ()
 ) -> Iterator[list[Tensor]]:
-    """Yield embeddings, (f versions, D) per network, of each of ``latents``, (f, C, H, W), and of its ``views``."""
+    """Yield embeddings of each of ``latents``, (f, C, H, W), and of its ``views``: (f versions, D) by each network."""
     for group in group_parts(latents, BATCH_FRAMES):
         sizes, frames = [len(part) for part in group], torch.cat(group)
         versions = [version for view in views for version in view(frames)]
@@ -367,10 +369,12 @@ class Queries:
 
 
 class ReferenceFrames:
-    """Frames of the training ``recordings`` as references: every ``every``-th frame, or only the ``first`` frame."""
+    """Reference frames of the training ``recordings``: frames ``stride`` apart, or the first frame only."""
 
-    def __init__(self, embedder: FrameEmbedder, recordings: Recordings, every: int = 1, first: bool = False) -> None:
-        self.embedder, self.recordings, self.every, self.first = embedder, recordings, every, first
+    def __init__(
+        self, embedder: FrameEmbedder, recordings: Recordings, stride: int = 1, first_only: bool = False
+    ) -> None:
+        self.embedder, self.recordings, self.stride, self.first_only = embedder, recordings, stride, first_only
         self.patients = recordings.table["PatientID"].astype(str).to_numpy()
         if len(set(self.patients.tolist())) < 2:
             raise UserError(
@@ -380,18 +384,18 @@ class ReferenceFrames:
 
     def score(self, queries: Sequence[Query], similarity: Similarity) -> QueryScores:
         """Scores of ``queries``, in one pass over the references, which need not fit in memory."""
-        search = PatientSearch(torch.cat([query.embeddings for query in queries]), similarity, second=True)
+        search = PatientSearch(torch.cat([query.embeddings for query in queries]), similarity, find_second=True)
         copies: dict[str, list[int]] = {}  # patient -> copies that are not compared with all references
         for number, query in enumerate(queries):
             if query.selection is not None and query.control is not None and query.control.leave_out != "nothing":
                 copies.setdefault(self.patients[query.selection.row], []).append(number)
-        own = np.full(len(queries), -np.inf)  # score of these copies among the other references of their patient
-        stream = self.embedder.embed_recordings(self.recordings, self.every, self.first)
+        own = np.full(len(queries), -np.inf)  # score by references of the copied patient that are not excluded
+        stream = self.embedder.embed_recordings(self.recordings, self.stride, self.first_only)
         bar = progress_bar(stream, "references", len(self.recordings), "rec")
         for row, (embeddings, patients) in enumerate(bar):
             search.add(embeddings, patients)
             for number in copies.get(self.patients[row], ()):
-                highest = self._own_recording_similarity(queries[number], row, embeddings, similarity)
+                highest = self._similarity_to_recording(queries[number], row, embeddings, similarity)
                 own[number] = max(own[number], highest)
         groups = np.repeat(np.arange(len(queries)), [len(query.embeddings) for query in queries])
         nearest = search.result(groups)
@@ -405,11 +409,11 @@ class ReferenceFrames:
         names = np.array(self.recordings.names, dtype=object)[rows]
         return QueryScores(score, nearest.patient, names, frames, nearest.references, nearest.patients)
 
-    def _own_recording_similarity(self, query: Query, row: int, embeddings: Tensor, similarity: Similarity) -> float:
-        """Highest similarity of a copy to frames of the copied recording ``row``; excluded frames are not compared."""
+    def _similarity_to_recording(self, query: Query, row: int, embeddings: Tensor, similarity: Similarity) -> float:
+        """Highest similarity of a copy to frames of recording ``row`` that its control does not exclude, or -inf."""
         assert query.control is not None
         assert query.selection is not None
-        frames = reference_frames(self.recordings, row, self.every, self.first)
+        frames = reference_frames(self.recordings, row, self.stride, self.first_only)
         kept = torch.from_numpy(~query.control.excludes(query.selection, row, frames))
         if not kept.any():
             return -np.inf
@@ -417,16 +421,16 @@ class ReferenceFrames:
         return float(similarity_matrix(x, normalize(embeddings[kept], similarity, "references"), similarity).max())
 
     def _locate_references(self, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row and frame of references, from their indices in the stream; int64 (n,) each."""
+        """Recording row and frame number of references, from their indices in the stream; int64 (n,) each."""
         rows = range(len(self.recordings))
-        sizes = [len(reference_frames(self.recordings, row, self.every, self.first)) for row in rows]
+        sizes = [len(reference_frames(self.recordings, row, self.stride, self.first_only)) for row in rows]
         ends = np.cumsum(sizes)
         row = np.searchsorted(ends, reference, side="right")
-        return row, (reference - (ends - sizes)[row]) * self.every
+        return row, (reference - (ends - sizes)[row]) * self.stride
 
 
 def train_to_test_similarity(references: ReferenceFrames, held_out: Recordings, similarity: Similarity) -> np.ndarray:
-    """Highest similarity of each training reference to a test reference, (n_train,), for the published rule."""
-    embedder, every, first = references.embedder, references.every, references.first
-    training = torch.cat([part for part, _ in embedder.embed_recordings(references.recordings, every, first)])
-    return nearest_patients(training, embedder.embed_recordings(held_out, every, first), similarity).score
+    """Highest similarity of each training reference to a test reference, (n_train,), for the rule ``Percentile``."""
+    embedder, stride, first_only = references.embedder, references.stride, references.first_only
+    training = torch.cat([part for part, _ in embedder.embed_recordings(references.recordings, stride, first_only)])
+    return nearest_patients(training, embedder.embed_recordings(held_out, stride, first_only), similarity).score

@@ -1,4 +1,4 @@
-"""Views: transformed versions of frames that are compared with the training patients, too."""
+"""Views: transformed versions of a frame, which are compared with the training patients in addition to the frame."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from echodream.filtering.positive_controls import Control, transform_frames
 GRID_FLIPS: dict[str, tuple[int, ...]] = dict(
     zip(("none", "horizontal", "vertical", "both"), ((), *FLIPS), strict=True)
 )
-"""Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that they reverse."""
+"""Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that each flip reverses."""
 _EXAMPLE = "give a grid such as {shift: [-.05, 0, .05]}, or a list of grids"
 _RECORDED = ("flip", "shift", "zoom")
-"""Keys of a ``ViewGrid`` that records have also at their defaults."""
+"""Keys of a ``ViewGrid`` that are recorded even at their default values."""
 HISTOGRAM_FRAMES = 128
 """Largest number of training frames whose histograms are averaged."""
 
@@ -38,10 +38,10 @@ def latent_views(copy_generator: CopyGenerator, controls: Sequence[Control], lat
 class ViewGrid:
     """Versions of a frame: each combination of a flip, shift, zoom, rotation and intensity.
 
-    ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, for both directions.
-    ``zoom``: factors. ``rotate``: degrees. ``intensity``: "original", or "matched", the frame with the mean histogram
-    of training frames, which undoes changes of gain and contrast where no pixels are clipped. Raises ``UserError`` for
-    a value out of range.
+    ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, for horizontal and vertical
+    shifts. ``zoom``: factors. ``rotate``: degrees. ``intensity``: "original", or "matched", which gives the frame the
+    mean histogram of training frames. Matching undoes changes of gain and contrast where no pixels are clipped. Raises
+    ``UserError`` for a value out of range.
     """
 
     flip: Sequence[str] = ("none",)
@@ -68,11 +68,10 @@ class ViewGrid:
         """All combinations except the unchanged frame: a transform, and whether the intensity is matched."""
         flips = [GRID_FLIPS[flip] for flip in self.flip]
         shifts = list(itertools.product(self.shift, self.shift))
+        grid = itertools.product(flips, shifts, self.zoom, self.rotate, self.intensity)
         combinations = [
             (Transform(flip=flip, shift=shift, zoom=zoom, rotate=rotate), intensity == "matched")
-            for flip, shift, zoom, rotate, intensity in itertools.product(
-                flips, shifts, self.zoom, self.rotate, self.intensity
-            )
+            for flip, shift, zoom, rotate, intensity in grid
         ]
         return [combination for combination in combinations if combination != (Transform(), False)]
 
@@ -92,7 +91,7 @@ def read_view_grids(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
 
 
 def record_view_grids(grids: Sequence[ViewGrid] | None) -> Any:
-    """JSON value of ``grids``: a mapping or a list; None without views. Newer keys are left out at their defaults."""
+    """JSON value of ``grids``: a mapping or a list; None without views. Most default values are left out."""
     if not any(grid.combinations() for grid in grids or ()):
         return None
     defaults = asdict(ViewGrid())
@@ -104,7 +103,7 @@ def record_view_grids(grids: Sequence[ViewGrid] | None) -> Any:
 
 
 class GridViews:
-    """Function from latents, (n, C, H, W), to the posterior means of all versions of their frames by ``grids``."""
+    """Function from latents, (n, C, H, W), to the posterior means of the frames after each transform of ``grids``."""
 
     def __init__(self, copy_generator: CopyGenerator, grids: Sequence[ViewGrid]) -> None:
         self.copy_generator = copy_generator

@@ -1,7 +1,7 @@
 """Measures of an anonymized set: hidden rate, local cloaking, DCR, NNDR, distance between record and avatar.
 
-A record is an original image; its avatar is the anonymized version. Distances are Euclidean and rounded to single
-precision, so smaller differences are ties. "Nearer" means strictly nearer: a tie does not hide a record.
+A record is an original image; an avatar is the anonymized version of a record. Distances are Euclidean and rounded to
+single precision, so smaller differences are ties. "Nearer" means strictly nearer: a tie does not hide a record.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ class AvatarComparison:
     """Distances and ranks of m avatars and their records. All arrays are (m,).
 
     ``source``: index of the avatar's record. ``distance``: distance between record and avatar. ``nearer_avatars``,
-    ``nearer_records``: numbers of other avatars and of other records that are nearer to the record. ``closest_record``:
-    index of the record closest to the avatar, the first one in a tie. ``closest_distance`` (DCR): distance of this
-    record. ``distance_ratio`` (NNDR): ``closest_distance`` divided by the distance of the second closest record; 1 if
-    that distance is 0, NaN for a single record. ``assigned``: whether ``source`` is unknown and set to
-    ``closest_record``.
+    ``nearer_records``: numbers of other avatars and of other records that are nearer to the record than its avatar is.
+    ``closest_record``: index of the record closest to the avatar, the first one in a tie. ``closest_distance`` (DCR):
+    distance of this record. ``distance_ratio`` (NNDR): ``closest_distance`` divided by the distance of the second
+    closest record; 1 if the second distance is 0, NaN for a single record. ``source_is_assigned``: whether ``source``
+    is unknown and therefore ``closest_record``.
     """
 
     source: np.ndarray
@@ -41,15 +41,15 @@ class AvatarComparison:
     closest_distance: np.ndarray
     distance_ratio: np.ndarray
     closest_record: np.ndarray
-    assigned: bool
+    source_is_assigned: bool
 
     @property
-    def hidden(self) -> np.ndarray:
+    def is_hidden(self) -> np.ndarray:
         """Whether the nearest avatar of the record belongs to another record: bool."""
         return self.nearer_avatars > 0
 
     @property
-    def nobody_nearer(self) -> np.ndarray:
+    def avatar_is_nearest(self) -> np.ndarray:
         """Whether the avatar is the nearest neighbor of its record, among all avatars and other records: bool."""
         return (self.nearer_avatars == 0) & (self.nearer_records == 0)
 
@@ -63,10 +63,8 @@ def compare_avatars(
     Memory does not grow with n x m. Raises ``UserError`` for sets that cannot be compared.
     """
     if paired and len(records) != len(avatars):
-        raise UserError(
-            f"{len(records)} records and {len(avatars)} avatars are not pairs: give one avatar of each record, or "
-            "compare them unpaired."
-        )
+        counts = f"{len(records)} records and {len(avatars)} avatars"
+        raise UserError(f"{counts} are not pairs: give one avatar of each record, or paired=false.")
     with torch.no_grad():
         x, y, center = _sets_and_center(records, avatars)
         closest, source = NearestReferences(len(y)), torch.arange(len(y))
@@ -96,7 +94,7 @@ def compare_avatars(
         closest_distance=first_distance,
         distance_ratio=np.where(np.isfinite(second_distance), ratio, np.nan),
         closest_record=closest.reference,
-        assigned=not paired,
+        source_is_assigned=not paired,
     )
 
 
@@ -115,7 +113,7 @@ def _add_records_as_references(closest: NearestReferences, rows: slice, columns:
 
 
 def _count_above(values: Tensor, rows: Tensor, limit: Tensor, excluded: Tensor) -> Tensor:
-    """Number of values in each row of ``values[rows]`` above its ``limit``, without its column ``excluded``: (q,).
+    """Number of values above ``limit`` in each row of ``values[rows]``, except in the column ``excluded``: (q,).
 
     ``values`` is a block of columns, (r, c); ``rows``, ``limit`` and ``excluded`` are (q,). Columns outside of the
     block are ignored.
@@ -132,7 +130,7 @@ def hidden_by_patient(
 ) -> np.ndarray:
     """Whether the nearest avatar of each record, (n, D), is of another patient: bool (n,).
 
-    Avatar i belongs to record i, and both belong to ``patients[i]``. A tie counts as the same patient.
+    Avatar i belongs to record i, and both belong to ``patients[i]``. In a tie, the same patient counts as the nearest.
     """
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
@@ -153,7 +151,7 @@ def hidden_by_patient(
 def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndarray, seed: int = 0) -> Interval:
     """Percentage of true ``values``, bool (n,), with a 95 % bootstrap interval over ``patients``, (n,).
 
-    At 0 and 100 %, the interval is that of Clopper and Pearson, with one trial per patient.
+    At 0 and 100 %, the interval is the Clopper-Pearson interval with one trial per patient.
     """
     mean = bootstrap.bootstrap_mean(values.astype(np.float64), patients, seed=seed)
     if mean.value in (0.0, 1.0):
@@ -164,7 +162,7 @@ def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndar
 
 @dataclass(frozen=True)
 class AnonymityMeasure:
-    """A measure with its interval and its published target."""
+    """A measure of anonymity with its interval and its published target."""
 
     name: str
     value: Interval
@@ -187,7 +185,7 @@ class AnonymityMeasure:
 def anonymity_measures(
     comparison: AvatarComparison, patients: Sequence[object] | np.ndarray, seed: int = 0
 ) -> list[AnonymityMeasure]:
-    """The published measures, with 95 % intervals over the ``patients`` of the avatars' records, (m,)."""
+    """The published measures, with 95 % bootstrap intervals over the ``patients`` of the records of avatars, (m,)."""
     if not len(comparison.source) or len(patients) != len(comparison.source):
         raise UserError(
             f"{len(comparison.source)} avatars and {len(patients)} patients: give the patient of each avatar."
@@ -196,15 +194,15 @@ def anonymity_measures(
     def percentage_measure(name: str, values: np.ndarray) -> AnonymityMeasure:
         return AnonymityMeasure(name, percentage_interval(values, patients, seed), "%", TARGETS.get(name))
 
-    def median(name: str, values: np.ndarray) -> AnonymityMeasure:
+    def median_measure(name: str, values: np.ndarray) -> AnonymityMeasure:
         return AnonymityMeasure(name, bootstrap.bootstrap_median(values, patients, seed=seed), "", TARGETS.get(name))
 
     return [
-        percentage_measure("hidden rate", comparison.hidden),
-        median("local cloaking, avatars", comparison.nearer_avatars.astype(np.float64)),
-        median("local cloaking, records", comparison.nearer_records.astype(np.float64)),
-        percentage_measure("nobody nearer", comparison.nobody_nearer),
-        median("DCR", comparison.closest_distance),
-        median("NNDR", comparison.distance_ratio),
-        median("distance to own avatar", comparison.distance),
+        percentage_measure("hidden rate", comparison.is_hidden),
+        median_measure("local cloaking, avatars", comparison.nearer_avatars.astype(np.float64)),
+        median_measure("local cloaking, records", comparison.nearer_records.astype(np.float64)),
+        percentage_measure("nobody nearer", comparison.avatar_is_nearest),
+        median_measure("DCR", comparison.closest_distance),
+        median_measure("NNDR", comparison.distance_ratio),
+        median_measure("distance to own avatar", comparison.distance),
     ]

@@ -14,8 +14,8 @@ from echodream.privacy.conformal import finite_scores
 
 ALL = "all"
 """Value of ``canaries=`` that makes all training patients canaries."""
-_STREAM = 0xCA7A
-"""Separates the coin flips from other random numbers with the same seed."""
+_COIN_FLIP_STREAM = 0xCA7A
+"""Random stream of the coin flips, separate from other random numbers with the same seed."""
 _BISECTIONS = 40
 _MAX_EPSILON = 1000.0
 
@@ -36,20 +36,20 @@ class Canaries:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all patients and coin flips, which identifies the assignment and names nobody."""
+        """SHA-256 of all patients and coin flips, which identifies the assignment without patient names."""
         flips = zip(self.patients, self.included.tolist(), strict=True)
         return hashlib.sha256("".join(f"{name}\t{int(inside)}\n" for name, inside in flips).encode()).hexdigest()
 
 
 def assign_canaries(patients: Iterable[str], count: int | str, seed: int) -> Canaries:
-    """Choose ``count`` random ``patients`` ("all": all of them), and flip a coin for each, by ``seed``.
+    """Choose ``count`` random ``patients`` ("all": all patients), and flip an independent coin for each, by ``seed``.
 
-    The flips do not depend on each other. Raises ``UserError`` if there are fewer patients, or if nobody is left.
+    Raises ``UserError`` if there are fewer than ``count`` patients, or if no patient is left for training.
     """
     names = sorted(set(patients))
     if count != ALL:
         validation.whole_number("canaries", count, 2, len(names), note=f", the training patients, or {ALL}")
-    generator = np.random.default_rng([seed, _STREAM])
+    generator = np.random.default_rng([seed, _COIN_FLIP_STREAM])
     chosen = np.sort(generator.permutation(len(names))[: len(names) if count == ALL else int(count)])
     canaries = Canaries(tuple(names[index] for index in chosen), generator.random(len(chosen)) < 0.5)
     if len(canaries.left_out) == len(names):
@@ -59,12 +59,12 @@ def assign_canaries(patients: Iterable[str], count: int | str, seed: int) -> Can
 
 @dataclass(frozen=True)
 class Guesses:
-    """Guesses about the canaries with the highest scores ("in") and the lowest scores ("out"), without the others."""
+    """Guesses that canaries with the highest scores are in the training set, and canaries with the lowest are not."""
 
     guesses: int
     correct: int
     epsilon: float
-    """Lower bound of epsilon from these guesses, at the joint confidence of all numbers of guesses."""
+    """Lower bound of epsilon from these guesses, Bonferroni-corrected over all numbers of guesses."""
     largest: float
     """The bound if all guesses were correct: the largest epsilon that this number of guesses can show."""
 
@@ -80,11 +80,12 @@ class EpsilonBound:
     by_guesses: tuple[Guesses, ...]
 
 
-def epsilon_p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """Largest probability of ``correct`` or more correct guesses under (``epsilon``, ``delta``)-DP (Corollary 5.4).
+def epsilon_p_value(canary_count: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
+    """Largest probability of ``correct`` or more correct guesses under (``epsilon``, ``delta``)-DP.
 
-    An (epsilon, 0)-DP training lets at most W ~ Binomial(guesses, e^epsilon / (1 + e^epsilon)) guesses be correct, in
-    distribution. delta adds 2 m delta max_i P[correct > W >= correct - i] / i, i = 1 to ``correct``.
+    Corollary 5.4 of Steinke et al.: under (epsilon, 0)-DP, the number of correct guesses is stochastically at most W ~
+    Binomial(guesses, e^epsilon / (1 + e^epsilon)). For m canaries, delta adds 2 m delta max_i P[correct > W >= correct
+    - i] / i, i = 1 to ``correct``.
     """
     from scipy.special import bdtr
 
@@ -95,25 +96,25 @@ def epsilon_p_value(canaries: int, guesses: int, correct: int, epsilon: float, d
     tail = float(bdtr(guesses - correct, guesses, 1 - rate))
     if delta > 0:
         until = np.append(bdtr(correct - 1 - steps[:-1], guesses, rate), 0.0)  # P[W < correct - i]
-        tail += 2 * canaries * delta * float(((below - until) / steps).max())
+        tail += 2 * canary_count * delta * float(((below - until) / steps).max())
     return min(tail, 1.0)
 
 
 @lru_cache(maxsize=4096)
-def epsilon_lower_bound(canaries: int, guesses: int, correct: int, delta: float, level: float) -> float:
-    """Largest epsilon >= 0 that ``correct`` guesses reject at ``level``; the training is not (epsilon, delta)-DP.
+def epsilon_lower_bound(canary_count: int, guesses: int, correct: int, delta: float, level: float) -> float:
+    """Largest epsilon >= 0 for which ``correct`` correct guesses reject (epsilon, ``delta``)-DP at ``level``.
 
-    0 if no epsilon is rejected. If ``delta`` is 0, the result is the logit of the exact lower bound of the rate of
-    correct guesses.
+    The result is 0 if no epsilon is rejected. If ``delta`` is 0, the result is the logit of the exact lower bound of
+    the rate of correct guesses.
     """
     low, high = 0.0, 1.0
-    if epsilon_p_value(canaries, guesses, correct, 0.0, delta) >= level:
+    if epsilon_p_value(canary_count, guesses, correct, 0.0, delta) >= level:
         return 0.0
-    while high < _MAX_EPSILON and epsilon_p_value(canaries, guesses, correct, high, delta) < level:
+    while high < _MAX_EPSILON and epsilon_p_value(canary_count, guesses, correct, high, delta) < level:
         low, high = high, 2 * high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        rejected = epsilon_p_value(canaries, guesses, correct, middle, delta) < level
+        rejected = epsilon_p_value(canary_count, guesses, correct, middle, delta) < level
         low, high = (middle, high) if rejected else (low, middle)
     return low
 
@@ -128,10 +129,11 @@ def audit_canaries(
 ) -> EpsilonBound:
     """Lower bound of epsilon from ``scores`` (n,), which are higher for canaries that were ``included``, bool (n,).
 
-    The scores must not depend on ``included`` except through the trained model. For each of ``shares``, this fraction
-    of the canaries is guessed, half of them "in". The bound is the largest one, and each is at level ``level`` /
-    len(shares) (Bonferroni), because the number of guesses may not be chosen by their success. ``canaries``: number of
-    coin flips, if some of the canaries have no score. Raises ``UserError``.
+    The scores must not depend on ``included`` except through the trained model. Each of ``shares`` gives a bound: this
+    fraction of the canaries is guessed, half of the fraction as included. The largest bound is the result. The bounds
+    share ``level`` equally (Bonferroni), because the number of guesses may not be chosen by the success of the guesses.
+    ``canaries``: number of coin flips, if some canaries have no score. Raises ``UserError`` for invalid scores or
+    shares.
     """
     values = finite_scores(scores, "scores of canaries")
     for share in shares:
@@ -139,12 +141,10 @@ def audit_canaries(
     flips = len(values) if canaries is None else canaries
     counts = sorted({max(1, round(share * len(values))) for share in shares})
     order = np.argsort(-values, kind="stable")
-    bounds = []
+    bounds, corrected_level = [], level / len(counts)
     for count in counts:
         inside, outside = order[: (count + 1) // 2], order[len(order) - count // 2 :]
         correct = int(included[inside].sum()) + int((~included[outside]).sum())
-        bound, largest = (
-            epsilon_lower_bound(flips, count, hits, delta, level / len(counts)) for hits in (correct, count)
-        )
+        bound, largest = (epsilon_lower_bound(flips, count, hits, delta, corrected_level) for hits in (correct, count))
         bounds.append(Guesses(count, correct, bound, largest))
     return EpsilonBound(max(each.epsilon for each in bounds), 1 - level, delta, flips, tuple(bounds))

@@ -13,10 +13,10 @@ from echodream.privacy.rules import Calibrated
 
 @dataclass(frozen=True)
 class CertifiableBounds:
-    """The smallest ``alpha`` and ``beta`` that the filter can state, if no copy passes.
+    """The smallest ``alpha`` and ``beta`` that the filter can certify, if no copy passes. Other fields count patients.
 
-    ``certifying``: training patients whose copies certify ``beta``. ``more_calibration``, ``more_training``: further
-    patients that are needed for the target.
+    ``certifying``: training patients whose copies certify ``beta``. ``more_calibration``, ``more_training``: patients
+    to add to reach the target alpha and beta.
     """
 
     training: int
@@ -33,7 +33,8 @@ def certifiable_bounds(
 ) -> CertifiableBounds:
     """Bounds that ``rule`` can certify with the patients ``training``, by name, and ``calibration`` new patients.
 
-    ``target``: alpha and beta for which further patients are counted. ``networks``: number of networks of the filter.
+    ``target``: value of alpha and beta for which the patients to add are counted. ``networks``: number of networks of
+    the filter.
     """
     certifying = _count_certifying_patients(rule, training)
     new = np.zeros(calibration)

@@ -35,7 +35,7 @@ class PatientScores:
         return len(self.values)
 
     def select(self, patients: frozenset[str]) -> np.ndarray:
-        """Scores of the ``patients``, without patients who have no score."""
+        """Scores of the ``patients`` who have a score."""
         return self.values[[name in patients for name in self.patients.tolist()]]
 
 
@@ -43,10 +43,10 @@ class PatientScores:
 class Certificate:
     """Copies under one ``transform``: ``controls`` copies of certifying patients, of which ``passes`` pass the filter.
 
-    ``lower``, ``bound``: lower and upper bound, at confidence 1 - delta, of the probability that a copy of a random
-    training patient passes the filter. ``joint_bound``: upper bound at confidence 1 - delta / rows, which holds for all
-    rows at once. ``choosing``: number of copies that chose the first
-    threshold; ``choosing_passes``: how many of them pass.
+    ``lower``, ``bound``: lower and upper bound, each at confidence 1 - delta, of the probability that a copy of a
+    random training patient passes the filter. ``joint_bound``: upper bound at confidence 1 - delta / rows, so that the
+    bounds of all rows hold jointly. ``choosing``: number of copies that chose the first threshold. ``choosing_passes``:
+    number of the choosing copies that pass.
     """
 
     transform: str
@@ -63,10 +63,10 @@ class Certificate:
 def split_patients(
     controls: Mapping[str, PatientScores], share: float, seed: int
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Patients whose copies choose the threshold, a ``share`` of all, and patients whose copies certify the threshold.
+    """Split patients: copies of a ``share`` of them choose the threshold, copies of the other patients certify it.
 
     The split is stratified by the set of transforms that a patient has copies of. The split depends on names and seed,
-    not on the order of patients.
+    not on the order of the patients.
     """
     members = {kind: frozenset(controls[kind].patients.tolist()) for kind in sorted(controls)}
     strata: dict[tuple[str, ...], list[str]] = {}
@@ -76,8 +76,8 @@ def split_patients(
     rng = np.random.default_rng(seed)
     names = [strata[key][place] for key in sorted(strata) for place in rng.permutation(len(strata[key]))]
     chosen = np.floor(np.arange(len(names) + 1) * share + 1e-9)
-    choosing = {name for name, increase in zip(names, np.diff(chosen), strict=True) if increase}
-    return frozenset(choosing), frozenset(names) - choosing
+    choosing_patients = {name for name, increase in zip(names, np.diff(chosen), strict=True) if increase}
+    return frozenset(choosing_patients), frozenset(names) - choosing_patients
 
 
 def lowest_patient_scores(controls: Mapping[str, PatientScores]) -> PatientScores | None:
@@ -90,12 +90,12 @@ def lowest_patient_scores(controls: Mapping[str, PatientScores]) -> PatientScore
 
 
 def highest_certified_threshold(
-    controls: Mapping[str, PatientScores], certifying: frozenset[str], beta: float, delta: float
+    controls: Mapping[str, PatientScores], certifying_patients: frozenset[str], beta: float, delta: float
 ) -> float:
     """Highest threshold at which the bound of each transform is at most ``beta``; -inf without such a threshold."""
     thresholds = []
     for scores in controls.values():
-        lowest = np.sort(scores.select(certifying))
+        lowest = np.sort(scores.select(certifying_patients))
         allowed = allowed_passes(len(lowest), beta, delta)
         thresholds.append(float(lowest[allowed]) if 0 <= allowed < len(lowest) else -np.inf)
     return min(thresholds, default=-np.inf)
@@ -105,22 +105,22 @@ def certify(
     controls: Mapping[str, PatientScores],
     tau: float,
     delta: float,
-    choosing: frozenset[str],
-    certifying: frozenset[str],
+    choosing_patients: frozenset[str],
+    certifying_patients: frozenset[str],
     tau_range: tuple[float, float] | None = None,
     known_bounds: Mapping[str, float] | None = None,
 ) -> tuple[Certificate, ...]:
-    """One certificate per transform: a copy passes if its score is below ``tau``; bounds use ``certifying`` patients.
+    """One certificate per transform: a copy passes if its score is below ``tau``; bounds use ``certifying_patients``.
 
     ``tau_range``: if tau was lowered because of the certifying patients, the lowest and highest possible tau, which do
     not depend on these patients. Fewer copies pass a lower threshold. Therefore the upper bound at the highest tau and
     the lower bound at the lowest tau hold for ``tau``. ``known_bounds``: upper bounds that are already known, by
-    transform; a certificate has the smaller bound.
+    transform; a certificate has the smaller of the known and the computed bound.
     """
     lowest, highest = tau_range or (tau, tau)
     rows = []
     for transform, scores in controls.items():
-        values, chosen = scores.select(certifying), scores.select(choosing)
+        values, chosen = scores.select(certifying_patients), scores.select(choosing_patients)
         passes, fewest, most = (int((values < threshold).sum()) for threshold in (tau, lowest, highest))
         trials, limit = len(values), (known_bounds or {}).get(transform, 1.0)
         rows.append(

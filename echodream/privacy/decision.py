@@ -1,4 +1,4 @@
-"""The decision of a rule: threshold, certificates, cost, and whether any sample may pass."""
+"""The decision of a rule: threshold, certificates, cost, and whether samples may pass."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -21,12 +21,12 @@ SCOPE = (
 class RejectionCost:
     """Rejection of samples that are no closer to the training patients than new patients are.
 
-    ``rejected`` of the ``patients`` new patients are rejected. ``level``: conformal level of the threshold, (1 +
-    rejected) / (patients + 1), the rejection probability on average over calibration sets. ``bound``: upper bound, at
-    confidence 1 - delta, of the rejection probability given these calibration patients, which is Beta(1 + rejected,
-    patients - rejected) at an order statistic (Vovk 2012, arXiv 1209.2673). The bound also holds if known copies
-    lowered the threshold. With several networks, ``level`` and ``bound`` are sums over the networks, with confidence 1
-    - delta / networks each (Bonferroni).
+    ``rejected``: number of the ``patients`` new patients who are rejected. ``level``: conformal level of the threshold,
+    (1 + rejected) / (patients + 1), which is the rejection probability on average over calibration sets. ``bound``:
+    upper bound, at confidence 1 - delta, of the rejection probability given these calibration patients. At an order
+    statistic, this probability has the distribution Beta(1 + rejected, patients - rejected) (Vovk 2012, arXiv
+    1209.2673). The bound also holds if known copies lowered the threshold. With several networks, ``level`` and
+    ``bound`` are sums over the networks; each network has the confidence 1 - delta / networks (Bonferroni).
     """
 
     level: float
@@ -38,16 +38,15 @@ class RejectionCost:
 def rejection_cost(
     calibration: PatientScores | None, tau: float, delta: float, networks: int = 1, outlier_tau: float | None = None
 ) -> RejectionCost | None:
-    """RejectionCost of the threshold ``tau``; None without calibration patients.
+    """``RejectionCost`` of the threshold ``tau``; None without calibration patients.
 
     With several ``networks``, a score is the highest of the networks' scores by ``conformal.rank_scores``.
-    ``outlier_tau``: threshold of the last of them, the outlier test; None: all have the threshold ``tau``.
+    ``outlier_tau``: threshold of the outlier test, which is the last network; None: all networks have ``tau``.
     """
     if calibration is None:
         return None
     rejected, patients = int((calibration.values >= tau).sum()), len(calibration)
-    by_each = rejected if networks == 1 else int((rank_grid(patients) >= tau).sum())
-    counts = [by_each] * networks
+    counts = [rejected if networks == 1 else int((rank_grid(patients) >= tau).sum())] * networks
     if outlier_tau is not None:
         counts[-1] = int((rank_grid(patients) >= outlier_tau).sum())
     level = sum(1 + count for count in counts) / (patients + 1)
@@ -57,12 +56,12 @@ def rejection_cost(
 
 @dataclass(frozen=True)
 class PassingCopies:
-    """Copies among ``samples`` that pass, if ``rejected`` samples do not, and a copy passes with probability beta.
+    """Bounds of the number of copies among ``samples`` that pass, if a copy passes with probability beta.
 
-    ``expected``: bound of the expected number of copies. For each rejected copy, beta / (1 - beta) copies are expected
-    to pass. Therefore (rejected + 1) beta / (1 - beta) bounds the number of copies that pass before the next rejection.
-    ``bound``: bound of the number of copies at confidence 1 - delta, if copies pass independently of each other. Both
-    bounds are at most ``samples``.
+    ``rejected``: number of samples that do not pass. ``expected``: bound of the expected number of copies. For each
+    rejected copy, beta / (1 - beta) copies are expected to pass. Therefore (rejected + 1) beta / (1 - beta) bounds the
+    number of copies that pass before the next rejection. ``bound``: bound of the number of copies at confidence 1 -
+    delta, if copies pass independently of each other. Both bounds are at most ``samples``.
     """
 
     samples: int
@@ -79,10 +78,10 @@ def passing_copies(samples: int, rejected: int, beta: float, delta: float) -> Pa
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Consistency of several networks (arXiv 2510.01793) on ``samples``, each at its own threshold.
+    """Consistency of several networks (arXiv 2510.01793) on ``samples``; each network has its own threshold.
 
-    ``by_all``: number of samples that all networks reject. ``by_some``: number that at least one network rejects and at
-    least one accepts; ``share``: of the samples, with its exact interval.
+    ``by_all``: number of samples that all networks reject. ``by_some``: number of samples that at least one network
+    rejects and at least one accepts. ``share``: ``by_some`` as a share of all samples, with its exact interval.
     """
 
     samples: int
@@ -92,7 +91,7 @@ class Disagreement:
 
 
 def disagreement(scores: np.ndarray, tau: float) -> Disagreement:
-    """Disagreement of K networks with ``scores`` on a common scale, (K, n), that reject scores from ``tau``."""
+    """Disagreement of K networks with ``scores`` on a common scale, (K, n), that reject scores of at least ``tau``."""
     rejected = scores >= tau
     by_all, by_any = int(rejected.all(axis=0).sum()), int(rejected.any(axis=0).sum())
     share = clopper_pearson_interval(by_any - by_all, rejected.shape[1])
@@ -105,10 +104,11 @@ class Decision:
 
     ``statement``: the guarantee, or the reason for a missing guarantee and a remedy. ``decisive``: name of the entry of
     ``thresholds`` that is ``tau``. ``table``: certificates of the transforms of the guarantee; ``reported``:
-    certificates of the transforms that are only measured. ``sizes``: numbers of patients. ``settings``: settings of the
-    rule. ``calibration``: scores of the calibration patients. ``between``: the lowest and highest possible tau, if tau
-    was lowered because of the certifying copies. ``networks``: number of networks, with the outlier test, if
-    ``outliers``; with several networks, a score is the highest of their scores by ``conformal.rank_scores``.
+    certificates of transforms outside the guarantee. ``sizes``: numbers of calibration, choosing and certifying
+    patients. ``settings``: settings of the rule. ``calibration``: scores of the calibration patients. ``between``: the
+    lowest and highest possible tau, if tau was lowered because of the certifying copies. ``networks``: number of
+    networks, including the outlier test if ``outliers`` is true. With several networks, a score is the highest of their
+    scores by ``conformal.rank_scores``.
     """
 
     rule: str
@@ -128,7 +128,7 @@ class Decision:
     outliers: bool = False
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
-        """Whether a sample with each of the ``scores``, (n,), is rejected: bool (n,)."""
+        """Whether samples with ``scores``, (n,), are rejected: bool (n,)."""
         values = finite_scores(scores, "scores of samples")
         return values >= self.tau if self.passed else np.ones(len(values), dtype=bool)
 

@@ -1,7 +1,7 @@
 """Exact nearest neighbors by blocks of rows: memory does not grow with the product of the two numbers of rows.
 
 ``PatientSearch`` finds the nearest patients in a stream of references. ``similarity_blocks`` and ``NearestReferences``
-compare two sets in memory. ``distance_blocks`` and the functions after it give unrounded Euclidean distances.
+compare two sets in memory. ``distance_blocks`` and the functions after it compute Euclidean distances.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,8 +25,9 @@ class NearestPatients:
     """The nearest training patient of each of n samples. All arrays are (n,). Euclidean distances are negative.
 
     ``score``: highest similarity of any frame of the sample to any reference, at single precision. ``patient``: patient
-    of this reference, the first in alphabetical order in a tie. ``reference``: index of this reference in the stream.
-    ``second_score``, ``second_patient``: the nearest other patient; None if not requested.
+    of the nearest reference, the first in alphabetical order in a tie. ``reference``: index of the nearest reference in
+    the stream. ``second_score``, ``second_patient``: score and name of the second nearest patient; None if not
+    requested.
     """
 
     score: np.ndarray
@@ -43,15 +44,15 @@ def nearest_patients(
     references: Iterable[tuple[Tensor, Sequence[object]]],
     similarity: Similarity = "cosine",
     groups: Sequence[int] | np.ndarray | None = None,
-    second: bool = False,
+    find_second: bool = False,
     device: torch.device | str | None = None,
     block: int | None = None,
 ) -> NearestPatients:
     """Nearest patients among ``references``: parts of any size with embeddings, (b, D), and the patient of each row.
 
-    ``PatientSearch`` describes the other arguments, ``PatientSearch.result`` describes ``groups``.
+    ``PatientSearch.result`` describes ``groups``; ``PatientSearch`` describes the arguments that are not named here.
     """
-    search = PatientSearch(samples, similarity, second, device, block)
+    search = PatientSearch(samples, similarity, find_second, device, block)
     for embeddings, patients in references:
         search.add(embeddings, patients)
     return search.result(groups)
@@ -60,16 +61,16 @@ def nearest_patients(
 class PatientSearch:
     """Search for the nearest reference patient of each sample; references are added in parts of any size.
 
-    ``samples``: embeddings, (n, D). At most ``block`` x ``block`` similarities exist at a time, on ``device`` (default:
-    the device of the samples). Neither the order nor the parts of the references change the scores. Raises
-    ``UserError`` for embeddings that cannot be compared.
+    ``samples``: embeddings, (n, D). ``find_second``: whether to find the second nearest patient, too. At most ``block``
+    x ``block`` similarities exist at a time, on ``device`` (default: the device of the samples). Neither the order nor
+    the parts of the references change the scores. Raises ``UserError`` for embeddings that cannot be compared.
     """
 
     def __init__(
         self,
         samples: Tensor,
         similarity: Similarity = "cosine",
-        second: bool = False,
+        find_second: bool = False,
         device: torch.device | str | None = None,
         block: int | None = None,
     ) -> None:
@@ -78,7 +79,7 @@ class PatientSearch:
         self.samples = normalize(samples.detach().to(self.device), similarity, "samples")
         self.center = self.samples.double().mean(dim=0).float() if similarity == "euclidean" else None
         self.codes: dict[str, int] = {}
-        self.nearest = NearestReferences(len(samples), second, self.codes)
+        self.nearest = NearestReferences(len(samples), find_second, self.codes)
         self.count = 0
         self._first: Tensor | None = None
         self._constant = True
@@ -111,7 +112,7 @@ class PatientSearch:
         self._first = embeddings[0].clone() if self._first is None else self._first
         self._constant = self._constant and bool((embeddings == self._first).all())
         codes = np.array([self.codes.setdefault(name, len(self.codes)) for name in patients])
-        order = np.argsort(np.array(patients), kind="stable")  # a tie goes to the first name
+        order = np.argsort(np.array(patients), kind="stable")  # a tie goes to the first name in alphabetical order
         embeddings = embeddings[torch.from_numpy(order).to(self.device)]
         for start in range(0, len(self.samples), self.size):
             rows = slice(start, min(start + self.size, len(self.samples)))
@@ -120,7 +121,7 @@ class PatientSearch:
         self.count += len(patients)
 
     def result(self, groups: Sequence[int] | np.ndarray | None = None) -> NearestPatients:
-        """Nearest patients of the samples. If rows are frames, ``groups`` is the sample of each frame, (n,), from 0."""
+        """Nearest patients of the samples. ``groups``, (n,), if rows are frames: sample of each frame, from 0."""
         if self._names:
             self._search_pending(len(self._names))
         if self.count == 0:
@@ -129,7 +130,7 @@ class PatientSearch:
             raise UserError(
                 "All references have the same embedding: the identity network has collapsed; train it again"
             )
-        second = self.nearest.second
+        second = self.nearest.find_second
         if second and len(self.codes) < 2:
             raise UserError("The references are of one patient only: the second nearest needs two or more.")
         nearest = self.nearest if groups is None else self.nearest.merge_frames(np.asarray(groups))
@@ -146,17 +147,17 @@ class PatientSearch:
 
 
 class NearestReferences:
-    """The nearest reference of each of ``count`` samples so far, and, if ``second``, the nearest other patient.
+    """The nearest known reference of each of ``count`` samples, and, if ``find_second``, the second nearest patient.
 
     ``score``, float32, and ``patient``, int64: (count, 1 or 2); ``reference``, int64: (count,). Without a reference,
-    the score is -inf and the indices are -1. In a tie, the reference that was added first counts, or, with ``codes``
-    (patient numbers by name), the first name.
+    the score is -inf and the indices are -1. A tie goes to the reference that was added first, or, with ``codes``
+    (patient numbers by name), to the first patient in alphabetical order.
     """
 
-    def __init__(self, count: int, second: bool = True, codes: dict[str, int] | None = None) -> None:
-        self.second, self.codes = second, codes
-        self.score = np.full((count, 1 + second), -np.inf, dtype=np.float32)
-        self.patient = np.full((count, 1 + second), -1, dtype=np.int64)
+    def __init__(self, count: int, find_second: bool = True, codes: dict[str, int] | None = None) -> None:
+        self.find_second, self.codes = find_second, codes
+        self.score = np.full((count, 1 + find_second), -np.inf, dtype=np.float32)
+        self.patient = np.full((count, 1 + find_second), -1, dtype=np.int64)
         self.reference = np.full(count, -1, dtype=np.int64)
 
     def add(self, rows: slice, values: Tensor, patients: np.ndarray, references: np.ndarray) -> None:
@@ -165,7 +166,7 @@ class NearestReferences:
         ``patients``: code of the patient of each reference, (b,); ``references``: indices of the references, (b,).
         """
         nearest = [values.max(dim=1)]
-        if self.second:
+        if self.find_second:
             codes = torch.from_numpy(patients).to(values.device)
             same_patient = codes[nearest[0].indices][:, None] == codes
             nearest.append(values.masked_fill(same_patient, -torch.inf).max(dim=1))
@@ -176,7 +177,7 @@ class NearestReferences:
     def _merge_neighbors(
         self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray
     ) -> None:
-        """Keep the nearest of the stored and new neighbors: ``score``, ``patient`` (r, 1 or 2), ``reference`` (r,)."""
+        """Keep the nearest of stored and new neighbors: ``score``, ``patient``, (r, 1 or 2); ``reference``, (r,)."""
         scores = np.concatenate([self.score[rows], score], axis=1)
         patients = np.concatenate([self.patient[rows], patient], axis=1)
         ranks, in_order = np.zeros_like(patients), np.sort(scores, axis=1)
@@ -187,19 +188,19 @@ class NearestReferences:
         self.reference[rows] = np.where(order[:, 0] < self.score.shape[1], self.reference[rows], reference)
         scores, patients = (np.take_along_axis(part, order, axis=1) for part in (scores, patients))
         columns = [np.zeros(len(scores), np.int64)]
-        if self.second:
+        if self.find_second:
             columns.append((patients != patients[:, :1]).argmax(axis=1))
         best = np.stack(columns, axis=1)
         self.score[rows], self.patient[rows] = (np.take_along_axis(part, best, axis=1) for part in (scores, patients))
 
     def merge_frames(self, groups: np.ndarray) -> "NearestReferences":
-        """Nearest reference over all frames of a sample; ``groups``, (count,): index of the sample of each frame."""
+        """Nearest reference over the frames of each sample; ``groups``, (count,): index of the sample of each frame."""
         if groups.shape != self.reference.shape or set(groups.tolist()) != set(range(int(groups.max()) + 1)):
             raise UserError("groups must have the index of the sample of every frame, from 0 and without gaps.")
         order = np.argsort(groups, kind="stable")
         sizes = np.bincount(groups)
         position = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        merged = NearestReferences(len(sizes), self.second, self.codes)
+        merged = NearestReferences(len(sizes), self.find_second, self.codes)
         for number in range(int(sizes.max())):
             frames = order[position == number]
             merged._merge_neighbors(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
@@ -216,7 +217,7 @@ def _name_ranks(patients: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def similarity_blocks(
     x: Tensor, y: Tensor, similarity: Similarity, size: int = BLOCK["cpu"], center: Tensor | None = None
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield blocks of similarities, float32 (r, c), after their rows of ``x`` and of ``y``, in row-major order."""
+    """Yield the row slices of ``x`` and of ``y``, and the similarities between them, float32 (r, c), block by block."""
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         for other in range(0, len(y), size):
@@ -239,14 +240,14 @@ def check_embeddings(name: str, *sets: Tensor, dtype: torch.dtype = torch.float6
 
 
 def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield rows of ``x``, and their unrounded Euclidean distances to all of ``y``, (b, m): (n, D), (m, D) float64."""
+    """Yield row slices of ``x``, (n, D), and the Euclidean distances of the rows to ``y``, (m, D): (b, m)."""
     for start in range(0, len(x), DISTANCE_ROWS):
         rows = slice(start, min(start + DISTANCE_ROWS, len(x)))
         yield rows, torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def fast_distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """``distance_blocks`` by matrix products, rounded to float32: equal pairs have equal distances in any block."""
+    """Like ``distance_blocks``, by matrix products and rounded to float32, so that equal pairs have equal distances."""
     center = y.mean(dim=0)
     y = y - center
     for start in range(0, len(x), DISTANCE_ROWS):
@@ -255,7 +256,7 @@ def fast_distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]
 
 
 def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance of each row of ``x``, (n, D), to the nearest row of ``y``, (m, D), and its index; (n,) each."""
+    """Distance of each row of ``x``, (n, D), to the nearest row of ``y``, (m, D), and the index of this row."""
     nearest = [distances.min(dim=1) for _, distances in fast_distance_blocks(x, y)]
     return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
 
@@ -263,7 +264,7 @@ def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def neighbor_radii(x: Tensor, k: int) -> Tensor:
     """Distance of each row of ``x``, (n, D), to its ``k``-th nearest other row; (n,)."""
     if not 1 <= k < len(x):
-        raise UserError(f"k={k} neighbours need more than {k} embeddings, and there are {len(x)}.")
+        raise UserError(f"k={k} neighbors need more than {k} embeddings, and there are {len(x)}.")
     radii = []
     for rows, distances in distance_blocks(x, x):
         distances[torch.arange(len(distances)), torch.arange(rows.start, rows.stop)] = torch.inf
@@ -272,7 +273,7 @@ def neighbor_radii(x: Tensor, k: int) -> Tensor:
 
 
 def nearest_other_patient(x: Tensor, patients: np.ndarray) -> Tensor:
-    """Distance of each row of ``x``, (n, D), to the nearest row of another patient; ``patients``: int, (n,); (n,)."""
+    """Distance, (n,), of each row of ``x``, (n, D), to the nearest row of another patient; ``patients``: int (n,)."""
     codes = torch.from_numpy(patients).to(x.device)
     if len(codes.unique()) < 2:
         raise UserError("There is only one patient: the nearest other patient needs two or more.")

@@ -26,10 +26,10 @@ INSTALL_COMMAND = "pip install 'echodream[privacy]'"
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """Settings of private training (``trainer.privacy``). Raises ``UserError``.
+    """Settings of private training (``trainer.privacy``). Raises ``UserError`` for an invalid setting.
 
-    ``patients``: expected number of patients in a step. ``examples``: samples of each of them, whose mean loss has one
-    gradient. ``clip``: C.
+    ``patients``: expected number of patients in a step. ``examples``: number of training samples of each patient in a
+    step, whose mean loss gives the gradient of the patient. ``clip``: clipping norm C.
     """
 
     epsilon: float
@@ -48,7 +48,7 @@ class PrivacySettings:
         validation.one_of("trainer.privacy.accountant", self.accountant, ACCOUNTANTS)
 
     def sampling_rate(self, patients: int) -> float:
-        """Probability q that a patient takes part in a step, with ``patients`` in training. Raises ``UserError``."""
+        """Probability q that one of ``patients`` patients is in a step. Raises ``UserError`` if delta is too large."""
         if self.delta >= 1 / patients:
             problem = f"trainer.privacy.delta is {self.delta:g}, and a delta of 1 / {patients} patients protects nobody"
             raise UserError(f"{problem}: give a smaller number, such as {0.1 / patients:.1g}")
@@ -71,7 +71,7 @@ class PrivacyBudget:
 
 
 def plan_budget(settings: PrivacySettings, sampling_rate: float, steps: int) -> PrivacyBudget:
-    """The smallest noise with which ``steps`` at the ``sampling_rate`` keep epsilon. Raises ``UserError``."""
+    """Smallest noise with which ``steps`` steps stay within epsilon. Raises ``UserError`` if there is no such noise."""
     if find_spec("opacus") is None:
         raise UserError(f"trainer.privacy.epsilon needs the extra privacy: {INSTALL_COMMAND}")
     from opacus.accountants import create_accountant
@@ -79,7 +79,7 @@ def plan_budget(settings: PrivacySettings, sampling_rate: float, steps: int) -> 
 
     delta, kind = settings.delta, settings.accountant
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a range of orders that ends too early makes the bound larger, not wrong
+        warnings.simplefilter("ignore")  # a range of Renyi orders that is too small gives a larger, valid bound
         try:
             noise = get_noise_multiplier(
                 target_epsilon=settings.epsilon,
@@ -99,7 +99,7 @@ def plan_budget(settings: PrivacySettings, sampling_rate: float, steps: int) -> 
 
 
 def clip_gradient(gradients: Sequence[Tensor], clip: float) -> tuple[list[Tensor], Tensor]:
-    """``gradients`` scaled to a joint norm of at most ``clip``, and their norm before, scalar. Raises ``UserError``."""
+    """``gradients`` scaled to a joint norm of at most ``clip``, and the joint norm before scaling."""
     norm = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt()
     if not torch.isfinite(norm):
         raise UserError("the gradient of a patient is not finite: lower model.lr; the same command resumes")
@@ -108,24 +108,24 @@ def clip_gradient(gradients: Sequence[Tensor], clip: float) -> tuple[list[Tensor
 
 
 def private_gradient(
-    gradients: Iterable[Sequence[Tensor]], like: Sequence[Tensor], clip: float, noise: float, patients: float, seed: int
+    gradients: Iterable[Sequence[Tensor]], params: Sequence[Tensor], clip: float, noise: float, patients: int, seed: int
 ) -> list[Tensor]:
-    """Mean of the clipped ``gradients`` of all patients with noise, one tensor for each of the parameters ``like``.
+    """Mean of the clipped ``gradients`` of all patients plus noise, one tensor for each of the parameters ``params``.
 
-    The sum is divided by the expected number of ``patients``: the number in this step is a secret. Without any
-    gradients, the mean is noise.
+    The sum is divided by the expected number of ``patients``, because the actual number in a step is secret. Without
+    any gradients, the mean is noise.
     """
-    total = [torch.zeros_like(parameter) for parameter in like]
+    total = [torch.zeros_like(parameter) for parameter in params]
     for each in gradients:
         torch._foreach_add_(total, clip_gradient(each, clip)[0])
-    generator = torch.Generator(like[0].device).manual_seed(seed)
+    generator = torch.Generator(params[0].device).manual_seed(seed)
     for part in total:
         part += noise * clip * torch.randn(part.shape, generator=generator, device=part.device, dtype=part.dtype)
     return [part / patients for part in total]
 
 
 def secret_seed(key: bytes, *labels: object) -> int:
-    """Seed for one use of the secret ``key``: 63 bits of SHA-256."""
+    """Seed from the secret ``key`` for the use that ``labels`` name: 63 bits of SHA-256."""
     text = b"|".join([key, *(str(label).encode() for label in labels)])
     return int.from_bytes(hashlib.sha256(text).digest()[:8]) >> 1
 

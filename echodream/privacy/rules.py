@@ -23,13 +23,13 @@ class Evidence:
     """Scores from which a rule decides: similarities to the nearest training patient; higher means closer.
 
     ``calibration``: scores of held-out patients, on whom neither the generator nor the identity network was trained.
-    ``controls``: scores of one copy of each training patient, by transform. ``reported``: scores of copies under the
-    transforms that are only measured. ``train_to_test``: highest similarity of each training image to a test image,
+    ``controls``: scores of one copy of each training patient, by transform. ``reported``: scores of copies under
+    transforms outside the guarantee. ``train_to_test``: highest similarity of each training image to a test image,
     (n_train,), for the published rule. ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``:
-    strength of each transform, as text. ``copied``: number of training patients who were selected for copying, None if
-    unknown; a patient without further recordings or frames has no copy under some transforms. ``networks``: number of
-    networks, with the outlier test, if ``outliers``; the score of several networks is the highest of their ranks
-    (``conformal.rank_scores``).
+    strength of each transform, as text. ``copied_patients``: number of training patients who were selected for copying,
+    None if unknown; a patient without further recordings or frames has no copy under some transforms. ``networks``:
+    number of networks, including the outlier test if ``outliers`` is true. The score of several networks is the highest
+    of their ranks (``conformal.rank_scores``).
     """
 
     calibration: PatientScores | None = None
@@ -38,13 +38,13 @@ class Evidence:
     train_to_test: np.ndarray | None = None
     samples: np.ndarray | None = None
     amounts: Mapping[str, str] = field(default_factory=dict)
-    copied: int | None = None
+    copied_patients: int | None = None
     networks: int = 1
     outliers: bool = False
 
     def __post_init__(self) -> None:
         if WEAKEST in self.controls:
-            raise UserError(f"A transform may not be called {WEAKEST!r}: that is the name of a row of the table.")
+            raise UserError(f"A control may not be called {WEAKEST!r}, the name of a table row: rename the control.")
         patients = set() if self.calibration is None else set(self.calibration.patients.tolist())
         for transform, scores in self.controls.items():
             if patients & set(scores.patients.tolist()):
@@ -55,31 +55,31 @@ class Evidence:
 
     @property
     def network_calibration_scores(self) -> np.ndarray | None:
-        """Calibration scores of a network, (n,); with several networks, the common ``rank_grid``."""
+        """Calibration scores of the network, (n,); with several networks, the ``rank_grid`` that all networks share."""
         if self.calibration is None:
             return None
         return self.calibration.values if self.networks == 1 else rank_grid(len(self.calibration))
 
     @property
     def certified_controls(self) -> dict[str, PatientScores]:
-        """Controls sorted by name, and, if any, the lowest score of each patient with copies under all transforms."""
+        """Scores by control in order of names, then the lowest score of each patient with copies under all controls."""
         rows = {name: self.controls[name] for name in sorted(self.controls)}
         lowest = certification.lowest_patient_scores(rows) if len(rows) > 1 else None
         return rows if lowest is None else {**rows, WEAKEST: lowest}
 
     def certify_report_only_controls(
-        self, tau: float, delta: float, choosing: frozenset[str], tau_range: tuple[float, float] | None = None
+        self, tau: float, delta: float, choosing_patients: frozenset[str], tau_range: tuple[float, float] | None = None
     ) -> tuple[Certificate, ...]:
-        """Certificates of the transforms that are only measured, from all patients except ``choosing``."""
+        """Certificates of the transforms outside the guarantee, from all patients except ``choosing_patients``."""
         patients = frozenset(name for scores in self.reported.values() for name in scores.patients.tolist())
-        return certify(self.reported, tau, delta, choosing, patients - choosing, tau_range)
+        return certify(self.reported, tau, delta, choosing_patients, patients - choosing_patients, tau_range)
 
-    def sizes(self, choosing: frozenset[str], certifying: frozenset[str]) -> dict[str, int]:
+    def sizes(self, choosing_patients: frozenset[str], certifying_patients: frozenset[str]) -> dict[str, int]:
         """Numbers of calibration and of copied patients, for the record."""
         return {
             "calibration_patients": 0 if self.calibration is None else len(self.calibration),
-            "choosing_patients": len(choosing),
-            "certifying_patients": len(certifying),
+            "choosing_patients": len(choosing_patients),
+            "certifying_patients": len(certifying_patients),
         }
 
 
@@ -91,7 +91,7 @@ class Rule(ABC):
 
     @abstractmethod
     def decide(self, evidence: Evidence) -> Decision:
-        """Choose and certify a threshold; without a certified one, no sample passes. Raises ``UserError``."""
+        """Choose a threshold, and decide whether samples may pass. Raises ``UserError`` for missing evidence."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Percentile(Rule):
     """The published rule (EchoNet-Synthetic): tau is a percentile of the train-to-test maxima of Pearson correlation.
 
     The maxima are over test images, but tau is applied to maxima over training images. The rule therefore rejects about
-    1 - .95^(n_train / n_test) of harmless samples. The rule gives no guarantee; controls and calibration patients are
-    only measured.
+    1 - .95^(n_train / n_test) of harmless samples. The rule gives no guarantee; controls and calibration patients do
+    not change tau.
     """
 
     name: ClassVar[str] = "percentile"
@@ -144,23 +144,23 @@ class Percentile(Rule):
 
 @dataclass(frozen=True)
 class Calibrated(Rule):
-    """Rejects samples closer than new patients are (``alpha``); valid only if known copies are recognized (``beta``).
+    """Rule with two bounds: ``alpha`` for harmless samples that are rejected, ``beta`` for copies that pass.
 
     tau starts at the smaller of the conformal threshold of ``alpha`` and the threshold that rejects enough copies of
     the choosing patients. If at this tau the copies of the certifying patients confirm ``beta`` under every declared
     transform, with confidence 1 - ``delta``, tau is final. Otherwise tau is lowered to the highest certified threshold,
     but not below the conformal threshold of ``alpha_max``.
 
-    Neither several transforms nor several thresholds need a correction. Each transform must be certified, so a wrong
-    claim needs a wrong test of the worst transform (an intersection-union test). Fewer copies pass a lower threshold. A
-    wrong claim at the final tau therefore implies a wrong test just above the highest tau at which beta truly holds.
-    The highest such tau is fixed, so the probability of a wrong claim is at most delta (fixed-sequence testing; Bates
-    et al. 2021, Angelopoulos et al. 2021).
+    Testing several transforms and thresholds needs no multiplicity correction. Each transform must be certified, so a
+    false claim needs a false rejection for the worst transform (intersection-union test). Fewer copies pass a lower
+    threshold. A false claim at the final tau therefore implies a false rejection just above the highest tau at which
+    beta truly holds. This highest tau is fixed, so the probability of a false claim is at most delta (fixed-sequence
+    testing; Bates et al. 2021, Angelopoulos et al. 2021).
 
-    ``choose``: fraction of the patients whose copies choose the first tau; with 0, the first tau is that of ``alpha``.
+    ``choose``: fraction of the patients whose copies choose the first tau; with 0, ``alpha`` gives the first tau.
     With several networks, a sample is rejected if one of them rejects it, and each network has an equal share of
     ``alpha`` (Bonferroni). The thresholds of the networks are lowered together, along the ranks of the calibration
-    scores. The threshold of the outlier test is not lowered: the ranks of other samples than outliers are 0.
+    scores. The threshold of the outlier test is not lowered: samples that are no outliers have rank 0.
 
     ``worst_case``: the lowest score of each patient over all transforms must meet ``beta`` as well.
     ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among the rejected samples.
@@ -195,7 +195,7 @@ class Calibrated(Rule):
         rows = evidence.certified_controls
         required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
         choosing, certifying = certification.split_patients(evidence.controls, self.choose, self.seed)
-        failure = self._too_little_evidence(evidence, required, certifying)
+        failure = self._missing_evidence(evidence, required, certifying)
         calibration = evidence.network_calibration_scores
         tau, decisive, thresholds, tau_range = -math.inf, "none", dict[str, float](), None
         table: tuple[Certificate, ...] = ()
@@ -212,9 +212,8 @@ class Calibrated(Rule):
         outliers: float | None = None
         if calibration is not None and evidence.outliers:
             outliers = conformal_threshold(rank_grid(len(calibration)), self.outlier_level(evidence.networks))
-        cost = (
-            rejection_cost(evidence.calibration, tau, self.delta, evidence.networks, outliers) if thresholds else None
-        )
+        parameters = evidence.calibration, tau, self.delta, evidence.networks, outliers
+        cost = rejection_cost(*parameters) if thresholds else None
         return Decision(
             rule=self.name,
             tau=tau,
@@ -233,8 +232,8 @@ class Calibrated(Rule):
             outliers=evidence.outliers,
         )
 
-    def _too_little_evidence(
-        self, evidence: Evidence, required: Mapping[str, PatientScores], certifying: frozenset[str]
+    def _missing_evidence(
+        self, evidence: Evidence, required: Mapping[str, PatientScores], certifying_patients: frozenset[str]
     ) -> str:
         """Sentence about too few patients or copies of the ``required`` transforms; empty if they are enough."""
         patients = 0 if evidence.calibration is None else len(evidence.calibration)
@@ -244,7 +243,7 @@ class Calibrated(Rule):
             return statements.no_controls(self.beta, self.delta, self.choose)
         if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in required:
             return statements.NO_PATIENT_WITH_ALL_COPIES
-        counts = {name: len(scores.select(certifying)) for name, scores in required.items()}
+        counts = {name: len(scores.select(certifying_patients)) for name, scores in required.items()}
         fewest = min(counts, key=counts.__getitem__)
         if counts[fewest] < controls_needed(self.beta, self.delta):
             count, patients = counts[fewest], len(required[fewest])
@@ -258,8 +257,8 @@ class Calibrated(Rule):
         evidence: Evidence,
         calibration: np.ndarray,
         rows: Mapping[str, PatientScores],
-        choosing: frozenset[str],
-        certifying: frozenset[str],
+        choosing_patients: frozenset[str],
+        certifying_patients: frozenset[str],
     ) -> dict[str, float]:
         """Candidate thresholds by name.
 
@@ -272,17 +271,17 @@ class Calibrated(Rule):
             level = benjamini_hochberg(np.minimum(1.0, networks * p_values(samples, calibration)), self.alpha)
         beta = math.inf
         for scores in rows.values():
-            lowest = np.sort(scores.select(choosing))
+            lowest, count = np.sort(scores.select(choosing_patients)), len(scores.select(certifying_patients))
             if len(lowest) == 0:
                 continue
-            passes = passes_for_power(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
+            passes = passes_for_power(len(lowest), count, self.beta, self.delta, self.power)
             if passes >= 0:  # otherwise there are too few copies under this transform to choose a threshold
                 beta = min(beta, float(lowest[passes]))
         return {
             "alpha": conformal_threshold(calibration, level / networks),
             "beta": beta,
             "alpha_max": conformal_threshold(calibration, self._largest_level(evidence)),
-            "certified": certification.highest_certified_threshold(rows, certifying, self.beta, self.delta),
+            "certified": certification.highest_certified_threshold(rows, certifying_patients, self.beta, self.delta),
         }
 
     def outlier_level(self, networks: int) -> float:
@@ -290,7 +289,7 @@ class Calibrated(Rule):
         return self.alpha / networks
 
     def _largest_level(self, evidence: Evidence) -> float:
-        """Level of each identity network at ``alpha_max``; the outlier test keeps its level."""
+        """Level of each identity network at ``alpha_max``; the level of the outlier test stays ``outlier_level``."""
         if not evidence.outliers:
             return self.alpha_max / evidence.networks
         return (self.alpha_max - self.outlier_level(evidence.networks)) / (evidence.networks - 1)
@@ -298,8 +297,8 @@ class Calibrated(Rule):
     def _first_and_final_threshold(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
         """Names of the first and of the final threshold.
 
-        tau starts at the smaller of alpha and beta, but not below alpha_max. The first threshold is final if it is
-        certified. Otherwise the highest certified threshold is final, but not below alpha_max.
+        tau starts at the smaller of the thresholds alpha and beta, but not below alpha_max. The first threshold is
+        final if it is certified. Otherwise the highest certified threshold is final, but not below alpha_max.
         """
         alpha, beta, alpha_max, certified = (thresholds[k] for k in ("alpha", "beta", "alpha_max", "certified"))
         first = "alpha" if alpha <= beta else "beta" if beta > alpha_max else "alpha_max"
@@ -310,19 +309,19 @@ class Calibrated(Rule):
     def _guarantee_statement(
         self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...], cost: RejectionCost | None
     ) -> str:
-        """Sentences of the guarantee of a decision that passed."""
+        """Text of the guarantee of a decision that passed."""
         rows = [row for row in table if row.transform != WEAKEST]
         amounts = {
             row.transform: statements.amount_and_patients(
-                evidence.amounts.get(row.transform, ""), len(evidence.controls[row.transform]), evidence.copied
+                evidence.amounts.get(row.transform, ""), len(evidence.controls[row.transform]), evidence.copied_patients
             )
             for row in rows
         }
-        certifying = min(row.controls for row in rows)
+        fewest_controls = min(row.controls for row in rows)
         level = self.alpha if decisive == "alpha" else self.alpha_max
         copies = statements.copy_guarantee(
             amounts,
-            certifying,
+            fewest_controls,
             self.beta,
             self.delta,
             self.worst_case,
@@ -331,7 +330,7 @@ class Calibrated(Rule):
             evidence.networks,
             self.outlier_level(evidence.networks) if evidence.outliers else None,
         )
-        fdr = self.benjamini_hochberg  # its threshold depends on the samples, so ``cost`` is no bound
+        fdr = self.benjamini_hochberg  # the threshold depends on the samples, so ``cost`` is no bound
         rejection = statements.rejection_guarantee(
             level, fdr and decisive == "alpha", None if fdr else cost, self.delta, evidence.outliers
         )

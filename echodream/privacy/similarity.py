@@ -12,9 +12,9 @@ SIMILARITIES: tuple[Similarity, ...] = ("cosine", "pearson", "euclidean")
 CANCELLATION = 0.01
 """Share of |x|^2 + |y|^2 below which a squared distance is computed from the difference instead of the dot product."""
 CHUNK_ROWS = 2**15
-"""Rows that are normalized together, in double precision."""
+"""Number of rows that are normalized together, in double precision."""
 CHUNK_NUMBERS = 2**22
-"""Numbers per chunk when distances are computed from differences."""
+"""Number of values in a chunk of differences between rows."""
 
 
 def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embeddings") -> Tensor:
@@ -63,9 +63,9 @@ def paired_similarity(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:
 def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tensor | None = None) -> Tensor:
     """Similarity of each row of ``x``, (n, D), to each row of ``y``, (m, D), both normalized: float32 (n, m).
 
-    Similarities are computed in double precision and rounded, so that equal pairs have equal values in any block.
-    Euclidean distances are negative, and computed from dot products after subtraction of ``center``, float32 (D,), a
-    point near the data, or from differences where rounding would be too large.
+    Similarities are computed in double precision and rounded, so that equal pairs have equal values in any block. For
+    ``euclidean``, the similarity is the negative distance. ``center``, a point near the data, float32 (D,), is
+    subtracted from both sets to reduce rounding errors of distances.
     """
     x, y = x.double(), y.double()
     if similarity != "euclidean":
@@ -78,8 +78,8 @@ def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tens
 def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
     """Euclidean distances, (n, m), of the rows of ``x``, float64 (n, D), from the rows of ``y``, (m, D).
 
-    Distances are computed from dot products, or from differences where rounding would be too large, which is rarer for
-    rows near the origin.
+    Distances are computed from dot products, or from differences where rounding errors would be too large. For rows
+    near the origin, differences are needed less often.
     """
     sizes = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     squared = torch.addmm(sizes, x, y.T, alpha=-2)

@@ -28,13 +28,13 @@ from echodream.filtering.embedding import (
 )
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
 from echodream.filtering.memorization import (
-    MemorisedSamples,
     MemorizationTestConfig,
+    MemorizedSamples,
     measure_memorization,
-    sample_memorised,
+    sample_fine_tuned_models,
 )
 from echodream.filtering.positive_controls import Control, select_controls
-from echodream.filtering.record import RECORD, complete_batch, summary_lines
+from echodream.filtering.record import RECORD, completed_batch_folder, summary_lines
 from echodream.filtering.scoring import FilterScores, ScoringConfig, frames_per_sample, score_samples
 from echodream.filtering.views import read_view_grids, record_view_grids
 from echodream.privacy.decision import Decision
@@ -151,7 +151,7 @@ def filter_(
     }
     private_lock = lock_for_writing(Path(private), key="private=")
     try:
-        batch = complete_batch(Path(dst), Path(private), settings)
+        batch = completed_batch_folder(Path(dst), Path(private), settings)
         if batch is not None:
             measured = (read_record(batch / RECORD) or {}).get("memoriser")
             if test_config is None or (measured or {}).get("settings") == asdict(test_config):
@@ -177,7 +177,7 @@ def filter_(
         memorized_latents = () if memorised is None else memorised.latents
         scores = score_samples(
             samples, study, embedders, copy_generator, rule, selected, report_only, config, memorized_latents,
-            others=select_recordings(study, others, "real") if others else None,
+            other_recordings=select_recordings(study, others, "real") if others else None,
         )  # fmt: skip
         decision = rule.decide(scores.evidence)
         measure = partial(_add_memoriser, memorised, scores, decision, store, study, config)
@@ -187,7 +187,7 @@ def filter_(
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
         tries = register_decision(decisions, entry, decision.passed, code_version)
         before = filter_record.count_decisions_without_ledger(read_record(Path(private) / RECORD), settings)
-        tries = replace(tries, same=max(tries.same, before))
+        tries = replace(tries, same_networks=max(tries.same_networks, before))
         known = model_fingerprint is not None
         described = filter_record.public_decision(decision, scores, rule, tries, known, not_tested, others)
         record = {**settings, "decision": described}
@@ -295,7 +295,7 @@ def _memorised_samples(
     device: str,
     command: str,
     code_version: str,
-) -> MemorisedSamples:
+) -> MemorizedSamples:
     """Fine-tune the generator, and sample from it the number of frames that the filter compares per sample."""
     from echodream.training.fine_tuning import fine_tune, training_config
 
@@ -305,11 +305,12 @@ def _memorised_samples(
     )
     frames = len(config.compared_frame_indices(frames_per_sample(store)))
     sampling = store.dataset.sampling_settings
-    return sample_memorised(folders, MODEL_NAMES[config.on], recordings, test_config, copy_generator, sampling, frames)
+    models = folders, MODEL_NAMES[config.on]
+    return sample_fine_tuned_models(*models, recordings, test_config, copy_generator, sampling, frames)
 
 
 def _add_memoriser(
-    memorised: MemorisedSamples | None,
+    memorised: MemorizedSamples | None,
     scores: FilterScores,
     decision: Decision,
     store: Store,
@@ -323,8 +324,8 @@ def _add_memoriser(
         return record
     tau = record["decision"]["tau"]
     tau, delta = decision.tau if tau is None else float(tau), float(decision.settings.get("delta", 0.05))
-    result, evidence = measure_memorization(memorised, scores.further, tau, delta, store, study, config)
-    return filter_record.add_memoriser(folder, result, evidence)
+    result, evidence = measure_memorization(memorised, scores.extra_scores, tau, delta, store, study, config)
+    return filter_record.add_memorization_result(folder, result, evidence)
 
 
 def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, generator: str | None) -> LedgerEntry:
@@ -348,9 +349,9 @@ def _load_embedder(
 ) -> FrameEmbedder:
     """Load the network of setting ``key``. Raises ``UserError`` if the network does not fit ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
-    for store in (each for each in stores if each.dataset.kind == "latent"):  # the encoder of the study encodes pixels
-        embedder.check(store)
-    check_training_store(artifact, "reid", stores[-1], key, decoded=embedder.input_spec.on == "pixels")
+    for store in (each for each in stores if each.dataset.kind == "latent"):  # pixels get the encoder of the study
+        embedder.check_encoder(store)
+    check_training_store(artifact, "reid", stores[-1], key, accept_videos=embedder.input_spec.on == "pixels")
     similarity = embedder.input_spec.similarity
     if isinstance(rule, Calibrated) and rule.similarity != similarity:
         raise UserError(

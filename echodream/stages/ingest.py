@@ -49,8 +49,8 @@ def ingest(
 
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
     ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings. If more than the fraction
-    ``max_rejected`` of all recordings is rejected, the store is not finished and the command fails. Implausible
-    patients raise ``UserError``, unless ``patients_checked`` names the failed check in ``patients.PATIENT_CHECKS`` (True: all).
+    ``max_rejected`` of all recordings is rejected, the store is not finished, and the command fails. With implausible
+    patients it fails, too, unless ``patients_checked`` names the check of ``patients.PATIENT_CHECKS`` (True: all).
 
     With ``synthetic``, the files are samples of an unknown generator of another program, and the store is marked as
     synthetic. Raises ``UserError`` if the store ``real`` of the study exists and has another size, number of channels

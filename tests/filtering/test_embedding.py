@@ -117,12 +117,12 @@ def test_a_network_of_pixels_sees_decoded_frames(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = FrameEmbedder(str(reid(tmp_path / "reid")), "vae")
-    embedder.check(study(tmp_path / "latents"))
+    embedder.check_encoder(study(tmp_path / "latents"))
     with pytest.raises(UserError, match="made by another encoder"):
-        embedder.check(study(tmp_path / "others", encoder="12" * 32))
+        embedder.check_encoder(study(tmp_path / "others", encoder="12" * 32))
     moving_disc_store(tmp_path / "videos")
     with pytest.raises(UserError, match="the filter compares latents"):
-        embedder.check(Store(tmp_path / "videos"))
+        embedder.check_encoder(Store(tmp_path / "videos"))
     with pytest.raises(UserError, match="gives embeddings that are NaN or infinite"):
         embedder.embed(torch.full((2, C, H, W), torch.nan))
     with pytest.raises(UserError, match="choose the network that was trained on this study"):

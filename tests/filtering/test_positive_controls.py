@@ -384,9 +384,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("control", "amount", "description"),
     [
-        (PosteriorSample(), "", "the very same frames"),
+        (PosteriorSample(), "", "the same frames"),
         (PosteriorSample("frames"), "at least two frames away", "another frame of the recording"),
-        (PosteriorSample("recording"), "among the patient's others", "another recording of the patient"),
+        (PosteriorSample("recording"), "in the patient's other recordings", "another recording of the patient"),
         (PixelTransform(), "", "through the autoencoder and back"),
         (PixelTransform(flip=True), "", "mirrored"),
         (PixelTransform(gain=0.3), "by 30 %", "brighter or darker by 30 %"),
@@ -413,4 +413,4 @@ def test_controls_in_words(control: Control, amount: str, description: str) -> N
 
 def test_a_control_that_is_not_known_is_described_by_its_name() -> None:
     assert describe_control("new_way", {}) == "new way"
-    assert describe_control("weakest of all", {}) == "whichever of these hides the patient best"
+    assert describe_control("weakest of all", {}) == "for each patient, the copy with the lowest score"

@@ -58,7 +58,7 @@ def test_random_sets_give_what_brute_force_gives(paired: bool, block: int) -> No
         a = a if paired else np.concatenate([a, a[:3]])
         found = compare_avatars(torch.from_numpy(x), torch.from_numpy(a), paired, block)
         wanted = brute(x, a, np.arange(len(x)) if paired else None)
-        assert found.assigned is not paired
+        assert found.source_is_assigned is not paired
         for name, value in zip(NAMES, wanted, strict=True):
             assert getattr(found, name) == pytest.approx(value, rel=1e-6), (seed, name)
 
@@ -81,8 +81,8 @@ def test_by_hand() -> None:
     assert found.distance.tolist() == [2.0, 0.0, 0.5, 90.0]
     assert found.nearer_avatars.tolist() == [1, 0, 0, 3]
     assert found.nearer_records.tolist() == [1, 0, 0, 3]
-    assert found.hidden.tolist() == [True, False, False, True]
-    assert found.nobody_nearer.tolist() == [False, True, True, False]
+    assert found.is_hidden.tolist() == [True, False, False, True]
+    assert found.avatar_is_nearest.tolist() == [False, True, True, False]
     assert found.closest_distance.tolist() == [1.0, 0.0, 0.5, 90.0]
     assert found.distance_ratio.tolist() == pytest.approx([1.0, 0.0, 0.5 / 1.5, 90 / 97])
     values = {each.name: each for each in anonymity_measures(found, ["a", "b", "c", "d"])}
@@ -103,7 +103,7 @@ def test_by_hand() -> None:
 def test_ties_hide_nobody_and_duplicates_have_a_ratio_of_one() -> None:
     same = torch.tensor([[1.0, 2.0]] * 5 + [[4.0, 6.0]])
     found = compare_avatars(same, same.clone())
-    assert not found.hidden.any()
+    assert not found.is_hidden.any()
     assert not found.nearer_records.any()
     assert found.distance_ratio.tolist() == [1.0] * 5 + [0.0]
     assert found.closest_record.tolist() == [0] * 5 + [5]
@@ -117,11 +117,11 @@ def test_copies_are_not_hidden_and_noise_hides_by_chance() -> None:
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.normal(size=(400, 6)).astype(np.float32))
     copy = compare_avatars(x, x.clone())
-    assert not copy.hidden.any()
-    assert copy.nobody_nearer.all()
+    assert not copy.is_hidden.any()
+    assert copy.avatar_is_nearest.all()
     assert not copy.closest_distance.any()
     noise = compare_avatars(x, torch.from_numpy(rng.normal(size=(400, 6)).astype(np.float32)))
-    assert noise.hidden.mean() == pytest.approx(1 - 1 / 400, abs=0.01)
+    assert noise.is_hidden.mean() == pytest.approx(1 - 1 / 400, abs=0.01)
     assert np.median(noise.nearer_avatars) == pytest.approx(199.5, abs=25)
 
 
@@ -136,7 +136,7 @@ def test_other_images_of_a_patient_hide_nobody() -> None:
     """Each image's avatar is that of the next image: of the same patient for some, of another for the rest."""
     records = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
     avatars = records[[1, 0, 3, 2]]
-    assert compare_avatars(records, avatars).hidden.all()
+    assert compare_avatars(records, avatars).is_hidden.all()
     assert hidden_by_patient(records, avatars, ["a", "a", "b", "b"]).tolist() == [False] * 4
     assert hidden_by_patient(records, avatars, ["a", "b", "b", "a"]).tolist() == [True] * 4
     assert hidden_by_patient(records, records, ["a", "b", "c", "d"]).tolist() == [False] * 4

@@ -42,7 +42,7 @@ def table(x: np.ndarray, y: np.ndarray, similarity: Similarity) -> np.ndarray:
 @pytest.mark.parametrize(("stream", "block"), [(1, 50), (64, 16), (1000, 1000)])
 def test_the_search_is_the_table(similarity: Similarity, stream: int, block: int) -> None:
     x, y, names = normal(SAMPLES, 0), normal(REFERENCES, 1), patients()
-    found = nearest_patients(x, streamed(y, names, stream), similarity, second=True, block=block)
+    found = nearest_patients(x, streamed(y, names, stream), similarity, find_second=True, block=block)
     truth = table(x.double().numpy(), y.double().numpy(), similarity)
     known = np.array(sorted(set(names)))
     by_patient = np.stack([truth[:, np.array(names) == name].max(axis=1) for name in known], axis=1)
@@ -60,7 +60,7 @@ def test_the_search_is_the_table(similarity: Similarity, stream: int, block: int
 def test_frames_of_a_sample_count_together(similarity: Similarity) -> None:
     x, y, names = normal(SAMPLES, 0), normal(REFERENCES, 1), patients()
     groups = np.array([number % 5 for number in range(SAMPLES)])
-    found = nearest_patients(x, streamed(y, names, 32), similarity, groups=groups, second=True)
+    found = nearest_patients(x, streamed(y, names, 32), similarity, groups=groups, find_second=True)
     truth = table(x.double().numpy(), y.double().numpy(), similarity)
     known = np.array(sorted(set(names)))
     for sample in range(5):
@@ -76,7 +76,7 @@ def test_frames_of_a_sample_count_together(similarity: Similarity) -> None:
 def test_the_second_nearest_is_another_patient() -> None:
     x = torch.tensor([[1.0, 0.0]])
     y = torch.tensor([[1.0, 0.01], [1.0, 0.02], [1.0, 0.5]])
-    found = nearest_patients(x, [(y, ["a", "a", "b"])], second=True)
+    found = nearest_patients(x, [(y, ["a", "a", "b"])], find_second=True)
     assert (found.patient[0], found.second_patient[0]) == ("a", "b")  # type: ignore[index]
 
 
@@ -90,7 +90,9 @@ def test_order_and_blocks_change_nothing_even_where_float32_cannot_tell(similari
     for seed, (stream, block) in enumerate([(300, 300), (7, 19), (64, 128), (1, 5)]):
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
         shuffled = [names[place] for place in order]
-        results.append(nearest_patients(x, streamed(y[order], shuffled, stream), similarity, second=True, block=block))
+        results.append(
+            nearest_patients(x, streamed(y[order], shuffled, stream), similarity, find_second=True, block=block)
+        )
     for other in results[1:]:
         assert np.array_equal(other.score, results[0].score)
         assert np.array_equal(other.second_score, results[0].second_score)  # type: ignore[arg-type]
@@ -108,11 +110,11 @@ def test_names_are_compared_in_ties_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(nearest_neighbors, "_name_ranks", counted)
     x, y, names = normal(SAMPLES, 0), normal(REFERENCES, 1), [f"p{number}" for number in range(REFERENCES)]
-    nearest_patients(x, streamed(y, names, 8), second=True, block=8)
+    nearest_patients(x, streamed(y, names, 8), find_second=True, block=8)
     assert compared == []
     y[-1] = y[0]
-    nearest_patients(x[:1], streamed(y, names, 8), second=True, block=8)
-    nearest = nearest_patients(y[:1], streamed(y, names, 8), second=True, block=8)
+    nearest_patients(x[:1], streamed(y, names, 8), find_second=True, block=8)
+    nearest = nearest_patients(y[:1], streamed(y, names, 8), find_second=True, block=8)
     assert 0 < sum(compared) <= 8
     assert (nearest.patient[0], nearest.second_patient[0]) == ("p0", names[-1])  # type: ignore[index]
 
@@ -134,7 +136,7 @@ def test_of_tied_patients_the_first_by_name_is_named() -> None:
     x = normal(3, 0)
     for names in (["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]):
         found = nearest_patients(
-            x[:1], [(torch.cat([x[:1], x[1:2]]), [name, "x"]) for name in names], second=True, block=2
+            x[:1], [(torch.cat([x[:1], x[1:2]]), [name, "x"]) for name in names], find_second=True, block=2
         )
         assert found.patient.tolist() == ["a"]
         assert found.second_patient is not None
@@ -159,7 +161,7 @@ def test_memory_does_not_grow_with_samples_times_references(second: bool) -> Non
     for references in (512, 4096):
         stream = ((normal(64, seed, width=16), [f"p{seed}"] * 64) for seed in range(references // 64))
         with LargestTensor() as mode:
-            found = nearest_patients(normal(600, 99, width=16), stream, second=second, block=128)
+            found = nearest_patients(normal(600, 99, width=16), stream, find_second=second, block=128)
         assert found.references == references
         largest[references] = mode.elements
     assert largest[512] == largest[4096]
@@ -194,7 +196,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
     with pytest.raises(UserError, match="no reference"):
         nearest_patients(x, [])
     with pytest.raises(UserError, match="one patient only"):
-        nearest_patients(x, [(x, ["a"] * 5)], second=True)
+        nearest_patients(x, [(x, ["a"] * 5)], find_second=True)
     with pytest.raises(UserError, match="8 features and samples 7"):
         nearest_patients(x, [(normal(5, 0, width=8), list("abcde"))])
     with pytest.raises(UserError, match="5 references and 4 patients"):

@@ -168,13 +168,13 @@ def test_joint_bounds_are_bonferronis_over_the_rows() -> None:
 def test_the_statement_says_of_how_many_patients_a_transform_has_copies() -> None:
     """Of 130 patients who were copied, 90 have another recording."""
     of = controls(130) | {"other_recording": scores(np.full(90, 100.0), "t")}
-    amounts = {"other_recording": "among the patient's others"}
-    decision = Calibrated(choose=0.0).decide(Evidence(calibration(), of, amounts=amounts, copied=130))
+    amounts = {"other_recording": "in the patient's other recordings"}
+    decision = Calibrated(choose=0.0).decide(Evidence(calibration(), of, amounts=amounts, copied_patients=130))
     assert decision.passed
-    told = "other_recording among the patient's others for the 90 of 130 patients who have such copies"
+    told = "other_recording in the patient's other recordings for the 90 of 130 patients who have such copies"
     assert f"(flip, {told})" in decision.statement
     assert "by copies of 90 or more patients" in decision.statement
-    whole = Calibrated(choose=0.0).decide(Evidence(calibration(), controls(130), copied=130))
+    whole = Calibrated(choose=0.0).decide(Evidence(calibration(), controls(130), copied_patients=130))
     assert "who have such copies" not in whole.statement
 
 

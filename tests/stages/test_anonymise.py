@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.anonymization.methods import joint_selection
+from echodream.anonymization.methods import select_joint_frames
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import select_recordings
 from echodream.diffusion.model import DiffusionModel
@@ -194,10 +194,10 @@ def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
 ) -> None:
     rows = select_recordings(Store(folder / "real"), SPLITS, "src")
     for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
-        taken, where = joint_selection(rows, 0, place, 3)  # marked are 0, 2 and 8
+        taken, where = select_joint_frames(rows, 0, place, 3)  # marked are 0, 2 and 8
         assert (taken.frames.tolist(), where) == (shown, slot)
-    assert joint_selection(rows, 1, 6, 1)[0].frames.tolist() == [6]
-    assert joint_selection(rows, 1, 5, 2)[0].frames.tolist() == [5, 11]
+    assert select_joint_frames(rows, 1, 6, 1)[0].frames.tolist() == [6]
+    assert select_joint_frames(rows, 1, 5, 2)[0].frames.tolist() == [5, 11]
     generator(folder, frames=3)
     planted(monkeypatch, lambda *_: torch.zeros(1, 1, 1, 1), 1.0)
     made = whitened(run(folder, "strength=0.01"))

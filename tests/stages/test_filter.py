@@ -591,7 +591,8 @@ def test_decisions_with_other_networks_are_named(folder: Path) -> None:
     run(folder, f"dst={folder}/other", f"private={folder}/second")
     found = decided(folder / "other")
     assert (found["tries"], found["tries_with_other_networks"]) == (1, 1)
-    assert "first decision with these networks on these patients. 1 with other networks" in found["statement"]
+    assert "This is the first decision with these networks on these patients." in found["statement"]
+    assert "Decisions with other networks on these patients (1) and on other copies" in found["statement"]
 
 
 def test_decisions_of_before_the_ledger_still_count(folder: Path) -> None:
@@ -869,7 +870,7 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
         (r"leave_out=null is not possible: give it a value", "leave_out=null"),
         (r"report_only=exact is not a list", "report_only=exact"),
         ("controls.flip is not a control", "controls.flip=3"),
-        ("views= names transforms of pixels without randomness", "views=[exact]"),
+        ("views= can only name transforms of pixels without randomness", "views=[exact]"),
         ("has no transform outside report_only=", "report_only=[exact,other_frame]"),
         ("lies in .*private, which may be shared", "private=${dst}/report"),
         ("lies in .*images, which may be shared", "private=${src}"),

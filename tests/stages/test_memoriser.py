@@ -97,7 +97,7 @@ def test_counts_are_those_of_brute_force(folder: Path, monkeypatch: pytest.Monke
     from echodream.filtering import memorization
 
     seen: list[Any] = []
-    sample = memorization.sample_memorised
+    sample = memorization.sample_fine_tuned_models
 
     def planted(*given: Any) -> Any:
         """Samples among which are a copy of a frame, mixtures of a frame with noise, and noise."""
@@ -112,7 +112,7 @@ def test_counts_are_those_of_brute_force(folder: Path, monkeypatch: pytest.Monke
         seen.append(made)
         return made
 
-    monkeypatch.setattr("echodream.stages.filter.sample_memorised", planted)
+    monkeypatch.setattr("echodream.stages.filter.sample_fine_tuned_models", planted)
     summary = run(folder, *MEMORISER)
     found, of = record(folder)["memoriser"], recordings()
     (made,) = seen
@@ -228,7 +228,7 @@ MOMENTS = {
     "second checkpoint": (AtomicCheckpointIO, "save_checkpoint", 2),
     "a step of the second part": (LatentDiffusion, "training_step", 5),
     "export of the first part": (LatentDiffusion, "export", 1),
-    "result not yet written": (filter_record, "add_memoriser", 1),
+    "result not yet written": (filter_record, "add_memorization_result", 1),
 }
 
 

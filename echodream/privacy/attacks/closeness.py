@@ -8,8 +8,8 @@ import numpy as np
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_median
 
-DRAWS = 50
-"""Number of random subsets of the larger group."""
+SUBSETS = 50
+"""Number of random subsets of the larger group of patients."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Closeness:
     ``dcr_*``: median distance to the closest patient. ``nndr_*``: median ratio of the distances to the closest and the
     second closest patient, 1 if both are 0. ``nearest_in_train``: share of samples that are closer to a training
     patient than to every held-out patient (ties count half), with its interval over samples; a generator that copies no
-    patient has an expected share of 0.5. ``p_value``: share of random splits of the patients with at least this share
-    (permutation test). ``patients``: number of patients in each group. A small DCR alone does not prove copying (arXiv
-    2505.01524).
+    patient has an expected share of 0.5. ``p_value``: fraction of random splits of the patients with a share at least
+    as high (permutation test). ``patients``: number of patients in each group. A small DCR alone does not prove copying
+    (arXiv 2505.01524).
 
     Random subsets of the larger group have the size of the smaller group. ``nearest_in_train`` is the mean over all
-    subsets, in closed form; ``spread`` is its standard deviation over ``draws`` subsets. Medians are over samples and
+    subsets, in closed form; ``spread`` is the standard deviation over ``draws`` subsets. Medians are over samples and
     subsets.
     """
 
@@ -39,25 +39,24 @@ class Closeness:
     draws: int
 
 
-def dcr_and_nndr(to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, repeats: int = 1000) -> Closeness:
-    """DCR, NNDR and the share nearest in training, from distances of n samples to patients, (n, m) and (n, l).
+def dcr_and_nndr(train: np.ndarray, holdout: np.ndarray, seed: int = 0, repeats: int = 1000) -> Closeness:
+    """Closeness from distances of n samples to m patients in ``train``, (n, m), and l patients in ``holdout``, (n, l).
 
     Raises ``UserError`` if a group has fewer than two patients.
     """
-    m, patients = to_train.shape[1], min(to_train.shape[1], to_holdout.shape[1])
+    m, patients = train.shape[1], min(train.shape[1], holdout.shape[1])
     if patients < 2:
         raise UserError("closeness needs two or more patients in training and held out.")
     generator = np.random.default_rng(seed)
-    draws = 1 if to_train.shape == to_holdout.shape else DRAWS
+    draws = 1 if train.shape == holdout.shape else SUBSETS
     drawn = [
-        [part[:, generator.permutation(part.shape[1])[:patients]] for part in (to_train, to_holdout)]
-        for _ in range(draws)
+        [part[:, generator.permutation(part.shape[1])[:patients]] for part in (train, holdout)] for _ in range(draws)
     ]
     shares = [float(_share_closer_to_first(*parts).mean()) for parts in drawn]
-    unit = np.tile(np.arange(len(to_train)), draws)
+    unit = np.tile(np.arange(len(train)), draws)
     nearest = [np.concatenate([parts[k].min(axis=1) for parts in drawn]) for k in (0, 1)]
     ratios = [np.concatenate([_distance_ratio(parts[k]) for parts in drawn]) for k in (0, 1)]
-    closer, to_all = _share_closer_to_first(to_train, to_holdout), np.concatenate([to_train, to_holdout], axis=1)
+    closer, to_all = _share_closer_to_first(train, holdout), np.concatenate([train, holdout], axis=1)
     permuted = np.empty(repeats)
     for repeat in range(repeats):
         order = generator.permutation(to_all.shape[1])
@@ -76,7 +75,7 @@ def dcr_and_nndr(to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, re
 
 
 def _share_closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Share of the subsets of equal size for which a sample is closer to the first group; (n, m), (n, l) to (n,).
+    """Share of equal-size subsets for which each sample is closer to the first group, (n,), from (n, m) and (n, l).
 
     A subset has l of the m patients of the larger group. If k of the m patients are closer than the nearest patient of
     the smaller group, a subset contains none of these k patients with probability C(m - k, l) / C(m, l). Ties count

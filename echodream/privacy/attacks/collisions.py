@@ -26,7 +26,7 @@ class Collisions:
 
 
 def collisions(samples: Tensor, threshold: float, similarity: Similarity = "cosine", block: int = 1024) -> Collisions:
-    """Collisions of ``samples``, (n, D), embeddings of one sample per seed. Compare with the collisions of patients."""
+    """Collisions of ``samples``, (n, D), embeddings of one sample per seed."""
     rows = normalize(samples, similarity, "samples").double()
     count = len(rows)
     if count < 3:

@@ -14,10 +14,10 @@ from echodream.metrics.bootstrap import Interval
 class Copying:
     """Data-copying score C_T of Meehan et al. (arXiv 2004.05675).
 
-    ``score``: mean of ``cells``, weighted by their shares of the held-out data. A score of -3 or less means that
-    samples are closer to the training set than held-out data are; a score above 0, that they are farther away. The
-    interval of the score is +-1.96 standard errors under the null hypothesis. ``cells``: z-score of the Mann-Whitney
-    test in each cell. ``left_out``: number of cells with too few samples or held-out rows.
+    ``score``: mean of ``cells``, weighted by the shares of the held-out data in the cells. A score of -3 or less means
+    that samples are closer to the training set than held-out data are; a score above 0 means that samples are farther
+    away. The interval of the score is +-1.96 standard errors under the null hypothesis. ``cells``: z-score of the
+    Mann-Whitney test in each cell. ``left_out``: number of cells with too few samples or held-out rows.
     """
 
     score: Interval
@@ -26,7 +26,7 @@ class Copying:
 
 
 def mann_whitney_z(held_out: np.ndarray, samples: np.ndarray) -> float:
-    """z-score of the Mann-Whitney test, positive if distances of ``samples``, (m,), exceed ``held_out``, (n,)."""
+    """z-score of the Mann-Whitney test, positive if the distances ``samples``, (m,), exceed ``held_out``, (n,)."""
     from scipy.stats import rankdata
 
     n, m = len(held_out), len(samples)
@@ -39,21 +39,21 @@ def mann_whitney_z(held_out: np.ndarray, samples: np.ndarray) -> float:
 
 
 def copying_score(
-    samples: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], cells: int, least: int = 10
+    samples: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], cells: int, min_rows: int = 10
 ) -> Copying:
-    """C_T from distances to the nearest training embedding, and k-means cells, of samples and held-out rows, (n,) each.
+    """C_T of samples and of held-out rows, each given by distances to the nearest training row and k-means cells, (n,).
 
-    Rows must be independent: one per sample and per patient. Cells with fewer than ``least`` samples or held-out rows
-    are left out. Raises ``UserError`` if no cell is left.
+    Rows must be independent: one row per sample and one per held-out patient. Cells with fewer than ``min_rows``
+    samples or held-out rows are left out. Raises ``UserError`` if no cell is left.
     """
     scores, weights = [], []
     for cell in range(cells):
         near, reference = (distance[cells_of == cell] for distance, cells_of in (samples, held_out))
-        if min(len(near), len(reference)) >= least:
+        if min(len(near), len(reference)) >= min_rows:
             scores.append(mann_whitney_z(reference, near))
             weights.append(len(reference))
     if not scores:
-        raise UserError(f"No cell has {least} samples and {least} held-out rows: choose fewer cells.")
+        raise UserError(f"No cell has {min_rows} samples and {min_rows} held-out rows: choose fewer cells.")
     shares = np.array(weights) / sum(weights)
     score, half = float(shares @ scores), float(1.96 * np.sqrt((shares**2).sum()))
     return Copying(Interval(score, score - half, score + half), tuple(scores), cells - len(scores))

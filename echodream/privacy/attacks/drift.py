@@ -17,7 +17,7 @@ class Drift:
 
     ``curve``, (F,): mean similarity of frame f over the videos with at least f + 1 frames; its interval is ``low`` to
     ``high``, (F,) each. ``last``: mean similarity of the last frame. ``step``: mean similarity of consecutive frames.
-    ``lost``: share of videos with a frame below the threshold, with its exact interval.
+    ``lost``: share of videos with a frame whose similarity is below the threshold, with its exact interval.
     """
 
     curve: np.ndarray

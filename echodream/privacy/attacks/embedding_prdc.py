@@ -10,7 +10,7 @@ from echodream.privacy.nearest_neighbors import check_embeddings, distance_block
 
 
 def prdc_intervals(synthetic: Tensor, real: Tensor, k: int = 5, seed: int = 0) -> dict[str, Interval]:
-    """PRDC (``metrics.prdc``) of embeddings, (N, D) and (M, D), by Euclidean distance with ``k`` neighbors.
+    """PRDC (``metrics.prdc``) of embeddings, (N, D) and (M, D), by Euclidean distance to ``k`` neighbors.
 
     Recall and coverage are bootstrapped over ``real``, precision and density over ``synthetic``, with fixed radii.
     """

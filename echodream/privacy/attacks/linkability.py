@@ -16,9 +16,9 @@ from echodream.privacy.nearest_neighbors import check_embeddings, distance_block
 class Linkability:
     """Success rates of the linkability attack, and the residual risk (Giomi et al., arXiv 2211.10459).
 
-    ``attack``: share of training patients that the attack links. ``control``: share of linked patients among those that
-    the generator was not trained on. ``baseline``: success rate of a random guess. ``risk``: (attack - control) / (1 -
-    control), in [0, 1]. If ``attack`` is not above ``baseline``, the attack failed, and ``risk`` has no meaning.
+    ``attack``: share of training patients that the attack links. ``control``: share of linked patients among patients
+    on whom the generator was not trained. ``baseline``: success rate of a random guess. ``risk``: (attack - control) /
+    (1 - control), in [0, 1]. If ``attack`` is not above ``baseline``, the attack failed, and ``risk`` has no meaning.
     """
 
     attack: Interval
@@ -45,7 +45,7 @@ def linkability(
     """Linkability attack on two views of each patient or sample, one row each: (n, D_1) and (n, D_2).
 
     Views are frames, recordings, or parts of the features. The attack links two views if one sample is among the
-    ``neighbors`` nearest samples of both. Raises ``UserError`` for unpaired views and an invalid ``neighbors``.
+    ``neighbors`` nearest samples of both views. Raises ``UserError`` for unpaired views and an invalid ``neighbors``.
     """
     for name, (first, second) in (("train", train), ("control", control), ("synthetic", synthetic)):
         if len(first) != len(second):
@@ -56,11 +56,11 @@ def linkability(
         )
         for pair in (zip(views, synthetic, strict=True) for views in (train, control))
     ]
-    return linkability_of_distances(distances[0], distances[1], neighbors)
+    return linkability_from_distances(distances[0], distances[1], neighbors)
 
 
-def linkability_of_distances(train: Sequence[Tensor], control: Sequence[Tensor], neighbors: int = 1) -> Linkability:
-    """``linkability`` from the distances of both views to those of the samples: (n, samples) for each view."""
+def linkability_from_distances(train: Sequence[Tensor], control: Sequence[Tensor], neighbors: int = 1) -> Linkability:
+    """``linkability`` from the distances of both views to the views of the samples, (n, samples) for each view."""
     samples = train[0].shape[1]
     if not 1 <= neighbors <= samples:
         raise UserError(f"neighbors={neighbors} must be between 1 and the number of synthetic samples, {samples}.")

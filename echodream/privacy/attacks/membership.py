@@ -12,7 +12,7 @@ from echodream.metrics.classification import auc_interval
 from echodream.privacy.conformal import finite_scores
 
 FOLDS = 5
-"""Number of folds of patients of the trained attacker."""
+"""Number of patient folds for the cross-fitting of the trained attacker."""
 NEIGHBORS = 10
 """Number of nearest samples whose distances the trained attacker uses."""
 
@@ -22,7 +22,7 @@ class Membership:
     """Separation of training patients (members) from other patients by a score, with bootstrap intervals over patients.
 
     ``auc``: ROC AUC; 0.5 is chance level. ``tpr``: true positive rate at a false positive rate of at most ``fpr``. If
-    ``resolved`` is false, there are fewer than 1 / fpr others, and ``tpr`` is at a false positive rate of 0.
+    ``resolved`` is false, there are fewer than 1 / fpr other patients, and ``tpr`` is at a false positive rate of 0.
     """
 
     auc: Interval
@@ -35,12 +35,12 @@ class Membership:
 
 @dataclass(frozen=True)
 class ControlledAuc:
-    """AUC of an attack, and of a control: the same attack without anything that depends on who was in training.
+    """AUC of an attack, and of a control: the same attack with scores that do not depend on the training.
 
-    If the interval of ``control`` excludes .5, the training patients differ from the others by themselves. ``beyond``:
-    ``auc`` minus ``control``. Its interval assumes that the two are independent; they are of the same patients, so the
-    interval tends to be too wide. This leaves room for the randomness of generated samples, which the intervals do not
-    include.
+    If the interval of ``control`` excludes 0.5, the training patients differ from the other patients for other reasons
+    than the training. ``beyond``: ``auc`` minus ``control``. The interval of ``beyond`` assumes independent AUCs. The
+    AUCs are of the same patients, so this interval tends to be too wide. The randomness of generated samples is not in
+    any interval.
     """
 
     auc: Interval
@@ -49,25 +49,25 @@ class ControlledAuc:
 
     @property
     def groups_differ(self) -> bool:
-        """Whether the training patients differ from the others by themselves."""
+        """Whether the control distinguishes training patients from other patients."""
         return not self.control.low <= 0.5 <= self.control.high
 
     @property
     def succeeds(self) -> bool:
-        """Whether the attack is better than chance and than its control."""
+        """Whether the attack is better than chance and better than its control."""
         return self.beyond.low > 0 if self.groups_differ else self.auc.low > max(0.5, self.control.value)
 
 
-def controlled_auc(scores: np.ndarray, control: np.ndarray, member: np.ndarray) -> ControlledAuc:
-    """AUC of ``scores`` and of ``control``, one per patient, (P,), higher for members; ``member``: bool (P,)."""
-    first, second = (auc_interval(values[member], values[~member]) for values in (scores, control))
+def controlled_auc(scores: np.ndarray, control: np.ndarray, is_member: np.ndarray) -> ControlledAuc:
+    """AUC of the scores ``scores`` and ``control`` of patients, (P,), higher for members; ``is_member``: bool (P,)."""
+    first, second = (auc_interval(values[is_member], values[~is_member]) for values in (scores, control))
     difference, half = first.value - second.value, math.hypot(*((each.high - each.low) / 2 for each in (first, second)))
     return ControlledAuc(first, second, Interval(difference, difference - half, difference + half))
 
 
 def membership(
     scores: np.ndarray,
-    member: np.ndarray,
+    is_member: np.ndarray,
     patients: Sequence[object],
     fpr: float = 0.01,
     repeats: int = 1000,
@@ -75,15 +75,15 @@ def membership(
 ) -> Membership:
     """AUC and TPR of ``scores`` of records, (n,), which are higher for members (such as the negative loss).
 
-    ``member``, bool (n,): whether the record was in training. Scores are averaged over the records of each of
+    ``is_member``, bool (n,): whether the record was in training. Scores are averaged over the records of each of
     ``patients``, (n,). Raises ``UserError`` if a patient is in both groups, or if a group is empty.
     """
-    values, member = finite_scores(scores, "membership scores"), np.asarray(member, dtype=bool)
-    if len(member) != len(values):
-        raise UserError(f"{len(values)} scores and {len(member)} memberships: give the membership of each score.")
+    values, is_member = finite_scores(scores, "membership scores"), np.asarray(is_member, dtype=bool)
+    if len(is_member) != len(values):
+        raise UserError(f"{len(values)} scores and {len(is_member)} memberships: give the membership of each score.")
     unit = unit_indices(patients, len(values))
     counts = np.bincount(unit)
-    means, member_share = np.bincount(unit, values) / counts, np.bincount(unit, member) / counts
+    means, member_share = np.bincount(unit, values) / counts, np.bincount(unit, is_member) / counts
     if ((member_share > 0) & (member_share < 1)).any():
         raise UserError("A patient is both a member and not a member: split the study by patient.")
     members, others = means[member_share == 1], means[member_share == 0]
@@ -99,7 +99,7 @@ def membership(
     )
 
 
-def combine_levels(errors: np.ndarray) -> np.ndarray:
+def combine_noise_levels(errors: np.ndarray) -> np.ndarray:
     """Score of each record, (n,), from its errors at L noise levels, (n, L): minus the mean of standardized errors.
 
     Each level is standardized over all records, because errors grow with the noise level.
@@ -112,14 +112,15 @@ def combine_levels(errors: np.ndarray) -> np.ndarray:
     return score
 
 
-def calibrated_errors(errors: np.ndarray, difficulty: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """``errors`` of patients, (P,), without the part that is linear in their ``difficulty``, (P,).
+def calibrated_errors(errors: np.ndarray, difficulty: np.ndarray, is_member: np.ndarray) -> np.ndarray:
+    """``errors`` of patients, (P,), minus the part that is proportional to their ``difficulty``, (P,).
 
     Some patients are difficult for every network (difficulty calibration, Watson et al. 2022, arXiv 2111.08440). The
-    slope is that within the groups of ``member``, bool (P,), so that the mean error of a group does not change it.
+    slope is estimated within members and within other patients (``is_member``, bool (P,)), so it does not depend on the
+    difference of the mean errors of the two groups.
     """
     centered = difficulty.astype(np.float64)
-    for group in (group for group in (member, ~member) if group.any()):
+    for group in (group for group in (is_member, ~is_member) if group.any()):
         centered[group] -= centered[group].mean()
     variance = centered @ centered
     calibrated: np.ndarray = errors - difficulty * (centered @ errors / variance if variance > 0 else 0.0)
@@ -132,44 +133,41 @@ def nearest_sample_scores(distances: np.ndarray) -> np.ndarray:
     return scores
 
 
-def trained_attacker_scores(distances: np.ndarray, member: np.ndarray, seed: int = 0) -> np.ndarray:
+def trained_attacker_scores(distances: np.ndarray, is_member: np.ndarray, seed: int = 0) -> np.ndarray:
     """Score of each patient, (P,), by a regression on the distances to the nearest samples.
 
-    ``distances``, (n, P): of n samples to P patients. ``member``, bool (P,): whether a patient was in training. The
-    features are the log distance to the nearest sample, and the log ratio of the distances to the ``NEIGHBORS``-th
-    nearest and to the nearest sample. The regression is fitted without the patients that it scores (cross-fitting). Its
-    coefficients cannot be negative: a regression that learns the sign from few patients has an AUC that varies more
-    than its interval says. Raises ``UserError`` for a group of fewer than two patients.
+    ``distances``, (n, P): distances of n samples to P patients. ``is_member``, bool (P,): whether a patient was in
+    training. The features are the log distance to the nearest sample, and the log ratio of the distances to the
+    ``NEIGHBORS``-th nearest and to the nearest sample. The regression is fitted without the patients that it scores
+    (cross-fitting). Its coefficients cannot be negative: if the signs were fitted to few patients, the AUC would vary
+    more than its interval shows. Raises ``UserError`` for a group of fewer than two patients.
     """
     from scipy.optimize import nnls
 
-    if min(member.sum(), (~member).sum()) < 2:
+    if min(is_member.sum(), (~is_member).sum()) < 2:
         raise UserError("a trained attacker needs two or more patients in training and held out")
     far = min(NEIGHBORS, len(distances)) - 1
     nearest, further = np.partition(distances, (0, far), axis=0)[[0, far]].astype(np.float64)
     floor = max(1e-3 * np.median(nearest), np.finfo(np.float32).tiny)
     nearest, further = (np.log(np.maximum(each, floor)) for each in (nearest, further))
-    features, fold, scores = (
-        np.stack([-nearest, further - nearest], axis=1),
-        np.empty(len(member), int),
-        np.empty(len(member)),
-    )
-    for group in (member, ~member):
+    features = np.stack([-nearest, further - nearest], axis=1)
+    fold, scores = np.empty(len(is_member), int), np.empty(len(is_member))
+    for group in (is_member, ~is_member):
         fold[group] = np.random.default_rng(seed).permutation(group.sum()) % FOLDS
     for number in np.unique(fold):
         fitted, scored = features[fold != number], features[fold == number]
         spread = np.where(fitted.std(axis=0) > 0, fitted.std(axis=0), 1)
-        target = member[fold != number].astype(np.float64)
+        target = is_member[fold != number].astype(np.float64)
         weights = nnls((fitted - fitted.mean(axis=0)) / spread, target - target.mean())[0]
         scores[fold == number] = (scored - fitted.mean(axis=0)) / spread @ weights
     return scores
 
 
-def without_own_distances(distances: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Distances, (q - 1, P), of real patients in place of samples, without the distance of a patient to itself.
+def drop_self_distances(distances: np.ndarray, patients: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Distances of q real patients, in place of samples, to P patients, without self-distances: (q, P) to (q - 1, P).
 
-    Row k is of the patient ``patients[k]``. A patient without a row of its own is compared with a random q - 1 of the
-    rows, so that all patients are compared with equally many.
+    Row k of ``distances`` belongs to the patient ``patients[k]``. For a patient without a row, a random row is left
+    out, so that all patients are compared with q - 1 rows.
     """
     left_out = np.random.default_rng(seed).integers(len(distances), size=(distances.shape[1],))
     left_out[patients] = np.arange(len(distances))

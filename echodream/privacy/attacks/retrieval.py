@@ -14,8 +14,8 @@ class Retrieval:
     """Share of ``total`` training images (or patients) that are the nearest neighbor of a sample (arXiv 2411.16171).
 
     ``covered``: the share that ``samples`` samples retrieve. ``score``: the image retrieval score with its interval, an
-    estimate of the share for unlimited samples if all retrievable images are equally likely. The reference is the score
-    of held-out data, because neighborhoods differ in size even for a perfect generator.
+    estimate of the share for unlimited samples if all retrievable images are equally likely. Compare ``score`` with the
+    score of held-out data: even for a perfect generator, images are not equally likely to be a nearest neighbor.
     """
 
     covered: float
@@ -39,7 +39,7 @@ def retrieval(retrieved: Sequence[object] | np.ndarray, total: int) -> Retrieval
 
 
 def occupancy(sizes: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std of the number of distinct values in ``draws`` uniform draws from ``sizes`` values; (k,) each."""
+    """Mean and standard deviation of the number of distinct values in ``draws`` draws from ``sizes``, (k,), values."""
     miss_one = np.exp(draws * np.log1p(-1 / np.maximum(sizes, 1 + 1e-12)))  # probability that a given value is missed
     miss_two = np.exp(draws * np.log1p(-2 / np.maximum(sizes, 2 + 1e-12)))
     miss_one, miss_two = np.where(sizes > 1, miss_one, 0.0), np.where(sizes > 2, miss_two, 0.0)

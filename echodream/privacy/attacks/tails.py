@@ -1,7 +1,7 @@
 """Tail tests: are single samples much closer to a training patient than harmless samples or new patients are?
 
-A mean over all samples hardly changes if a few samples are copies. Both tests take distances between samples and
-patients; a distance is that of the two nearest frames.
+A mean over all samples hardly changes if a few samples are copies. In this file, the distance between a sample and a
+patient is the distance between their two nearest frames.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ LARGEST_GAP = np.log(1e6)
 
 
 @dataclass(frozen=True)
-class NearerCount:
-    """Number of ``samples`` that are nearer to a training patient than each of ``controls`` new patients.
+class NearerSampleCount:
+    """Number of ``samples`` that are nearer to a training patient than all of the ``controls`` new patients are.
 
-    ``count``: number of these samples; ``share``: their share, with its exact interval. ``expected``: expected share of
-    samples that are like new patients, whose number is beta-binomial, Beta(1, controls). ``threshold``: distance of the
-    nearest new patient. ``nearest``: number of samples that are nearer to a training patient than any two patients are
-    to each other. ``p_value``: share of random choices of the training patients for which ``nearest`` is at least as
-    high. ``smallest_p_value``: the smallest p-value that ``nearest`` copies can have, which is that of copies of
-    different patients.
+    ``count``: number of these samples; ``share``: ``count`` as a share of all samples, with its exact interval.
+    ``expected``: expected ``share`` and interval if samples are like new patients; the count is then beta-binomial with
+    Beta(1, controls). ``threshold``: distance of the nearest new patient. ``nearest``: number of samples that are
+    nearer to a training patient than any two patients are to each other. ``p_value``: share of random choices of the
+    training patients for which ``nearest`` is at least as high. ``smallest_p_value``: p-value of ``nearest`` copies of
+    different patients, which is the smallest possible p-value.
     """
 
     count: int
@@ -39,35 +39,35 @@ class NearerCount:
 
 
 def nearer_than_new_patients(
-    to_patients: np.ndarray,
-    between_patients: np.ndarray,
+    sample_distances: np.ndarray,
+    patient_distances: np.ndarray,
     rows: np.ndarray,
-    member: np.ndarray,
+    is_member: np.ndarray,
     repeats: int = 1000,
     seed: int = 0,
-) -> NearerCount:
-    """Count the samples nearer to training than all new patients, and test by permuting which patients are in training.
+) -> NearerSampleCount:
+    """Count samples that are nearer to a training patient than all new patients are, with a permutation test.
 
-    ``to_patients``, (n, P): distance of each sample to each patient. ``between_patients``, (q, P): distance of each of
-    the patients ``rows``, indices (q,), to each patient; the distance of a patient to itself is not used. ``member``,
-    bool (P,): whether a patient is in training. The test is exact for exchangeable patients and groups of any sizes,
-    because the smallest distance of two patients does not depend on their membership.
+    ``sample_distances``, (n, P): distance of each sample to each patient. ``patient_distances``, (q, P): distance of
+    each of the patients with the indices ``rows``, (q,), to each patient; the distance of a patient to itself is not
+    used. ``is_member``, bool (P,): whether a patient is in training. The test is exact for exchangeable patients and
+    groups of any sizes, because the smallest distance of two patients does not depend on their membership.
     """
     from scipy.stats import betabinom, hypergeom
 
-    new, n = ~member[rows], len(to_patients)
-    threshold = float(between_patients[new][:, member].min(initial=np.inf))
-    count = int((to_patients[:, member].min(axis=1) < threshold).sum())
-    others = between_patients.copy()
+    new, n = ~is_member[rows], len(sample_distances)
+    threshold = float(patient_distances[new][:, is_member].min(initial=np.inf))
+    count = int((sample_distances[:, is_member].min(axis=1) < threshold).sum())
+    others = patient_distances.copy()
     others[np.arange(len(rows)), rows] = np.inf
-    near = (to_patients < others.min()).astype(np.float32)
+    near = (sample_distances < others.min()).astype(np.float32)
     generator = np.random.default_rng(seed)
-    choices = np.stack([member, *(generator.permutation(member) for _ in range(repeats))]).astype(np.float32)
+    choices = np.stack([is_member, *(generator.permutation(is_member) for _ in range(repeats))]).astype(np.float32)
     nearest = (near @ choices.T > 0).sum(axis=0)
-    patients, training, controls = len(member), int(member.sum()), int(new.sum())
+    patients, training, controls = len(is_member), int(is_member.sum()), int(new.sum())
     low, high = betabinom.ppf([0.025, 0.975], n, 1, controls) / n
     copied = int(min(nearest[0], training))
-    return NearerCount(
+    return NearerSampleCount(
         count=count,
         samples=n,
         share=clopper_pearson_interval(count, n),
@@ -84,11 +84,12 @@ def nearer_than_new_patients(
 class SinglingOut:
     """Number of ``samples`` that are close to one patient and far from all other patients.
 
-    ``count``: number of these samples whose nearest patient was in training; ``others``: number whose nearest patient
-    was not. ``share``: ``count`` as a share of all samples, with its exact interval. ``p_value``: smallest adjusted
-    p-value of a sample whose nearest patient was in training. ``controls``: number of new patients that calibrate the
-    test. ``controls_singled_out``: number of these new patients that the same test finds. ``mean_gap``: mean log ratio
-    of the distances of a new patient to the second nearest and to the nearest other patient.
+    ``count``: number of these samples whose nearest patient was in training; ``others``: number of these samples whose
+    nearest patient was not in training. ``share``: ``count`` as a share of all samples, with its exact interval.
+    ``p_value``: smallest adjusted p-value of a sample whose nearest patient was in training. ``controls``: number of
+    new patients that calibrate the test. ``controls_singled_out``: number of new patients that the same test finds.
+    ``mean_gap``: mean log ratio of the distances of a new patient to the second nearest and to the nearest other
+    patient.
     """
 
     count: int
@@ -101,23 +102,23 @@ class SinglingOut:
     mean_gap: float
 
 
-def singling_out(to_patients: np.ndarray, controls: np.ndarray, member: np.ndarray, level: float) -> SinglingOut:
+def singling_out(distances: np.ndarray, controls: np.ndarray, is_member: np.ndarray, level: float) -> SinglingOut:
     """Find samples whose nearest patient is much nearer than the second nearest, by the Benjamini-Hochberg rule.
 
-    ``to_patients``, (n, P): distance of each sample to each patient. ``controls``, (K, P): distance of each new patient
-    to each patient; the distance to the patient itself is infinite. ``member``, bool (P,): whether a patient is in
+    ``distances``, (n, P): distance of each sample to each patient. ``controls``, (K, P): distance of each new patient
+    to each patient; the distance to the patient itself is infinite. ``is_member``, bool (P,): whether a patient is in
     training. In a smooth distribution of patients, the log ratio of the second nearest and the nearest distance is
-    exponential (TwoNN, Facco et al. 2017). The p-value therefore has a closed form (``gap_p_values``), and the number
-    of patients does not limit it. If no sample is a copy, the test finds a sample with probability at most ``level``.
-    Raises ``UserError`` for fewer than three controls.
+    exponential (TwoNN, Facco et al. 2017). ``gap_p_values`` therefore has a closed form, and the smallest p-value does
+    not depend on the number of patients. If no sample is a copy, the test finds a sample with probability at most
+    ``level``. Raises ``UserError`` for fewer than three controls.
     """
     from scipy.stats import false_discovery_control
 
     if len(controls) < 3:
         raise UserError(f"singling out needs three or more held-out patients, and there are {len(controls)}")
-    gaps, control_gaps = log_gaps(to_patients), log_gaps(controls)
+    gaps, control_gaps = log_gaps(distances), log_gaps(controls)
     adjusted = false_discovery_control(gap_p_values(gaps, control_gaps))
-    in_training = member[to_patients.argmin(axis=1)]
+    in_training = is_member[distances.argmin(axis=1)]
     found = adjusted <= level
     left_out = [gap_p_values(control_gaps[k : k + 1], np.delete(control_gaps, k))[0] for k in range(len(controls))]
     count = int((found & in_training).sum())

@@ -21,7 +21,7 @@ from echodream.metrics.classification import auc_interval
 from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import drift
 from echodream.privacy.attacks.linkability import linkability, residual_risk
-from echodream.privacy.attacks.membership import combine_levels, membership, tpr_at_fpr
+from echodream.privacy.attacks.membership import combine_noise_levels, membership, tpr_at_fpr
 from echodream.privacy.attacks.retrieval import occupancy, retrieval
 
 
@@ -152,16 +152,16 @@ def test_all_noise_levels_have_a_say() -> None:
     generator = np.random.default_rng(0)
     inside = np.arange(400) < 200
     errors = np.stack([generator.normal(1 - 1.5 * inside, 0.5), generator.normal(1000, 500, 400)], axis=1)
-    scores = combine_levels(errors)
+    scores = combine_noise_levels(errors)
     assert auc(scores[inside], scores[~inside]) > 0.75
     assert auc(-errors.mean(axis=1)[inside], -errors.mean(axis=1)[~inside]) < 0.6
     by_hand = [-np.mean([(row[k] - errors[:, k].mean()) / errors[:, k].std() for k in (0, 1)]) for row in errors]
     assert scores == pytest.approx(by_hand)
-    assert combine_levels(errors * [7.0, 0.01] + 3) == pytest.approx(scores)  # no unit counts
-    assert (combine_levels(np.ones((3, 2))) == 0).all()
+    assert combine_noise_levels(errors * [7.0, 0.01] + 3) == pytest.approx(scores)  # no unit counts
+    assert (combine_noise_levels(np.ones((3, 2))) == 0).all()
     for broken in (np.ones(3), np.ones((0, 2)), np.full((2, 2), np.nan)):
         with pytest.raises(UserError, match="finite errors"):
-            combine_levels(broken)
+            combine_noise_levels(broken)
 
 
 def test_occupancy_by_enumeration() -> None:

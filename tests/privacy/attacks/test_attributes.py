@@ -64,5 +64,5 @@ def test_the_attack_by_brute_force() -> None:
 
 
 def test_too_few_known_attributes_are_refused() -> None:
-    with pytest.raises(UserError, match="two or more patients in training and held out, with it"):
+    with pytest.raises(UserError, match="two training patients and two held-out patients with a known attribute"):
         attribute_disclosure(np.ones((3, 4)), np.array([*"abc"]), np.array(["a", "b", "a", ""]), np.arange(4) < 2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from echodream.metrics.classification import auc_interval
-from echodream.privacy.attacks.gaussian_denoiser import FLOOR, GaussianDenoiser
+from echodream.privacy.attacks.gaussian_denoiser import VARIANCE_FLOOR, GaussianDenoiser
 from echodream.privacy.attacks.membership import calibrated_errors
 
 
@@ -17,7 +17,7 @@ def test_expected_errors_are_those_of_the_wiener_filter() -> None:
         fitted = rows[:count]
         denoiser = GaussianDenoiser(fitted)
         centered = (fitted - fitted.mean(dim=0)).double()
-        floor = FLOOR * centered.square().mean()
+        floor = VARIANCE_FLOOR * centered.square().mean()
         covariance = centered.T @ centered / count + floor * torch.eye(5).double()
         snr = torch.tensor([0.2, 4.0])
         x = torch.randn(3, 5, generator=generator)

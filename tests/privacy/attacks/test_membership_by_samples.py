@@ -10,9 +10,9 @@ from echodream.metrics.classification import auc_interval, roc_auc
 from echodream.privacy.attacks.membership import (
     ControlledAuc,
     controlled_auc,
+    drop_self_distances,
     nearest_sample_scores,
     trained_attacker_scores,
-    without_own_distances,
 )
 
 MEMBERS, OTHERS, SAMPLES, WIDTH = 60, 40, 70, 10
@@ -34,7 +34,7 @@ def attacked(seed: int, copies: int = 0, spread: float = 1.0) -> tuple[Controlle
     samples = spread * generator.normal(size=(SAMPLES, WIDTH))
     samples[:copies] = members[:copies] + 0.2 * generator.normal(size=(copies, WIDTH))
     patients, member = np.concatenate([members, others]), np.arange(MEMBERS + OTHERS) < MEMBERS
-    control = without_own_distances(distances(members, patients), np.arange(MEMBERS), seed)
+    control = drop_self_distances(distances(members, patients), np.arange(MEMBERS), seed)
     to_samples = distances(samples, patients)
     return (
         controlled_auc(nearest_sample_scores(to_samples), nearest_sample_scores(control), member),
@@ -106,7 +106,7 @@ def test_a_trained_attacker_needs_patients_of_both_groups() -> None:
 
 def test_own_distances_are_left_out() -> None:
     table = np.arange(12.0).reshape(3, 4)
-    found = without_own_distances(table, np.array([2, 0, 3]), 1)
+    found = drop_self_distances(table, np.array([2, 0, 3]), 1)
     assert found.shape == (2, 4)
     assert found[:, 2].tolist() == [6, 10]  # without row 0, which is of patient 2
     assert found[:, 0].tolist() == [0, 8]
