@@ -1,4 +1,4 @@
-"""Timings as ratios within one run, planted mistakes, and figures of the documentation.
+"""Scripts that measure time, memory and quality, run mutation tests, and draw figures of the documentation.
 
-A package, so that no installed package of the same name hides it.
+This folder is a package, so that no installed package with the name benchmarks hides it.
 """

@@ -1,12 +1,12 @@
-"""Time and peak memory of all measures of an anonymized set, compared with local cloaking by a faiss flat index.
+"""Time and peak memory of all anonymity measures, compared with local cloaking by a faiss flat index.
 
     pip install --target /tmp/faiss --no-deps faiss-cpu
     python benchmarks/anonymity.py --faiss /tmp/faiss [--records 20000] [--features 512] [--threads 2] [--noise 1.0]
 
 The faiss index contains records (originals) and avatars (anonymized versions), and searches the 4,000 nearest neighbors
 of each record, as the published code does. Measures and index are timed alternately, after imports and a small first
-run, in wall time and CPU time. The peak memory is that of the process after the measures, including Python, torch and
-both sets. Without --faiss only the measures are timed.
+run, in wall time and CPU time. The peak memory is that of the process after the measures, including Python, torch,
+records and avatars. Without --faiss only the measures are timed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from echodream.privacy.anonymity import compare_avatars
 
 
 def search_with_faiss(faiss: Any, records: np.ndarray, avatars: np.ndarray, k: int) -> None:
-    """Search the ``k`` nearest neighbors of each record, which local cloaking counts."""
+    """Search the ``k`` nearest neighbors of each record among records and avatars, as local cloaking does."""
     flat = faiss.IndexFlatL2(records.shape[1])
     flat.add(np.concatenate([records, avatars]))
     flat.search(records, min(k, 2 * len(records)))
@@ -44,11 +44,11 @@ def main() -> None:
     records = torch.randn(options.records, options.features, generator=generator)
     avatars = records + options.noise * torch.randn(records.shape, generator=generator)
     compare_avatars(records[:500], avatars[:500])
-    ours = [run_timed(lambda: compare_avatars(records, avatars))]
+    measure_runs = [run_timed(lambda: compare_avatars(records, avatars))]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(f"{options.records} records and avatars of {options.features} features, {options.threads} threads")
     print(f"{'peak memory of the process (target below 2)':<58}{memory:8.2f} GB")
-    theirs = []
+    faiss_runs = []
     if options.faiss:
         sys.path.insert(0, options.faiss)
         import faiss
@@ -56,14 +56,14 @@ def main() -> None:
         faiss.omp_set_num_threads(options.threads)
         x, y = records.numpy(), avatars.numpy()
         search_with_faiss(faiss, x[:500], y[:500], 100)
-        theirs = [run_timed(lambda: search_with_faiss(faiss, x, y, options.k))]
+        faiss_runs = [run_timed(lambda: search_with_faiss(faiss, x, y, options.k))]
         for _ in range(options.repeats - 1):
-            ours.append(run_timed(lambda: compare_avatars(records, avatars)))
-            theirs.append(run_timed(lambda: search_with_faiss(faiss, x, y, options.k)))
+            measure_runs.append(run_timed(lambda: compare_avatars(records, avatars)))
+            faiss_runs.append(run_timed(lambda: search_with_faiss(faiss, x, y, options.k)))
     for kind, name in (("wall", "wall time"), ("cpu", "CPU time")):
-        seconds, faiss_seconds = ([getattr(run, kind) for run in runs] for runs in (ours, theirs))
+        seconds, faiss_seconds = ([getattr(run, kind) for run in runs] for runs in (measure_runs, faiss_runs))
         print(f"{'all five measures, ' + name:<58}{statistics.median(seconds):8.2f} s")
-        if theirs:
+        if faiss_runs:
             print(f"{'faiss, local cloaking alone, ' + name:<58}{statistics.median(faiss_seconds):8.2f} s")
             ratios = sorted(b / a for a, b in zip(seconds, faiss_seconds, strict=True))
             text = f"faiss / measures, {name} (target 1 or more)"

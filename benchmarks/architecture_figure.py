@@ -1,4 +1,4 @@
-"""The figure of docs/architecture.md, from the table of its packages.
+"""Draws the figure of docs/architecture.md from the table of packages on this page.
 
 python benchmarks/architecture_figure.py
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 PAGE = Path("docs/architecture.md")
 WIDTH, HEIGHT, GAP = 800, 26, 6
-"""Width of a row, height of a box, and distance of boxes, in pixels."""
+"""Width of a row, height of a box, and distance between boxes, in pixels."""
 
 
 def layers(page: str) -> list[list[str]]:
@@ -17,13 +17,13 @@ def layers(page: str) -> list[list[str]]:
     return [re.findall(r"`(\w+)`", row) for row in rows]
 
 
-def figure(rows: list[list[str]]) -> str:
+def architecture_svg(rows: list[list[str]]) -> str:
     """SVG with a row of boxes for each of ``rows``."""
     parts = []
     for number, names in enumerate(rows):
         width, y = (WIDTH + GAP) / len(names) - GAP, number * (HEIGHT + GAP) + 1
-        for place, name in enumerate(names):
-            x = place * (width + GAP) + 1
+        for column, name in enumerate(names):
+            x = column * (width + GAP) + 1
             parts.append(f'<rect x="{x:g}" y="{y}" width="{width:g}" height="{HEIGHT}" rx="4"/>')
             parts.append(f'<text x="{x + width / 2:g}" y="{y + 18}">{name}</text>')
     style = "rect {fill: #dbe9f6; stroke: #777777} text {fill: #222222; font: 14px sans-serif; text-anchor: middle}"
@@ -33,7 +33,8 @@ def figure(rows: list[list[str]]) -> str:
 
 
 def main(dst: str = "docs/images/architecture.svg") -> None:
-    Path(dst).write_text(figure(layers(PAGE.read_text())))
+    """Write the figure to ``dst``."""
+    Path(dst).write_text(architecture_svg(layers(PAGE.read_text())))
 
 
 if __name__ == "__main__":

@@ -39,17 +39,17 @@ def write_store_and_files(root: Path, recordings: int, frames: int) -> Store:
         return writer.finish(names)
 
 
-def clips_per_second(read: Callable[[str, int], object], names: list[str], spare: int) -> float:
-    """Clips read per second: one clip of each recording ``names``, in random order, from a start of 0 to ``spare``."""
+def clips_per_second(read: Callable[[str, int], object], names: list[str], max_start: int) -> float:
+    """Clips that ``read`` reads per second: one clip of each recording, with a random start of 0 to ``max_start``."""
     order = random.sample(names, len(names))
     start = time.perf_counter()
     for name in order:
-        read(name, random.randint(0, spare))
+        read(name, random.randint(0, max_start))
     return len(names) / (time.perf_counter() - start)
 
 
 def main() -> None:
-    """Print the median clips per second of the store and of torch.load, and of their ratio."""
+    """Print the median clips per second of the store and of torch.load, and the median ratio of both rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("recordings", 200), ("frames", 192), ("clip", 64), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -57,7 +57,7 @@ def main() -> None:
     clip = arguments.clip
     with tempfile.TemporaryDirectory() as folder:
         store = write_store_and_files(Path(folder), arguments.recordings, arguments.frames)
-        names, spare = store.table["FileName"].tolist(), arguments.frames - clip
+        names, max_start = store.table["FileName"].tolist(), arguments.frames - clip
 
         def read_from_store(name: str, start: int) -> object:
             return store.latents(name, start, start + clip)
@@ -66,12 +66,12 @@ def main() -> None:
             return torch.load(Path(folder, "pt", f"{name}.pt"), weights_only=True)[start : start + clip]
 
         rates = [
-            (clips_per_second(read_from_store, names, spare), clips_per_second(read_from_files, names, spare))
+            (clips_per_second(read_from_store, names, max_start), clips_per_second(read_from_files, names, max_start))
             for _ in range(arguments.rounds + 1)
         ][1:]
-    slices, loads = (statistics.median(column) for column in zip(*rates, strict=True))
+    store_rate, file_rate = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(a / b for a, b in rates)
-    print(f"store slice {slices:8.0f} clips/s\ntorch.load  {loads:8.0f} clips/s\nratio       {ratio:8.2f}")
+    print(f"store slice {store_rate:8.0f} clips/s\ntorch.load  {file_rate:8.0f} clips/s\nratio       {ratio:8.2f}")
 
 
 if __name__ == "__main__":

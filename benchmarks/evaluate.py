@@ -1,4 +1,4 @@
-"""Time, memory and correctness of the distances of ``stage=evaluate``, with floor and intervals.
+"""Time, memory and correctness of the fidelity metrics of ``stage=evaluate``, with floor and intervals.
 
     python benchmarks/evaluate.py [--samples 2000] [--features 2048] [--threads 2]
 
@@ -31,18 +31,22 @@ def distances_by_torch(x: Any, y: Any, k: int = 5) -> dict[str, float]:
 
     values = {"frechet": float(_compute_fid(x.mean(0), x.T.cov(), y.mean(0), y.T.cov()))}
     values["kernel"] = float(poly_mmd(y, x))
-    between, within, others = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
-    for distances in (within, others):
+    between, within_x, within_y = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
+    for distances in (within_x, within_y):
         distances.fill_diagonal_(torch.inf)
-    radii_x, radii_y = within.kthvalue(k, dim=1).values, others.kthvalue(k, dim=1).values
-    inside = between < radii_y
-    values |= {"precision": float(inside.any(1).double().mean()), "density": float(inside.sum(1).double().mean() / k)}
-    recalled = (between < radii_x[:, None]).any(0)
-    return values | {"recall": float(recalled.double().mean()), "coverage": float(inside.any(0).double().mean())}
+    radii_x, radii_y = within_x.kthvalue(k, dim=1).values, within_y.kthvalue(k, dim=1).values
+    in_ball_of_y = between < radii_y
+    values |= {"precision": float(in_ball_of_y.any(1).double().mean())}
+    values["density"] = float(in_ball_of_y.sum(1).double().mean() / k)
+    in_ball_of_x = (between < radii_x[:, None]).any(0)
+    return values | {
+        "recall": float(in_ball_of_x.double().mean()),
+        "coverage": float(in_ball_of_y.any(0).double().mean()),
+    }
 
 
 def main() -> None:
-    """Print time and memory of compare_features and of torch alone, and the largest difference of a value."""
+    """Print time and memory of compare_features and of torch alone, and the largest difference of their values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"samples": 2000, "features": 2048, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -62,17 +66,17 @@ def main() -> None:
         Features(rng.normal(size=(n, options.features)) * scale + shift, units)
         for scale, shift in ((0.9, 0.02), (1.0, 0.0), (1.0, 0.0))
     )
-    few = [Features(each.rows[:50], each.units.select(slice(50))) for each in (synthetic, test, train)]
-    compare_features(*few)
+    small_sets = [Features(part.rows[:50], part.units.select(slice(50))) for part in (synthetic, test, train)]
+    compare_features(*small_sets)  # warm-up
     x, y = torch.from_numpy(synthetic.rows), torch.from_numpy(test.rows)
-    ours = measure_time_and_memory(lambda: compare_features(synthetic, test, train))
-    torch_alone = measure_time_and_memory(lambda: distances_by_torch(x, y))
+    echodream_run = measure_time_and_memory(lambda: compare_features(synthetic, test, train))
+    torch_run = measure_time_and_memory(lambda: distances_by_torch(x, y))
     print(f"{n} x {n} vectors of {options.features}, {options.threads} threads")
-    for text, (timing, memory) in (("values, floor, intervals", ours), ("torch alone: values", torch_alone)):
+    for text, (timing, memory) in (("values, floor, intervals", echodream_run), ("torch alone: values", torch_run)):
         print(f"{text:<37}{timing.wall:6.1f} s, {timing.cpu:6.1f} s of processor, {memory:5.2f} GB")
-    values, expected = ours[0].result, torch_alone[0].result
-    worst = max(abs(values[name].value.value - value) / max(abs(value), 1e-9) for name, value in expected.items())
-    print(f"largest relative difference of a value {worst:.1e}  (targets: 30 s, 2 GB)")
+    values, expected = echodream_run[0].result, torch_run[0].result
+    largest = max(abs(values[name].value.value - value) / max(abs(value), 1e-9) for name, value in expected.items())
+    print(f"largest relative difference of a value {largest:.1e}  (targets: 30 s, 2 GB)")
 
 
 if __name__ == "__main__":

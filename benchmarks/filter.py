@@ -1,11 +1,12 @@
-"""Time and memory of the nearest-patient search, compared with its matrix product and with a full correlation matrix.
+"""Time and memory of the nearest-patient search, compared with a matrix product and a full correlation matrix.
 
     python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--threads 2]
 
 References are recordings of 64 frames, each of another patient. Search and matrix product are timed in turns,
-``--repeats`` times, after imports and a small first run. The matrix product is in double precision, with the block size
-of the search, and its results are discarded. Memory is the increase of the peak memory of the process (or of the
-device). The full matrix is torch.corrcoef of samples and references together, as in the published filter.
+``--repeats`` times, after imports and a small first run. The matrix product of samples and references is in double
+precision, with the block size of the search, and its results are discarded. Memory is the increase of the peak memory
+of the process, or of the GPU. The full matrix is torch.corrcoef of samples and references together, as in the published
+filter.
 """
 
 import argparse
@@ -38,8 +39,8 @@ def matrix_product_in_blocks(samples: Tensor, references: Tensor, block: int) ->
 
 def highest_correlations(samples: Tensor, references: Tensor) -> Tensor:
     """The highest correlation of each sample with a reference, from the correlation matrix of all rows."""
-    together = torch.corrcoef(torch.cat([references, samples]))
-    return together[len(references) :, : len(references)].amax(dim=1)
+    correlations = torch.corrcoef(torch.cat([references, samples]))
+    return correlations[len(references) :, : len(references)].amax(dim=1)
 
 
 def peak_memory(run: Callable[[], Any], device: str) -> float:
@@ -73,38 +74,38 @@ def main() -> None:
         torch.randn(count, options.features, generator=generator).to(device)
         for count in (options.samples, options.references)
     )
-    blocks, fewer = split_into_recordings(references), references[: options.full]
-    some = split_into_recordings(fewer)
-    nearest_patients(samples[:256], some[:8], "pearson")
-    memory = peak_memory(lambda: nearest_patients(samples, blocks, "pearson"), device)
+    recordings, few_references = split_into_recordings(references), references[: options.full]
+    few_recordings = split_into_recordings(few_references)
+    nearest_patients(samples[:256], few_recordings[:8], "pearson")
+    memory = peak_memory(lambda: nearest_patients(samples, recordings, "pearson"), device)
     runs = {
-        "search": lambda: nearest_patients(samples, blocks, "pearson"),
+        "search": lambda: nearest_patients(samples, recordings, "pearson"),
         "bare product": lambda: matrix_product_in_blocks(samples, references, BLOCK[device]),
     }
-    large = list(seconds_in_turns(runs, options.repeats))
+    search_times = list(seconds_in_turns(runs, options.repeats))
     runs = {
-        "search": lambda: nearest_patients(samples[: options.full], some, "pearson"),
-        "full matrix": lambda: highest_correlations(samples[: options.full], fewer),
+        "search": lambda: nearest_patients(samples[: options.full], few_recordings, "pearson"),
+        "full matrix": lambda: highest_correlations(samples[: options.full], few_references),
     }
-    small = list(seconds_in_turns(runs, options.repeats))
-    found = torch.from_numpy(nearest_patients(samples[: options.full], some, "pearson").score)
-    difference = (found - highest_correlations(samples[: options.full], fewer).cpu()).abs().max().item()
+    matrix_times = list(seconds_in_turns(runs, options.repeats))
+    scores = torch.from_numpy(nearest_patients(samples[: options.full], few_recordings, "pearson").score)
+    difference = (scores - highest_correlations(samples[: options.full], few_references).cpu()).abs().max().item()
 
-    where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{options.samples} samples, {options.references} references, {options.features} features, {where}")
-    print_ratio(large, "search", "bare product", "search / bare product (target 1.5 or less)")
+    device_text = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{options.samples} samples, {options.references} references, {options.features} features, {device_text}")
+    print_ratio(search_times, "search", "bare product", "search / bare product (target 1.5 or less)")
     print(f"{'peak memory above the inputs (target below 1)':<58}{memory:8.2f} GB")
-    print(f"{options.full} samples, {len(fewer)} references")
-    print_ratio(small, "full matrix", "search", "full matrix / search (target 5 or more)")
+    print(f"{options.full} samples, {len(few_references)} references")
+    print_ratio(matrix_times, "full matrix", "search", "full matrix / search (target 5 or more)")
     print(f"{'largest difference of a score from the full matrix':<58}{difference:8.1e}")
 
 
-def print_ratio(taken: list[dict[str, float]], above: str, below: str, words: str) -> None:
-    """Print the median seconds of the runs ``above`` and ``below``, and the median and range of their ratio."""
-    for name in (above, below):
-        print(f"{name:<58}{statistics.median(turn[name] for turn in taken):8.2f} s")
-    ratios = sorted(turn[above] / turn[below] for turn in taken)
-    print(f"{words:<58}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+def print_ratio(times: list[dict[str, float]], numerator: str, denominator: str, title: str) -> None:
+    """Print the median seconds of the runs ``numerator`` and ``denominator``, and median and range of the ratio."""
+    for name in (numerator, denominator):
+        print(f"{name:<58}{statistics.median(turn[name] for turn in times):8.2f} s")
+    ratios = sorted(turn[numerator] / turn[denominator] for turn in times)
+    print(f"{title:<58}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 if __name__ == "__main__":

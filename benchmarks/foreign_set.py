@@ -1,13 +1,14 @@
-"""A set of frames as another program could make it, with planted copies: write the files, and count what is rejected.
+"""A set of frames with planted copies, as from another program: write the files, and count the rejected files.
 
     python benchmarks/foreign_set.py write [--videos data/phantom/videos] [--out raw/foreign] [--severity 0.5]
     python benchmarks/foreign_set.py count [--scores reports/phantom/filter_image/scores.csv]
 
 ``write`` writes 200 gray png files, one folder per kind: 100 copies of frames of patients of ``--videos``, each of
-another patient, and 100 frames of phantom patients with another seed, who are in no split. Copies of TRAIN patients are
-unchanged, blurred (Gaussian, 1 pixel), noised (standard deviation 8 gray levels) or brighter (by 20 %); copies of VAL
-and TEST patients are unchanged. New frames are unchanged, blurred or noised in the same way. ``count`` prints how many
-files of each kind ``stage=filter`` rejected, with the exact 95 % interval. docs/foreign.md has the stages in between.
+another patient, and 100 frames of new phantom patients, who are simulated with another random seed. Copies of TRAIN
+patients are unchanged, blurred (Gaussian, 1 pixel), noised (standard deviation 8 gray levels) or brighter (by 20 %);
+copies of VAL and TEST patients are unchanged. New frames are unchanged, blurred or noised in the same way. ``count``
+prints how many files of each kind ``stage=filter`` rejected, with the exact 95 % interval. docs/foreign.md describes
+the stages to run between ``write`` and ``count``.
 """
 
 import argparse
@@ -34,42 +35,44 @@ CHANGES: dict[str, Change] = {
 }
 COPIES = {"unchanged": 20, "blurred": 20, "noised": 20, "brighter": 20}
 """Number of copies of TRAIN patients under each change."""
-OUTSIDE = 20
+HELD_OUT_COPIES = 20
 """Number of unchanged copies of VAL and TEST patients."""
-NEW = {"unchanged": 40, "blurred": 30, "noised": 30}
+NEW_PATIENTS = {"unchanged": 40, "blurred": 30, "noised": 30}
 """Number of new patients whose frames get each change."""
 
 
 def write_set(videos: Path, out: Path, severity: float) -> None:
-    """Write all files below ``out``."""
+    """Write all files of the set to folders in ``out``."""
     store, rng = Store(videos, kind="video"), np.random.default_rng(0)
     by_patient = store.table.drop_duplicates("PatientID")
     train = by_patient[by_patient["Split"] == "TRAIN"].sample(frac=1, random_state=0).to_dict("records")
-    outside = by_patient[by_patient["Split"] != "TRAIN"].sample(n=OUTSIDE, random_state=0).to_dict("records")
+    held_out = by_patient[by_patient["Split"] != "TRAIN"].sample(n=HELD_OUT_COPIES, random_state=0).to_dict("records")
     copies = [(f"copy_{name}", name, train.pop()) for name, count in COPIES.items() for _ in range(count)]
-    copies += [("copy_outside_TRAIN", "unchanged", row) for row in outside]
+    copies += [("copy_outside_TRAIN", "unchanged", row) for row in held_out]
     for number, (folder, change, row) in enumerate(copies):
         index = int(rng.integers(row["NumberOfFrames"]))
-        _save(out / folder / f"{number:03d}.png", store.frames(row["FileName"], [index])[0, ..., 0], change, rng)
+        _save_changed_frame(
+            out / folder / f"{number:03d}.png", store.frames(row["FileName"], [index])[0, ..., 0], change, rng
+        )
     size = int(store.table["FrameHeight"].iloc[0])
-    phantom = Phantom(sum(NEW.values()), seed=4711, severity=severity, per_patient=(1, 1))
-    changes = [name for name, count in NEW.items() for _ in range(count)]
+    phantom = Phantom(sum(NEW_PATIENTS.values()), seed=4711, severity=severity, per_patient=(1, 1))
+    changes = [name for name, count in NEW_PATIENTS.items() for _ in range(count)]
     recordings = phantom.recordings(None)
     for number, (row, change) in enumerate(zip(rng.permutation(len(recordings)), changes, strict=True)):
         frames = phantom.read(recordings[int(row)], Limits()).frames
         frame = resize(frames[[int(rng.integers(len(frames)))]], (size, size))[0, ..., 0]
-        _save(out / f"new_{change}" / f"{number:03d}.png", frame, change, rng)
+        _save_changed_frame(out / f"new_{change}" / f"{number:03d}.png", frame, change, rng)
 
 
-def _save(path: Path, frame: np.ndarray, change: str, rng: np.random.Generator) -> None:
-    """Write ``frame``, uint8 (H, W), after the ``change``."""
+def _save_changed_frame(path: Path, frame: np.ndarray, change: str, rng: np.random.Generator) -> None:
+    """Write ``frame``, uint8 (H, W), with the change of pixels named ``change``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     changed = CHANGES[change](frame.astype(np.float64), rng)
     Image.fromarray(np.clip(np.rint(changed), 0, 255).astype(np.uint8)).save(path)
 
 
 def count_rejected(scores: Path) -> None:
-    """Print the number of rejected files of each kind, by the folder of the column RawFile."""
+    """Print the number of rejected files of each kind; the kind is the folder in the column RawFile."""
     with scores.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for kind in sorted({row["RawFile"].partition("/")[0] for row in rows}):

@@ -7,21 +7,21 @@ The sizes are those of experiment=echodream_published: VAE of frames 3 x 112 x 1
 LVDM with batches of 4 clips of 64 frames; EchoNet-Synthetic has the same networks. Weights and data are random. The
 script writes ``--dst``/gpu.json (rows, versions, hardware, command) and ``--dst``/gpu.md (one table).
 
-Every row has a share of the time. A row that does not fit into its share, or for which the memory is not sufficient, is
-reported as "not measured", with the reason. The rows run in another process, which is restarted after a row that is too
+Every row has a share of the total time. If a row needs more than its share, or more memory than the GPU has, the row is
+reported as "not measured", with the reason. Rows run in a separate process, which is restarted after a row that is too
 slow. Rows with compilation come last, because compilation takes minutes.
 
-- "plain loop": a training loop in plain PyTorch in float32, with batches from memory, as in the published code. Other
-  trainings run as train.py does, with Lightning, loaders and moving average: "bf16" is trainer.precision=bf16-mixed,
+- "plain loop": a training loop in plain PyTorch in float32, with batches from memory, as in the published code. All
+  other trainings run like train.py, with Lightning, loaders and moving average: "bf16" is trainer.precision=bf16-mixed,
   "compile" is bf16 and model.compile=true, "all" is also model.channels_last=true and model.fused=true. The VAE is
   trained without discriminator.
-- Videos of 192 frames with class guidance. "published": 256 steps of DDPM in float32, one window per call. Other rows
-  have weights in bf16 (trainer.precision=bf16-true), channels_last=true and all windows in one call; "all" also
-  compile. With 4, 2 and 1 steps only the time is measured; the quality of such samples is not known.
-- "frame by frame": one frame per call in float32, as published. The other rows are stage=encode and stage=decode with
-  weights in bf16, without files.
-- The limit is the rate of a matrix product of the same type on this device (TF32 for float32, which is torch's default
-  for convolutions). Floating-point operations are counted by torch.utils.flop_counter.
+- "video": videos of 192 frames with class guidance. "published": 256 steps of DDPM in float32, one window per call.
+  All other video rows have weights in bf16 (trainer.precision=bf16-true), channels_last=true and all windows in one
+  call; "all" also compile. With 4, 2 and 1 steps only the time is measured, not the quality of the samples.
+- "frame by frame": encoding or decoding of one frame per call in float32, as published. The rows "encode, bf16" and
+  "decode, bf16" are stage=encode and stage=decode with weights in bf16, without files.
+- The limit is the rate of a matrix product in the number format of the row on this device. For float32 it is TF32, the
+  default of torch for convolutions. Floating-point operations are counted by torch.utils.flop_counter.
 """
 
 import argparse
@@ -70,9 +70,9 @@ from echodream.training.fit import build_module_and_data
 
 PACKAGES = ("diffusers", "hydra-core", "numpy", "pandas", "pytorch-lightning", "torch")
 MINUTES = 8.0
-"""Time for all rows to which the shares of the rows add up, without compilation; more or less time scales them."""
+"""Default total time in minutes, for which the shares of the rows are given. Rows with compilation need extra time."""
 WRITING_SECONDS = 3
-"""Time in which the results are written after the last row."""
+"""Time that is reserved for writing the results after the last row, in seconds."""
 
 
 class NotMeasured(Exception):
@@ -86,18 +86,18 @@ class Sizes:
     arguments: tuple[str, ...]
     """Arguments of train.py that select study and networks."""
     overrides: Mapping[str, tuple[str, ...]]
-    """Further arguments of train.py, by model."""
+    """Additional arguments of train.py, by model."""
     side: int
-    """Height and width of a frame."""
+    """Height and width of a frame, in pixels."""
     recordings: int
     frames: int
-    """Frames of a sampled video."""
+    """Number of frames of a sampled video."""
     steps: Mapping[str, int]
     """Training steps of an epoch, by model; the second epoch of two is timed."""
     matrix: int
-    """Side of the matrices whose product is the limit."""
+    """Number of rows and columns of the matrices whose product is the limit."""
     filter: tuple[int, int]
-    """Samples and references of the filter."""
+    """Numbers of samples and of references of the privacy filter."""
 
 
 _NO_ADVERSARIAL = "loss.adversarial.weight=0"
@@ -149,13 +149,13 @@ class Result:
     operations: float = 0.0
     """Floating-point operations of one repetition; 0 if not counted."""
     limit: str = ""
-    """Type of the matrix product that is the limit."""
+    """Number format of the matrix product that is the limit: tf32, bf16 or fp64."""
     memory: float | None = None
-    """Peak memory on the GPU in GB; on a CPU None."""
+    """Peak memory on the GPU in GB; None on a CPU."""
 
 
-class Bench:
-    """Networks and data of one size, and the device."""
+class BenchmarkSetup:
+    """Builds networks and data of one size on a device."""
 
     def __init__(self, tiny: bool, device: str, folder: Path) -> None:
         self.tiny, self.device, self.folder = tiny, device, folder
@@ -167,12 +167,12 @@ class Bench:
             torch.compiler.set_stance("force_eager")  # compilation would take longer than all rows
 
     def overrides(self, name: str) -> tuple[str, ...]:
-        """Arguments of train.py model=``name``, without those of the study."""
+        """Arguments of train.py model=``name``, without the arguments that select the study."""
         accelerator = f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}"
         return (*self.sizes.overrides[name], accelerator)
 
     def study(self) -> RandomStudy:
-        """A study of random recordings."""
+        """A study of random recordings, which is created at the first call."""
         if self._study is None:
             count, side = self.sizes.recordings, self.sizes.side
             splits = ["TRAIN"] * 7 + ["VAL", "TEST", "TEST"]
@@ -197,10 +197,12 @@ class Bench:
         return self._study
 
     @contextmanager
-    def configuration(self, name: str, *more: str) -> Iterator[DictConfig]:
+    def configuration(self, name: str, *more_overrides: str) -> Iterator[DictConfig]:
         """Resolved configuration of train.py model=``name``, with its store."""
         study = self.study()
-        with composed_command("train", [f"model={name}", *study.arguments, *self.overrides(name), *more]) as cfg:
+        with composed_command(
+            "train", [f"model={name}", *study.arguments, *self.overrides(name), *more_overrides]
+        ) as cfg:
             OmegaConf.resolve(cfg)
             study.write_store(Path(cfg.datamodule.src))
             yield cfg
@@ -216,12 +218,12 @@ class Bench:
         network = copy.deepcopy(self.study().vae).eval().requires_grad_(False).to(self.device)
         return torch.nn.Module.to(network, torch.bfloat16, memory_format=torch.channels_last) if bf16 else network
 
-    def repeat(self, run: Callable[[], object], seconds: float, most: int = 20) -> float:
-        """Median seconds of ``run`` after a first call, in about half of ``seconds``; at most ``most`` repetitions."""
+    def median_seconds(self, run: Callable[[], object], seconds: float, max_repeats: int = 20) -> float:
+        """Median seconds of ``run`` after a first call, over at most ``max_repeats`` calls in about ``seconds`` / 2."""
         first = run_timed(run).wall
-        most = 1 if self.tiny else most
+        max_repeats = 1 if self.tiny else max_repeats
         times = [run_timed(run).wall]
-        while len(times) < most and first + sum(times) + times[-1] < seconds / 2:
+        while len(times) < max_repeats and first + sum(times) + times[-1] < seconds / 2:
             times.append(run_timed(run).wall)
         return statistics.median(times)
 
@@ -249,50 +251,50 @@ def count_operations(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def matrix_product(bench: Bench, seconds: float, dtype: torch.dtype) -> Result:
-    """Rate of a product of square matrices, the limit of the other rows; TF32 for float32."""
-    side = bench.sizes.matrix if dtype != torch.float64 else bench.sizes.matrix // 2
-    left, right = (torch.randn(side, side, device=bench.device, dtype=dtype) for _ in range(2))
+def matrix_product(setup: BenchmarkSetup, seconds: float, dtype: torch.dtype) -> Result:
+    """Rate of a product of square matrices, which is the limit of other rows; in TF32 if ``dtype`` is float32."""
+    side = setup.sizes.matrix if dtype != torch.float64 else setup.sizes.matrix // 2
+    a, b = (torch.randn(side, side, device=setup.device, dtype=dtype) for _ in range(2))
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        taken = bench.repeat(lambda: torch.mm(left, right), seconds)
+        duration = setup.median_seconds(lambda: torch.mm(a, b), seconds)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
     operations = 2.0 * side**3
-    return Result(operations / taken / 1e12, "TFLOP/s", taken, operations)
+    return Result(operations / duration / 1e12, "TFLOP/s", duration, operations)
 
 
-def plain_training(bench: Bench, seconds: float, name: str) -> Result:
+def plain_training(setup: BenchmarkSetup, seconds: float, name: str) -> Result:
     """Training of the model ``name`` in a plain loop in float32."""
-    with bench.configuration(name, "model.fused=false") as cfg:
+    with setup.configuration(name, "model.fused=false") as cfg:
         module, data = build_module_and_data(cfg)
-        make = VaeLoop if name == "vae" else PlainLoop
+        loop_class = VaeLoop if name == "vae" else PlainLoop
         OmegaConf.set_struct(cfg, False)
         cfg.trainer.gradient_clip_val = cfg.trainer.get("gradient_clip_val", cfg.model.get("clip"))
-        loop = make(module, cfg, bench.device, 1000)
+        loop = loop_class(module, cfg, setup.device, 1000)
         batches = list(itertools.islice(data.train_dataloader(), 2))
     cycle = itertools.cycle(batches)
-    taken = bench.repeat(lambda: loop(next(cycle)), seconds)
-    memory = bench.peak_memory()
-    operations = bench.step_operations[name] = count_operations(lambda: loop(batches[0]))
-    return Result(len(batches[0]["x"]) / taken, "samples/s", taken, operations, "tf32", memory)
+    duration = setup.median_seconds(lambda: loop(next(cycle)), seconds)
+    memory = setup.peak_memory()
+    operations = setup.step_operations[name] = count_operations(lambda: loop(batches[0]))
+    return Result(len(batches[0]["x"]) / duration, "samples/s", duration, operations, "tf32", memory)
 
 
-def training(bench: Bench, seconds: float, name: str, overrides: Sequence[str]) -> Result:
+def training(setup: BenchmarkSetup, seconds: float, name: str, overrides: Sequence[str]) -> Result:
     """Training of the model ``name`` as train.py does, with ``overrides``."""
-    study, steps = bench.study(), bench.sizes.steps[name]
-    timing = time_model(name, study, steps, *bench.overrides(name), "trainer.precision=bf16-mixed", *overrides)
-    if name not in bench.step_operations:  # the process was started again
-        plain_training(bench, 0, name)
-    taken = timing.seconds_per_step
-    memory = timing.gigabytes if bench.device == "cuda" else None
-    return Result(timing.batch / taken, "samples/s", taken, bench.step_operations[name], "bf16", memory)
+    study, steps = setup.study(), setup.sizes.steps[name]
+    timing = time_model(name, study, steps, *setup.overrides(name), "trainer.precision=bf16-mixed", *overrides)
+    if name not in setup.step_operations:  # a restarted process has not counted operations
+        plain_training(setup, 0, name)
+    duration = timing.seconds_per_step
+    memory = timing.gigabytes if setup.device == "cuda" else None
+    return Result(timing.batch / duration, "samples/s", duration, setup.step_operations[name], "bf16", memory)
 
 
-def loading(bench: Bench, seconds: float, name: str) -> Result:
-    """Batches of the loader alone, which shows whether a training waits for it."""
-    with bench.configuration(name) as cfg:
+def loader_speed(setup: BenchmarkSetup, seconds: float, name: str) -> Result:
+    """Speed of the data loader alone, which shows whether a training waits for its loader."""
+    with setup.configuration(name) as cfg:
         data = build_module_and_data(cfg)[1]
         batches = iter(data.train_dataloader())
     size = len(next(batches)["x"])
@@ -301,27 +303,29 @@ def loading(bench: Bench, seconds: float, name: str) -> Result:
         count += 1
         if count == 50 or time.perf_counter() - start > seconds:
             break
-    taken = (time.perf_counter() - start) / max(count, 1)
-    return Result(size / taken, "samples/s", taken)
+    duration = (time.perf_counter() - start) / max(count, 1)
+    return Result(size / duration, "samples/s", duration)
 
 
-def video(bench: Bench, seconds: float, steps: int, fast: bool = True, compile: bool = False) -> Result:
-    """Sampling of videos with guidance: fast, or as published (float32, DDPM, overlap of half, one window per call)."""
-    model, rows = bench.diffusion_model("lvdm"), 4 if fast and not bench.tiny else 1
+def video_sampling(
+    setup: BenchmarkSetup, seconds: float, steps: int, fast: bool = True, compile: bool = False
+) -> Result:
+    """Sampling of videos with guidance: fast, or as published (float32, overlap of half, one window per call)."""
+    model, rows = setup.diffusion_model("lvdm"), 4 if fast and not setup.tiny else 1
     metadata, ddpm, window = model.metadata, steps == 256, model.metadata.frames
     overlap = window // 4 if fast else window // 2
-    length = ClipLengthConfig(bench.sizes.frames, window, overlap, "auto" if fast else 1)
+    length = ClipLengthConfig(setup.sizes.frames, window, overlap, "auto" if fast else 1)
     values = model.conditioner.encode_request(model.conditioner.uniform_requests(rows))
     values["reference"] = torch.randn(rows, metadata.channels, 1, metadata.height, metadata.width)
     values["reference_time"] = torch.zeros(rows, 1)
-    values = {name: value.to(bench.device) for name, value in values.items()}
+    values = {name: value.to(setup.device) for name, value in values.items()}
     scales = dict.fromkeys(model.conditioner.columns, 5.0)
 
     def sample(steps: int) -> None:
         solver = ("ddpm", "leading") if ddpm else ("unipc", "quadratic")
         config = SamplingConfig(0, steps, solver[0], Guidance(scales), solver[1], 4.0)
         with torch.inference_mode():
-            SamplingModule(model, config, length).to(bench.device).sample_latents(list(range(rows)), values)
+            SamplingModule(model, config, length).to(setup.device).sample_latents(list(range(rows)), values)
 
     operations = steps * count_operations(lambda: sample(1))  # one evaluation of the network per step
     if fast:
@@ -331,58 +335,60 @@ def video(bench: Bench, seconds: float, steps: int, fast: bool = True, compile: 
     expected = steps * run_timed(lambda: sample(1)).wall
     if expected > 0.8 * seconds:
         raise NotMeasured(f"it takes about {expected:.0f} s, and its share is {seconds:.0f} s")
-    taken = bench.repeat(lambda: sample(steps), seconds) if steps < 256 else run_timed(lambda: sample(steps)).wall
-    return Result(taken / rows, "s/video", taken, operations, "bf16" if fast else "tf32", bench.peak_memory())
+    duration = (
+        setup.median_seconds(lambda: sample(steps), seconds) if steps < 256 else run_timed(lambda: sample(steps)).wall
+    )
+    return Result(duration / rows, "s/video", duration, operations, "bf16" if fast else "tf32", setup.peak_memory())
 
 
-def encoding(bench: Bench, seconds: float, fast: bool) -> Result:
-    """Encoding of frames in memory: as stage=encode in bf16, or frame by frame in float32."""
-    network, side = bench.autoencoder(fast), bench.sizes.side
-    count = 4 if bench.tiny else 512 if fast else 64
+def encoding(setup: BenchmarkSetup, seconds: float, fast: bool) -> Result:
+    """Encoding of frames in memory: in bf16 like stage=encode, or frame by frame in float32."""
+    network, side = setup.autoencoder(fast), setup.sizes.side
+    count = 4 if setup.tiny else 512 if fast else 64
     frames = torch.randint(0, 256, (count, network.config.in_channels, side, side), dtype=torch.uint8)
-    frames = frames.to(bench.device)
+    frames = frames.to(setup.device)
     module = VaeEncoder(network, 64 if fast else 1)
     return _frame_rate(
-        bench, seconds, lambda: module.predict_step(FrameBatch(("x",), (count,), frames), 0), count, fast
+        setup, seconds, lambda: module.predict_step(FrameBatch(("x",), (count,), frames), 0), count, fast
     )
 
 
-def decoding(bench: Bench, seconds: float, fast: bool) -> Result:
-    """Decoding of latents in memory: as stage=decode in bf16, or frame by frame in float32."""
-    network, side = bench.autoencoder(fast), bench.sizes.side // 8
-    count = 4 if bench.tiny else 512 if fast else 64
-    latents = torch.randn(count, network.config.latent_channels, side, side, device=bench.device)
+def decoding(setup: BenchmarkSetup, seconds: float, fast: bool) -> Result:
+    """Decoding of latents in memory: in bf16 like stage=decode, or frame by frame in float32."""
+    network, side = setup.autoencoder(fast), setup.sizes.side // 8
+    count = 4 if setup.tiny else 512 if fast else 64
+    latents = torch.randn(count, network.config.latent_channels, side, side, device=setup.device)
     module = VaeDecoder(network, 64 if fast else 1, False)
     return _frame_rate(
-        bench, seconds, lambda: module.predict_step(FrameBatch(("x",), (count,), latents), 0), count, fast
+        setup, seconds, lambda: module.predict_step(FrameBatch(("x",), (count,), latents), 0), count, fast
     )
 
 
-def _frame_rate(bench: Bench, seconds: float, run: Callable[[], object], count: int, fast: bool) -> Result:
+def _frame_rate(setup: BenchmarkSetup, seconds: float, run: Callable[[], object], count: int, fast: bool) -> Result:
     with torch.inference_mode():
-        taken = bench.repeat(run, seconds)
-        memory = bench.peak_memory()
+        duration = setup.median_seconds(run, seconds)
+        memory = setup.peak_memory()
         operations = count_operations(run)
-    return Result(count / taken, "frames/s", taken, operations, "bf16" if fast else "tf32", memory)
+    return Result(count / duration, "frames/s", duration, operations, "bf16" if fast else "tf32", memory)
 
 
-def privacy_filter(bench: Bench, seconds: float) -> Result:
-    """Nearest reference of each sample, 128 features, in double precision."""
-    samples, references = (torch.randn(count, 128, device=bench.device) for count in bench.sizes.filter)
+def privacy_filter(setup: BenchmarkSetup, seconds: float) -> Result:
+    """Search of the nearest reference of each sample, with 128 features in double precision."""
+    samples, references = (torch.randn(count, 128, device=setup.device) for count in setup.sizes.filter)
     recordings = filter_benchmark.split_into_recordings(references)
-    taken = bench.repeat(lambda: nearest_patients(samples, recordings, "pearson"), seconds, 5)
+    duration = setup.median_seconds(lambda: nearest_patients(samples, recordings, "pearson"), seconds, 5)
     operations = 2.0 * len(samples) * len(references) * 128
-    return Result(taken, "s", taken, operations, "fp64", bench.peak_memory())
+    return Result(duration, "s", duration, operations, "fp64", setup.peak_memory())
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table."""
+    """A measurement, which is a row of the table."""
 
     name: str
     seconds: float
-    """Share of the time in seconds."""
-    measure: Callable[[Bench, float], Result]
+    """Share of the total time, in seconds."""
+    measure: Callable[[BenchmarkSetup, float], Result]
     reference: str = ""
     """Name of the row that the value is compared with."""
 
@@ -394,33 +400,33 @@ _ALL = (*_COMPILE, "model.channels_last=true", "model.fused=true")
 def rows() -> list[Row]:
     """All rows, in the order in which they are measured."""
     types = {"tf32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-    found = [Row(f"limit {name}", 4, partial(matrix_product, dtype=dtype)) for name, dtype in types.items()]
+    all_rows = [Row(f"limit {name}", 4, partial(matrix_product, dtype=dtype)) for name, dtype in types.items()]
     for name, seconds in (("vae", 20), ("lidm", 20), ("lvdm", 30)):
         plain = f"{name}, plain loop, fp32"
-        found.append(Row(plain, seconds, partial(plain_training, name=name)))
-        found.append(
+        all_rows.append(Row(plain, seconds, partial(plain_training, name=name)))
+        all_rows.append(
             Row(f"{name}, bf16", seconds, partial(training, name=name, overrides=("model.fused=false",)), plain)
         )
     published = "video, steps=256, published"
-    found.append(Row(published, 75, partial(video, steps=256, fast=False)))
+    all_rows.append(Row(published, 75, partial(video_sampling, steps=256, fast=False)))
     for steps, seconds in ((256, 45), (20, 12), (4, 8), (2, 8), (1, 8)):
-        found.append(Row(f"video, steps={steps}, bf16", seconds, partial(video, steps=steps), published))
+        all_rows.append(Row(f"video, steps={steps}, bf16", seconds, partial(video_sampling, steps=steps), published))
     for name, run in (("encode", encoding), ("decode", decoding)):
-        slow = f"{name}, frame by frame, fp32"
-        found.append(Row(slow, 8, partial(run, fast=False)))
-        found.append(Row(f"{name}, bf16", 8, partial(run, fast=True), slow))
-    found.append(Row("filter", 12, privacy_filter))
-    found += [Row(f"{name}, loader alone", 10, partial(loading, name=name)) for name in ("lidm", "lvdm")]
+        slow_row = f"{name}, frame by frame, fp32"
+        all_rows.append(Row(slow_row, 8, partial(run, fast=False)))
+        all_rows.append(Row(f"{name}, bf16", 8, partial(run, fast=True), slow_row))
+    all_rows.append(Row("filter", 12, privacy_filter))
+    all_rows += [Row(f"{name}, loader alone", 10, partial(loader_speed, name=name)) for name in ("lidm", "lvdm")]
     for variant, overrides in (("all", _ALL), ("compile", _COMPILE)):
         for name, seconds in (("lidm", 75), ("lvdm", 120), ("vae", 60)):
             measure = partial(training, name=name, overrides=overrides)
-            found.append(Row(f"{name}, {variant}", seconds, measure, f"{name}, plain loop, fp32"))
-    return [*found, Row("video, steps=20, all", 75, partial(video, steps=20, compile=True), published)]
+            all_rows.append(Row(f"{name}, {variant}", seconds, measure, f"{name}, plain loop, fp32"))
+    return [*all_rows, Row("video, steps=20, all", 75, partial(video_sampling, steps=20, compile=True), published)]
 
 
-def work(connection: Connection, tiny: bool, device: str, folder: Path) -> None:
-    """Measure the rows whose names arrive on ``connection``, in another process."""
-    bench, by_name = Bench(tiny, device, folder), {row.name: row for row in rows()}
+def serve_measurements(connection: Connection, tiny: bool, device: str, folder: Path) -> None:
+    """Measure each row whose name arrives on ``connection``, and send the result; runs in a separate process."""
+    setup, by_name = BenchmarkSetup(tiny, device, folder), {row.name: row for row in rows()}
     connection.send("ready")
     while True:
         name, seconds = connection.recv()
@@ -429,7 +435,7 @@ def work(connection: Connection, tiny: bool, device: str, folder: Path) -> None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         try:
-            connection.send(by_name[name].measure(bench, seconds))
+            connection.send(by_name[name].measure(setup, seconds))
         except (NotMeasured, UserError) as error:
             connection.send(str(error))
         except torch.OutOfMemoryError:
@@ -456,8 +462,8 @@ class Worker:
             self.connection.send((row.name, seconds))
             return self._receive(seconds)
         except TimeoutError:
-            late = time.monotonic() >= deadline
-            reason = "no time left" if late else f"it takes more than its share of {seconds:.0f} s"
+            is_late = time.monotonic() >= deadline
+            reason = "no time left" if is_late else f"it takes more than its share of {seconds:.0f} s"
         except (EOFError, OSError):
             reason = "the process ended with an error, see above"
         self.stop()
@@ -465,10 +471,10 @@ class Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=work, args=(other, *self.settings))
+        self.connection, worker_end = context.Pipe()
+        self.process = context.Process(target=serve_measurements, args=(worker_end, *self.settings))
         self.process.start()
-        other.close()
+        worker_end.close()
 
     def _receive(self, seconds: float) -> Any:
         if seconds <= 0 or not self.connection.poll(seconds):
@@ -516,8 +522,8 @@ def measure_rows(chosen: list[Row], worker: Worker, deadline: float) -> Iterator
         yield entry
 
 
-def description(options: argparse.Namespace) -> dict[str, Any]:
-    """Versions, hardware and command."""
+def run_description(options: argparse.Namespace) -> dict[str, Any]:
+    """Versions, hardware and command, for the JSON file."""
     hardware: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "cores": psutil.cpu_count()}
     if options.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -528,19 +534,19 @@ def description(options: argparse.Namespace) -> dict[str, Any]:
     return {"command": command, "versions": versions, "hardware": hardware, "tiny": options.tiny}
 
 
-def table(record: Mapping[str, Any]) -> str:
+def markdown_table(record: Mapping[str, Any]) -> str:
     """The rows as a table in Markdown."""
-    about = ", ".join(str(value) for value in [*record["hardware"].values(), f"torch {record['versions']['torch']}"])
-    lines = [f"{about}: `{record['command']}`", ""]
+    machine = ", ".join(str(value) for value in [*record["hardware"].values(), f"torch {record['versions']['torch']}"])
+    lines = [f"{machine}: `{record['command']}`", ""]
     lines += ["| row | value | times faster | peak memory | share of the limit |", "| --- | --- | --- | --- | --- |"]
     for entry in record["rows"]:
         if "not measured" in entry:
             lines.append(f"| {entry['row']} | not measured: {entry['not measured']} | | | |")
             continue
-        faster = f"{entry['times faster']:.3g}" if "times faster" in entry else ""
+        ratio = f"{entry['times faster']:.3g}" if "times faster" in entry else ""
         memory = f"{entry['peak memory, GB']:.3g} GB" if "peak memory, GB" in entry else ""
         share = f"{100 * entry['share of the limit']:.3g} % of {entry['limit']}" if "limit" in entry else ""
-        lines.append(f"| {entry['row']} | {entry['value']:.4g} {entry['unit']} | {faster} | {memory} | {share} |")
+        lines.append(f"| {entry['row']} | {entry['value']:.4g} {entry['unit']} | {ratio} | {memory} | {share} |")
     return "\n".join(lines) + "\n"
 
 
@@ -548,7 +554,7 @@ def main() -> None:
     """Measure all rows, and write the JSON file and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dst", default="gpu", help="folder of the results")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="time for all rows")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="total time for all rows, in minutes")
     parser.add_argument("--only", nargs="+", default=[""], help="measure the rows whose name contains a word")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="smallest networks and data, on a CPU")
@@ -561,7 +567,7 @@ def main() -> None:
     chosen = [row for row in rows() if any(word in row.name for word in options.only) or row.name.startswith("limit")]
     dst = Path(options.dst)
     dst.mkdir(parents=True, exist_ok=True)
-    record = {**description(options), "rows": []}
+    record = {**run_description(options), "rows": []}
     with tempfile.TemporaryDirectory(prefix="echodream-gpu-") as folder:
         worker = Worker(options.minutes / MINUTES, options.tiny, options.device, Path(folder))
         try:
@@ -571,8 +577,8 @@ def main() -> None:
                 (dst / "gpu.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         finally:
             worker.stop()
-    (dst / "gpu.md").write_text(table(record), encoding="utf-8")
-    print(table(record))
+    (dst / "gpu.md").write_text(markdown_table(record), encoding="utf-8")
+    print(markdown_table(record))
     if not all(math.isfinite(entry.get("value", 0.0)) for entry in record["rows"]):
         sys.exit("a value is not finite")
 

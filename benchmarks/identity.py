@@ -1,4 +1,4 @@
-"""Verification AUC of an identity network and of the correlation of pixels, on the same pairs of images.
+"""Verification AUC of an identity network, compared with that of pixel correlation, on pairs of images.
 
 python benchmarks/identity.py data/chest_xray/videos models/chest_xray/identity data/chest_xray/pairs
 """
@@ -33,7 +33,7 @@ def main(store: str, artifact: str, pairs: str) -> None:
 
 
 def select_pairs(similarity: np.ndarray, pairs: np.ndarray, patient: np.ndarray) -> Pairs:
-    """Pairs of images, (P, 2), with scores from the similarity matrix, (N, N), sorted by falling score."""
+    """Pairs of images, (P, 2), with scores from the similarity matrix, (N, N), sorted by descending score."""
     score = similarity[pairs[:, 0], pairs[:, 1]]
     order = np.argsort(-score, kind="stable")
     return Pairs(score[order], patient[pairs[order, 0]], patient[pairs[order, 1]], int(patient.max()) + 1)
@@ -43,12 +43,12 @@ def auc_texts(pixels: Pairs, network: Pairs) -> tuple[str, ...]:
     """AUC of pixels, AUC of the network and their difference, each with its 95 % interval, as text."""
     rng, patients = np.random.default_rng(0), pixels.patients
     counts = [rng.multinomial(patients, np.full(patients, 1 / patients)) for _ in range(REPEATS)]
-    values = np.array([[auc(each, each.weights(count)) for each in (pixels, network)] for count in counts])
+    values = np.array([[auc(part, part.weights(count)) for part in (pixels, network)] for count in counts])
     values = values[np.isfinite(values).all(axis=1)]
-    both = [auc(each) for each in (pixels, network)]
-    parts = [*zip(("pixels", "network", "difference"), [*both, both[1] - both[0]], strict=True)]
+    pixel_auc, network_auc = auc(pixels), auc(network)
+    parts = [*zip(("pixels", "network", "difference"), [pixel_auc, network_auc, network_auc - pixel_auc], strict=True)]
     samples = [values[:, 0], values[:, 1], values[:, 1] - values[:, 0]]
-    bounds = [np.quantile(each, [0.025, 0.975]) for each in samples]
+    bounds = [np.quantile(sample, [0.025, 0.975]) for sample in samples]
     return tuple(f"{n} {v:.3f} [{low:.3f}, {high:.3f}]" for (n, v), (low, high) in zip(parts, bounds, strict=True))
 
 

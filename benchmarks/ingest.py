@@ -1,4 +1,4 @@
-"""Frames per second of stage=ingest for several numbers of workers, on phantom recordings in the layout of CardiacNet.
+"""Frames per second of stage=ingest for several numbers of workers, on phantom files in the layout of CardiacNet.
 
 python benchmarks/ingest.py [--patients 40] [--workers 0 1 2]
 """

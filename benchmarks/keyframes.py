@@ -1,4 +1,4 @@
-"""Detected and true key frames of phantoms, at various frame rates, sizes, gains, noise levels and heart rates.
+"""Accuracy of key frame detection on phantoms with various frame rates, sizes, gains, noise levels and heart rates.
 
 python benchmarks/keyframes.py [--n 20] [--seed 2000] [--only fast slow]
 """
@@ -16,9 +16,10 @@ from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """Settings of simulated recordings; ``gain`` and ``noise``, in dB, are added to those of the phantom study.
+    """Settings of simulated recordings: ``size`` in pixels, duration in ``seconds``, ``heart_rate`` in beats/min.
 
-    ``share`` is the fraction of the ``--n`` recordings that is rendered.
+    ``gain`` and ``noise``, in dB, are added to the values of the phantom study. ``share`` is the fraction of the
+    ``--n`` recordings that is rendered.
     """
 
     fps: float = 32.0
@@ -47,7 +48,7 @@ PHANTOMS = {
 
 
 def sample_scenes(phantom: PhantomSettings, count: int, seed: int) -> list[Scene]:
-    """Sample ``count`` scenes with the settings ``phantom``, whose classes alternate."""
+    """Sample ``count`` scenes of alternating classes with the settings ``phantom``."""
     rng, scenes = np.random.default_rng(seed), []
     for k in range(count):
         scene = sample_scene((seed, k % 4, k // 4 + 1, 1), phantom.size, phantom.fps, phantom.seconds)

@@ -1,16 +1,17 @@
-"""Seams, network evaluations and sampling time of videos longer than a window, for each method of joining windows.
+"""Seams, network evaluations and sampling time of long videos, for each method of joining windows.
 
     python benchmarks/long_video.py [overrides of stage=video] [--study phantom] [--src samples/phantom/images] [--n 52]
         [--frames 64 96 192] [--joins crossfade continue drop] [--overlaps 16 8 4]
 
-The script runs in the folder that has models/ and samples/ of the study. Videos are sampled by stage=video and decoded
-by stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is the published method: windows overlap by
-half a window at every step, and a window contributes only the frames that earlier windows do not cover. The seam ratio
-is the mean frame difference at the joins divided by the mean frame difference elsewhere, over all videos, with a 95 %
-bootstrap interval over videos; 1 means that no seam is visible. The seam ratio is printed twice: for the frames where a
-window begins, and for the frames after the end of the previous window, where "drop" changes from one window to the
-next. The row "real" is for held-out recordings of equal length, at the joins of "crossfade" with the default
-overlap. ``--overlaps`` are values of ``overlap=``; the default is that of stage=video, and half a window for "drop".
+A long video has more frames than a window. Run the script in the folder with models/ and samples/ of the study. Videos
+are sampled by stage=video and decoded by stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is
+the published method: windows overlap by half a window at every step, and a window contributes only the frames that
+earlier windows do not cover. The seam ratio is the mean frame difference at the joins divided by the mean frame
+difference elsewhere, over all videos, with a 95 % bootstrap interval over videos; 1 means that no seam is visible. The
+seam ratio is printed twice: for the frames where a window begins, and for the frames after the end of the previous
+window, where "drop" changes from one window to the next. The row "real" has the seam ratio of held-out recordings of
+equal length, at the joins of "crossfade" with the default overlap. ``--overlaps`` are values of ``overlap=``; the
+default overlap is that of stage=video, and half a window for "drop".
 """
 
 import argparse
@@ -37,7 +38,7 @@ from echodream.store import Store
 
 
 class DroppedOverlapSampling(SamplingModule):
-    """Sampling by overlapping windows, which discards the second prediction of an overlap, as published."""
+    """Sampling with overlapping windows as published: in an overlap, only the first window is used."""
 
     def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         length = self.length
@@ -56,7 +57,7 @@ class DroppedOverlapSampling(SamplingModule):
 
 
 def run_stage(*overrides: str) -> None:
-    """Run a stage of sample.py with ``overrides``."""
+    """Run sample.py with ``overrides``."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         engine.sample(compose("sample", ["notes=null", *overrides]))
 
@@ -64,11 +65,11 @@ def run_stage(*overrides: str) -> None:
 def sample_videos(
     options: argparse.Namespace, frames: int, join: str, overlap: int | None
 ) -> tuple[list[np.ndarray], list[int], str]:
-    """Sample and decode videos; return gray levels (F, H, W), joins, and evaluations and seconds per video as text."""
+    """Sample and decode videos; return gray levels (F, H, W), join frames, and the cost per video as text."""
     count = [0]
     forward = DiffusionModel.forward
 
-    def counted_forward(self: DiffusionModel, x_t: Tensor, *rest: object) -> Tensor:
+    def counting_forward(self: DiffusionModel, x_t: Tensor, *rest: object) -> Tensor:
         count[0] += len(x_t)
         return forward(self, x_t, *rest)  # type: ignore[arg-type]
 
@@ -77,14 +78,14 @@ def sample_videos(
         overrides = [f"src={options.src}", f"dst={folder}/latents", f"n={options.n}", f"frames={frames}"]
         overrides += [f"join={'crossfade' if join == 'drop' else join}", *options.overrides]
         overrides += [] if overlap is None else [f"overlap={overlap}"]
-        begin = time.perf_counter()
+        start = time.perf_counter()
         module = DroppedOverlapSampling if join == "drop" else SamplingModule
         with (
             mock.patch.object(video, "SamplingModule", module),
-            mock.patch.object(DiffusionModel, "forward", counted_forward),
+            mock.patch.object(DiffusionModel, "forward", counting_forward),
         ):
             run_stage("stage=video", study, *overrides)
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - start
         run_stage("stage=decode", study, f"src={folder}/latents", f"dst={folder}/videos", "reference=/nowhere")
         store = Store(f"{folder}/videos", kind="video")
         joins = [int(frame) for frame in str(store.table["Joins"].iloc[0]).split()]
@@ -92,13 +93,15 @@ def sample_videos(
     return videos, joins, f"{count[0] / options.n:9.0f}{seconds / options.n:11.2f}"
 
 
-def seam_ratio(videos: Sequence[np.ndarray], joins: Sequence[int], resamples: int = 2000) -> str:
+def seam_ratio_text(videos: Sequence[np.ndarray], joins: Sequence[int], resamples: int = 2000) -> str:
     """Seam ratio over all videos with its 95 % interval, as text."""
     if not videos or not joins:
         return "         -          "
-    curves = [frame_difference_curve(clip.astype(np.uint8)) for clip in videos]  # entry k is from frame k to k + 1
-    at = np.isin(np.arange(len(curves[0])) + 1, joins)
-    means = np.array([[curve[at].mean(), curve[~at].mean()] for curve in curves])
+    curves = [
+        frame_difference_curve(clip.astype(np.uint8)) for clip in videos
+    ]  # entry k is the difference between frames k and k + 1
+    at_join = np.isin(np.arange(len(curves[0])) + 1, joins)
+    means = np.array([[curve[at_join].mean(), curve[~at_join].mean()] for curve in curves])
     rows = np.random.default_rng(0).integers(len(means), size=(resamples, len(means)))
     resampled = means[rows].mean(axis=1)
     low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5])
@@ -120,7 +123,7 @@ def main() -> None:
     parser.add_argument("--src", default="samples/phantom/images", help="store of latent images")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 96, 192])
     parser.add_argument("--joins", nargs="+", choices=joins, default=list(joins))
-    parser.add_argument("--overlaps", type=int, nargs="+", default=[None], help="frames that windows share")
+    parser.add_argument("--overlaps", type=int, nargs="+", default=[None], help="number of frames that windows share")
     parser.add_argument("--n", type=int, default=52, help="number of videos")
     parser.add_argument("overrides", nargs="*", help="overrides of stage=video, such as steps=20 guidance.class_id=2")
     options = parser.parse_args()
@@ -134,15 +137,13 @@ def main() -> None:
             videos, begins, cost = sample_videos(options, frames, join, overlap)
             overlapping = join != "continue"
             ends = [begin + window for begin in [0, *begins] if begin + window < frames] if overlapping else begins
-            change = np.mean([frame_difference_curve(clip.astype(np.uint8)).mean() for clip in videos])
-            shared = "default" if overlap is None else overlap
-            seams = f"{seam_ratio(videos, begins)}  {seam_ratio(videos, ends)}"
-            print(f"{frames:>6}  {join:<9}  {shared:>7}{cost}  {seams}{change:8.2f}", flush=True)
+            difference = np.mean([frame_difference_curve(clip.astype(np.uint8)).mean() for clip in videos])
+            overlap_text = "default" if overlap is None else overlap
+            seams = f"{seam_ratio_text(videos, begins)}  {seam_ratio_text(videos, ends)}"
+            print(f"{frames:>6}  {join:<9}  {overlap_text:>7}{cost}  {seams}{difference:8.2f}", flush=True)
         begins = window_starts(frames, window, window // 4)[1:] if frames > window else []
-        print(
-            f"{frames:>6}  real                                  {seam_ratio(real_videos(options, frames), begins)}",
-            flush=True,
-        )
+        seam = seam_ratio_text(real_videos(options, frames), begins)
+        print(f"{frames:>6}  real                                  {seam}", flush=True)
 
 
 if __name__ == "__main__":

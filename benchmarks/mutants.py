@@ -2,10 +2,10 @@
 
     python benchmarks/mutants.py [name ...]
 
-A mutant replaces one line of code by a mistake of a published pipeline or of privacy arithmetic. The script prints
-"caught" or "MISSED" for each mutant, and exits with 1 if a mutant was missed. tests/test_mutants.py checks that every
-line to replace is in the code exactly once. tests/diffusion/test_process_mutants.py has the mutants of the noise
-processes.
+A mutant replaces one line of code by a wrong line, such as a mistake of a published pipeline. The script prints
+"caught" for each mutant for which a test fails, and otherwise "MISSED"; it exits with status 1 if a mutant was missed.
+tests/test_mutants.py checks that every line to replace is in the code exactly once.
+tests/diffusion/test_process_mutants.py has the mutants of the noise processes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Mutant(NamedTuple):
-    """A mistake in a line of code, and the tests of which at least one must fail.
+    """A mistake in a line of code, and its tests; at least one test must fail if the code has the mistake.
 
     ``file`` is a path below echodream/. ``tests`` has paths below tests/, separated by spaces.
     """
@@ -57,7 +57,7 @@ MUTANTS = {
         "weight = torch.ones(window, device=windows.device, dtype=windows.dtype)",
         "diffusion/test_sliding_window.py",
     ),
-    "latents are padded although nothing is needed": Mutant(
+    "latents are padded although their size fits": Mutant(
         "networks/denoisers/base.py",
         "missing = -size % multiple",
         "missing = multiple - size % multiple",

@@ -1,9 +1,9 @@
-"""Floating-point operations of the networks, counted without computing them.
+"""Floating-point operations of the networks, counted without running the networks.
 
     python benchmarks/operations.py
 
 Prints a line for each autoencoder (encoding and decoding of one frame) and for each denoiser (one evaluation for an
-image, or for a clip of 64 frames), at the frame size of the network: 64 x 64 for ``tiny``, 112 x 112 for the others.
+image, or for a clip of 64 frames). Frames have 64 x 64 pixels for the preset ``tiny``, and 112 x 112 for other presets.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.types import Condition
 
 SIZES = {"published": 112, "grey": 112, "small": 112, "tiny": 64}
-"""Height and width of a frame, by size of the networks."""
+"""Height and width of a frame in pixels, by preset."""
 DOWNSAMPLING, CHANNELS, FRAMES, TOKEN_WIDTH = 8, 4, 64, 256
 
 
@@ -30,7 +30,7 @@ def training_config(model: str, size: str) -> DictConfig:
 
 
 def main() -> None:
-    """Print the operations of all sizes in GFLOP."""
+    """Print the floating-point operations of the networks of all presets, in GFLOP."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for size, side in SIZES.items():
         network, latent = instantiate(training_config("vae", size).vae), side // DOWNSAMPLING

@@ -1,4 +1,4 @@
-"""Images of the phantom for the documentation: all classes at end diastole and end systole, and one beat of each.
+"""Images of the phantom for the documentation: each class at end diastole and end systole, and one beat per class.
 
 python benchmarks/phantom_images.py docs/images     # writes phantom.png and phantom.gif there
 """
@@ -45,12 +45,12 @@ def draw_key_frames(patients: int, size: int, seed: int) -> Image.Image:
 
 def draw_one_beat(frames: int, size: int, seed: int) -> list[Image.Image]:
     """Draw the frames of one beat, with one patient of each class side by side, in 48 gray levels."""
-    films = [
+    clips = [
         render(limit_to_one_beat(sample_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames))
         for c in range(len(CLASSES))
     ]
     images = []
-    for row in np.concatenate(films, axis=2):
+    for row in np.concatenate(clips, axis=2):
         image = Image.new("L", (len(CLASSES) * size, size + MARGIN))
         image.paste(Image.fromarray(np.round(row / 255 * 47).astype(np.uint8) * np.uint8(5)), (0, MARGIN))
         for class_id, name in enumerate(CLASSES):
@@ -61,10 +61,10 @@ def draw_one_beat(frames: int, size: int, seed: int) -> list[Image.Image]:
 
 def main(folder: str) -> None:
     """Write phantom.png and phantom.gif to ``folder``."""
-    place = Path(folder)
-    draw_key_frames(patients=4, size=112, seed=0).save(place / "phantom.png", optimize=True)
+    dst = Path(folder)
+    draw_key_frames(patients=4, size=112, seed=0).save(dst / "phantom.png", optimize=True)
     first, *rest = draw_one_beat(frames=26, size=112, seed=0)
-    first.save(place / "phantom.gif", save_all=True, append_images=rest, duration=30, loop=0, optimize=True)
+    first.save(dst / "phantom.gif", save_all=True, append_images=rest, duration=30, loop=0, optimize=True)
 
 
 if __name__ == "__main__":

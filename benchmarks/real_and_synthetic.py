@@ -1,8 +1,9 @@
-"""An animated picture for the documentation: recordings of test patients above synthetic ones, one class per column.
+"""An animated picture for the documentation: real recordings above synthetic recordings, one class per column.
 
 python benchmarks/real_and_synthetic.py data/phantom/videos samples/phantom/videos docs/images/real_and_synthetic.webp
 
-The first recordings of each class are shown, without a choice. Real recordings of patients must not be published.
+The first recording of each class is shown, without manual selection. The real recordings are of TEST patients. Pictures
+of real patients must not be published.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def first_clips(store: Store, frames: int, split: str | None) -> dict[str, np.nd
     return {str(label): store.frames(str(name), range(frames))[..., 0] for label, name in names}
 
 
-def draw(rows: dict[str, dict[str, np.ndarray]], frames: int, scale: int) -> list[Image.Image]:
+def draw_frames(rows: dict[str, dict[str, np.ndarray]], frames: int, scale: int) -> list[Image.Image]:
     """The frames of the picture: a row of clips for each entry of ``rows``, with a line of text above each row."""
     classes = list(next(iter(rows.values())))
     size = next(iter(next(iter(rows.values())).values())).shape[-1] * scale
@@ -50,8 +51,8 @@ def main() -> None:
     parser.add_argument("synthetic", help="store of synthetic videos of the same size")
     parser.add_argument("dst", type=Path, help="file to write: webp or gif")
     parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--scale", type=int, default=2, help="size of a pixel")
-    parser.add_argument("--quality", type=int, default=60, help="of webp")
+    parser.add_argument("--scale", type=int, default=2, help="factor by which frames are enlarged")
+    parser.add_argument("--quality", type=int, default=60, help="quality of a webp file, 0 to 100")
     options = parser.parse_args()
     stores = {"real": Store(options.real, kind="video"), "synthetic": Store(options.synthetic, kind="video")}
     rows = {
@@ -60,7 +61,7 @@ def main() -> None:
     }
     if set(rows["real"]) != set(rows["synthetic"]):
         raise UserError(f"the classes differ: {', '.join(rows['real'])} and {', '.join(rows['synthetic'])}")
-    first, *rest = draw(rows, options.frames, options.scale)
+    first, *rest = draw_frames(rows, options.frames, options.scale)
     fps = float(stores["real"].table["FPS"].iloc[0])
     settings = {"quality": options.quality, "method": 6} if options.dst.suffix == ".webp" else {}
     first.save(options.dst, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, **settings)

@@ -10,14 +10,14 @@ the artifacts lidm or lvdm, vae and classifier in ``--models``, a store of real 
 latent images, ``--src``. Each batch of rows is sampled with all settings in turn, so that other load on the machine
 affects all settings equally. The script prints, for each setting,
 
-- the network evaluations per sample and the milliseconds per sample (median over batches, without decoding), and how
-  many times fewer and faster than ``--reference``;
+- the network evaluations per sample and the milliseconds per sample (median over batches, without decoding), and
+  the ratios of both numbers to those of ``--reference``;
 - the peak signal-to-noise ratio (PSNR) of the whitened latents against samples of ``--exact`` with the same noise, in
   decibels; the peak is the range of these latents. Stochastic samplers have no PSNR;
 - for each of ``--extractors``, the Frechet distance of the decoded images, or of clips of the decoded videos, to real
   TEST recordings, and its ratio to the distance of ``--reference`` with a 90 % interval (bootstrap over samples). The
   line above the table has the distance between equally many real TRAIN and TEST recordings;
-- how often the classifier predicts the requested class, with the extractor classifier.
+- with the extractor classifier, the share of samples for which it predicts the requested class (column agreement).
 """
 
 import argparse
@@ -56,15 +56,17 @@ class Setting:
 
     module: SamplingModule
     text: str
-    """Text of the setting on the command line."""
+    """The setting as it is written on the command line."""
     evaluations: int = 0
-    """Number of network evaluations, summed over the rows of all calls."""
+    """Number of network evaluations, summed over the samples of all calls."""
     seconds: list[float] = field(default_factory=list)
     """Seconds per sample, one entry for each batch."""
-    squares: list[float] = field(default_factory=list)
-    """Mean squared difference of the whitened latents to the exact ones, one entry for each batch."""
+    squared_errors: list[float] = field(default_factory=list)
+    """Mean squared difference between whitened latents and those of ``--exact``, divided by peak^2, for each batch."""
     features: dict[str, list[Tensor]] = field(default_factory=dict)
-    correct: list[Tensor] = field(default_factory=list)
+    """Features of the decoded samples by extractor: one tensor (N, D) for each batch."""
+    is_correct: list[Tensor] = field(default_factory=list)
+    """Whether the classifier predicts the requested class: one boolean tensor (N,) for each batch."""
 
     def sample(self, request: SamplingRequest) -> Tensor:
         """Sample the rows of ``request``, (B, C, F, H, W), and record time and network evaluations."""
@@ -79,7 +81,7 @@ class Setting:
         return latents
 
     def name(self) -> str:
-        """Sampler, spacing, steps and guidance interval, as the first columns of the table."""
+        """Text of the first columns of the table: sampler, spacing, steps and guidance interval."""
         config = self.module.config
         if "@" in self.text:
             return f"{self.text.rsplit('/', 1)[-1]:<40}"
@@ -122,18 +124,18 @@ def sampling_requests(model: DiffusionModel, options: argparse.Namespace) -> Sam
         beats, length = video.sample_beats(model, options.seed, options.n), clip_length(model, options)
         assert length is not None
 
-        def read(row: int, count: int) -> Tensor:
+        def read_latents(row: int, count: int) -> Tensor:
             return store.latents(sources["FileName"][row], 0, count)[0].float()
 
-        references = video.reference_reader(model, read, sources, options.src, beats, length)
+        references = video.reference_reader(model, read_latents, sources, options.src, beats, length)
     else:
         requests = model.conditioner.uniform_requests(options.n)
     values = model.conditioner.encode_request(requests)
     return SamplingRequests(names, values, options.batch, (), references)
 
 
-def measured_frames(extractor: Extractor, frames: int, is_video: bool) -> range:
-    """Frames of a sample whose features are computed: all of an image, a clip of a video."""
+def frames_for_features(extractor: Extractor, frames: int, is_video: bool) -> range:
+    """Frames of a sample whose features are computed: all frames of an image sample, or one clip of a video."""
     if not is_video:
         return range(frames)
     length, stride = extractor.clips[0]
@@ -157,25 +159,25 @@ def measure_settings(
             latents = setting.sample(request)
             if truth is not None:
                 peak = truth.max() - truth.min()
-                setting.squares.append(float(((latents / std - truth) / peak).square().mean()))
+                setting.squared_errors.append(float(((latents / std - truth) / peak).square().mean()))
             for name, extractor in extractors.items():
-                features = extract(extractor, decoder, request, latents, model.is_video)
+                features = decoded_features(extractor, decoder, request, latents, model.is_video)
                 setting.features.setdefault(name, []).append(features.double().cpu())
                 if isinstance(extractor, ClassifierExtractor) and "class_id" in request.values:
                     ids = torch.tensor(extractor.metadata["class_ids"])
                     target = request.values["class_id"].cpu().repeat_interleave(len(features) // len(request.rows))
-                    setting.correct.append(ids[extractor.network.head(features).argmax(dim=1).cpu()] == target)
+                    setting.is_correct.append(ids[extractor.network.head(features).argmax(dim=1).cpu()] == target)
         print(".", end="", flush=True)
     print()
 
 
-def extract(
+def decoded_features(
     extractor: Extractor, decoder: VaeDecoder, request: SamplingRequest, latents: Tensor, is_video: bool
 ) -> Tensor:
-    """Features of all frames of images, or of a clip of each video: (N, D)."""
-    frames = measured_frames(extractor, latents.shape[2], is_video)
-    chosen = latents[:, :, list(frames)].transpose(1, 2)
-    batch = FrameBatch(request.names, (len(frames),) * len(request.rows), chosen.flatten(0, 1))
+    """Features of the decoded ``latents``: of all frames of image samples, or of one clip of each video, (N, D)."""
+    frames = frames_for_features(extractor, latents.shape[2], is_video)
+    selected = latents[:, :, list(frames)].transpose(1, 2)
+    batch = FrameBatch(request.names, (len(frames),) * len(request.rows), selected.flatten(0, 1))
     pixels = from_uint8(torch.stack(decoder.predict_step(batch, 0))).permute(0, 4, 1, 2, 3)  # b c f h w
     if not is_video:
         pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]
@@ -185,7 +187,7 @@ def extract(
 def real_features(
     extractor: Extractor, options: argparse.Namespace, split: str, is_video: bool, key_frames: bool, count: int
 ) -> np.ndarray:
-    """Features of ``count`` real frames, or clips, of ``split``."""
+    """Features of ``count`` real frames or clips of ``split``: (N, D)."""
     extraction = FeatureExtraction(count, 16, options.seed)
     if split == "TEST":
         recordings = load_recordings(options.real, "real")
@@ -194,8 +196,8 @@ def real_features(
     if is_video:
         length, stride = extractor.clips[0]
         return extraction.clips(recordings, extractor, length, stride).features
-    chosen = RecordingSet(recordings.store, recordings.rows, recordings.cli_arg, only_key_frames=key_frames)
-    return extraction.frames(chosen, extractor).features
+    recordings = RecordingSet(recordings.store, recordings.rows, recordings.cli_arg, only_key_frames=key_frames)
+    return extraction.frames(recordings, extractor).features
 
 
 def ratio_interval(features: np.ndarray, reference: np.ndarray, real: np.ndarray, resamples: int) -> str:
@@ -211,7 +213,7 @@ def ratio_interval(features: np.ndarray, reference: np.ndarray, real: np.ndarray
     return f"{ratio:6.3f} ({low:.3f} to {high:.3f})"
 
 
-def rows_of_table(
+def table_lines(
     settings: Sequence[Setting], extractors: Mapping[str, Extractor], options: argparse.Namespace
 ) -> Iterator[str]:
     """Lines of the table; the first setting is the reference of all ratios."""
@@ -221,31 +223,31 @@ def rows_of_table(
     header = "sampler   spacing   steps guidance   rows/sample  fewer  ms/sample  faster   PSNR"
     for name, extractor in extractors.items():
         count = sum(map(len, first.features[name]))
-        sides = [
+        real_sets = [
             real_features(extractor, options, split, model.is_video, key_frames, count) for split in ("TEST", "TRAIN")
         ]
-        size = min(map(len, sides))
-        real[name] = sides[0]
-        floor = frechet_estimate(sides[1][:size], sides[0][:size]).value
-        yield f"{name}: {count} samples against {len(sides[0])} of TEST; {size} of TRAIN against TEST: {floor:.3f}"
+        size = min(map(len, real_sets))
+        real[name] = real_sets[0]
+        floor = frechet_estimate(real_sets[1][:size], real_sets[0][:size]).value
+        yield f"{name}: {count} samples against {len(real_sets[0])} of TEST; {size} of TRAIN against TEST: {floor:.3f}"
         header += f"  {f'frechet[{name}]':>20}  ratio (90 % interval)   "
     yield header + "  agreement"
     entries = SAMPLERS[model.process.name]
     for setting in settings:
-        faster = statistics.median(a / b for a, b in zip(first.seconds, setting.seconds, strict=True))
+        speedup = statistics.median(a / b for a, b in zip(first.seconds, setting.seconds, strict=True))
         psnr = "     -"
-        if setting.squares and not entries[str(setting.module.config.sampler)].stochastic:
-            psnr = f"{-10 * math.log10(max(statistics.mean(setting.squares), 1e-12)):6.1f}"
+        if setting.squared_errors and not entries[str(setting.module.config.sampler)].stochastic:
+            psnr = f"{-10 * math.log10(max(statistics.mean(setting.squared_errors), 1e-12)):6.1f}"
         line = (
             f"{setting.name()}{setting.evaluations / options.n:12.1f}{first.evaluations / setting.evaluations:7.1f}"
-            f"{1000 * statistics.median(setting.seconds):11.2f}{faster:8.1f} {psnr}"
+            f"{1000 * statistics.median(setting.seconds):11.2f}{speedup:8.1f} {psnr}"
         )
         for name in extractors:
             features, base = (torch.cat(each.features[name]).numpy() for each in (setting, first))
             base = features if setting is first else base
             line += f"  {frechet_estimate(features, real[name]).value:20.3f} "
             line += ratio_interval(features, base, real[name], options.bootstrap)
-        yield line + (f"{torch.cat(setting.correct).double().mean():11.3f}" if setting.correct else "")
+        yield line + (f"{torch.cat(setting.is_correct).double().mean():11.3f}" if setting.is_correct else "")
 
 
 @torch.inference_mode()
@@ -259,12 +261,16 @@ def main() -> None:
     parser.add_argument("--src", default="samples/phantom/private", help="store of latent images, for videos")
     parser.add_argument("--n", type=int, default=400, help="number of samples")
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--frames", type=int, help="frames of a video; default: as in training")
-    parser.add_argument("--overlap", type=int, help="frames that windows share; default: a quarter of a window")
-    parser.add_argument("--windows", type=int, default=8, help="windows of a video in one network call")
-    parser.add_argument("--condition", default="class_id", help="guided condition")
+    parser.add_argument("--frames", type=int, help="number of frames of a video; default: as in training")
+    parser.add_argument(
+        "--overlap", type=int, help="number of frames that windows share; default: a quarter of a window"
+    )
+    parser.add_argument("--windows", type=int, default=8, help="number of windows of a video in one network call")
+    parser.add_argument("--condition", default="class_id", help="condition to which guidance is applied")
     parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale")
-    parser.add_argument("--reference", default="dpmpp_2m:trailing:20", help="setting that the others are compared with")
+    parser.add_argument(
+        "--reference", default="dpmpp_2m:trailing:20", help="setting that all other settings are compared with"
+    )
     parser.add_argument("--exact", default="unipc:quadratic:128", help="setting for the PSNR, or none for no PSNR")
     parser.add_argument("--settings", nargs="+", default=[], help="settings, such as unipc:quadratic:12")
     parser.add_argument("--samplers", nargs="+", default=[])
@@ -294,7 +300,7 @@ def main() -> None:
     exact = None if options.exact == "none" else build_setting(model, options.exact, options)
     measure_settings(settings, exact, extractors, options)
     print(f"{options.n} samples, {options.condition} guided by {options.guidance:g}, batches of {options.batch}")
-    for line in rows_of_table(settings, extractors, options):
+    for line in table_lines(settings, extractors, options):
         print(line)
 
 

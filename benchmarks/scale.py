@@ -2,19 +2,19 @@
 
     python benchmarks/scale.py [--recordings 1000 10000 100000] [--only open decode ...] [--folder FOLDER]
 
-A recording has 13 frames of latents, 4 x 8 x 8. The media files are hard links to 16 files, so that a store of 100,000
-recordings needs little disk space, and all reads come from the page cache. One patient in three has two recordings, and
-80 % of the recordings are TRAIN. Each measurement is a process with one thread, forked after all imports. Its times
-(seconds, wall and processor) count from the fork, its memory (GB) is the peak resident memory, with the imports; worker
-processes are not included. On a busy machine, only the processor time is comparable.
+A recording has 13 frames of latents with the shape (4, 8, 8). The media files are hard links to 16 files, so that a
+store of 100,000 recordings needs little disk space, and all reads come from the page cache. One patient in three has
+two recordings, and 80 % of the recordings are TRAIN. Each measurement runs in a separate process with one thread, which
+is forked after all imports. Wall time and processor time, in seconds, count from the fork. Memory is the peak resident
+memory in GB, including imports, without worker processes. On a busy machine, only the processor time is comparable.
 
-imports   imports of this script, which are not part of the other measurements
+imports   imports of this script, which are not included in any other measurement
 write     StoreWriter: all recordings are committed, verified and flushed to the disk
 open      Store(folder)
 verify    stage=verify
-decode    stage=decode until the first recording is written; "again": after the checksums were recorded
-training  model=lidm preset=tiny until the first optimizer step; "again": and the share of the time of 20 further steps
-          that the training loop waits for batches
+decode    stage=decode until the first recording is written; "decode again": with the recorded checksums of the store
+training  model=lidm preset=tiny until the first optimizer step; "training again": also the share of the time of the
+          next 20 steps in which the training loop waits for batches
 filter    search of the nearest TRAIN patient of 200 samples among all frames of all TRAIN recordings, which are read
           from the store; embeddings have 128 features. Memory is the increase during the search
 select    selection of the frames that are copied, and of another patient for each copy
@@ -55,12 +55,13 @@ from echodream.store.schema import CHECKSUMS, DATASET, FILE_LIST, REJECTED, REJE
 from echodream.store.table import write_table
 from echodream.weights import fingerprint
 
-STARTED = {"wall": 0.0}
+FORK_TIME = {"wall": 0.0}
+"""Time of the fork of this process, by time.perf_counter."""
 FRAMES, SIDE, SOURCES, FEATURES, SAMPLES, STEPS = 13, 8, 16, 128, 200, 20
 
 
 def write_sources(folder: Path) -> None:
-    """Write the autoencoder and the media files; the recordings are links to these files."""
+    """Write the autoencoder and the media files to which the recordings are linked."""
     torch.manual_seed(0)
     network = build_autoencoder(1, [8, 16], layers=1, latent=4, groups=4).eval()
     artifact = Artifact("vae", "scale", fingerprint(network), "0" * 64)
@@ -73,7 +74,7 @@ def write_sources(folder: Path) -> None:
 
 
 def table_rows(recordings: int) -> list[dict[str, Any]]:
-    """Rows of FileList.csv."""
+    """Rows of FileList.csv for a store of ``recordings`` recordings."""
     rows = []
     for number in range(recordings):
         patient = number - (number % 4 == 1)
@@ -86,7 +87,7 @@ def table_rows(recordings: int) -> list[dict[str, Any]]:
 
 
 def latent_dataset(folder: Path) -> Dataset:
-    """Content of dataset.json."""
+    """Content of dataset.json of the latent store."""
     encoder = read_artifact(folder / "vae", "vae").fingerprint
     return Dataset("latent", 4, SIDE, SIDE, "float16", encoder=encoder, layout="F,C,H,W")
 
@@ -109,15 +110,15 @@ def link_store(folder: Path, recordings: int) -> None:
     (root / CHECKSUMS).write_text("".join(lines))
 
 
-def used_so_far() -> dict[str, float]:
+def time_and_memory() -> dict[str, float]:
     """Wall and processor time in seconds since the fork, and peak memory in GB, of this process."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"wall": time.perf_counter() - STARTED["wall"], "processor": time.process_time(), "memory": memory}
+    return {"wall": time.perf_counter() - FORK_TIME["wall"], "processor": time.process_time(), "memory": memory}
 
 
-def report(**figures: float) -> None:
-    """Write the figures of this process as json, and end the process."""
-    Path("figures.json").write_text(json.dumps({**used_so_far(), **figures}))
+def write_figures_and_exit(**figures: float) -> None:
+    """Write the figures of this process to figures.json, and end the process."""
+    Path("figures.json").write_text(json.dumps({**time_and_memory(), **figures}))
     for child in psutil.Process().children(recursive=True):
         child.kill()
     os._exit(0)
@@ -132,45 +133,45 @@ def run_command(program: str, overrides: list[str]) -> None:
 
 
 def measure_write(folder: Path, *arguments: str) -> None:
-    """Time of writing a store."""
+    """Measure the time of writing a store."""
     rows = table_rows(int(arguments[0]))
     with StoreWriter(folder / "written", latent_dataset(folder)) as writer:
         for number, row in enumerate(rows):
             writer.copy(folder / f"media/{number % SOURCES}.safetensors", row, link=True)
         writer.finish([row["FileName"] for row in rows])
-    report()
+    write_figures_and_exit()
 
 
 def measure_open(folder: Path, *arguments: str) -> None:
-    """Time of opening a store, after imports."""
+    """Measure the time of opening a store, after imports."""
     start = time.process_time()
     Store(folder / "latents")
-    report(opening=time.process_time() - start)
+    write_figures_and_exit(opening=time.process_time() - start)
 
 
 def measure_command(folder: Path, *arguments: str) -> None:
-    """Time of the whole command sample.py."""
+    """Measure the time of the whole command sample.py."""
     run_command("sample.py", [*arguments])
-    report()
+    write_figures_and_exit()
 
 
 def measure_first_recording(folder: Path, *arguments: str) -> None:
-    """Time until a stage has written its first recording."""
+    """Measure the time until a stage has written its first recording."""
     commit = StoreWriter.commit
 
-    def commit_and_report(writer: StoreWriter, row: Any, media: Path) -> None:
+    def commit_and_exit(writer: StoreWriter, row: Any, media: Path) -> None:
         commit(writer, row, media)
-        report()
+        write_figures_and_exit()
 
-    StoreWriter.commit = commit_and_report  # type: ignore[method-assign]
+    StoreWriter.commit = commit_and_exit  # type: ignore[method-assign]
     run_command("sample.py", [*arguments])
 
 
 def measure_training(folder: Path, *arguments: str) -> None:
-    """Time until the first optimizer step, and the share of further steps that is spent waiting for data."""
+    """Measure the time until the first optimizer step, and the share of later steps that is spent waiting for data."""
     steps = int(arguments[0])
     waits: list[float] = []
-    marks: list[float] = []
+    step_ends: list[float] = []
     batches = ResumableLoader.__iter__
 
     def timed_batches(loader: ResumableLoader) -> Any:
@@ -185,14 +186,14 @@ def measure_training(folder: Path, *arguments: str) -> None:
             yield batch
 
     def after_step(module: Any, *_: Any) -> None:
-        marks.append(time.perf_counter())
-        if len(marks) == 1:
-            figures.update(used_so_far())
-        if len(marks) > steps > 0:
-            figures["waiting"] = sum(waits[1 : steps + 1]) / (marks[-1] - marks[0])
-            figures["step"] = (marks[-1] - marks[0]) / steps
-        if len(marks) > steps:
-            report(**figures)
+        step_ends.append(time.perf_counter())
+        if len(step_ends) == 1:
+            figures.update(time_and_memory())
+        if len(step_ends) > steps > 0:
+            figures["waiting"] = sum(waits[1 : steps + 1]) / (step_ends[-1] - step_ends[0])
+            figures["step"] = (step_ends[-1] - step_ends[0]) / steps
+        if len(step_ends) > steps:
+            write_figures_and_exit(**figures)
 
     figures = dict[str, float]()
     ResumableLoader.__iter__ = timed_batches  # type: ignore[method-assign]
@@ -213,17 +214,17 @@ class RandomProjection(FrameEmbedder):
 
 
 def measure_filter(folder: Path, *arguments: str) -> None:
-    """Time and memory of the search for the nearest patient of each sample."""
+    """Measure time and memory of the search for the nearest patient of each sample."""
     recordings, embedder = Recordings(Store(folder / "latents"), "TRAIN"), RandomProjection()
     samples = torch.randn(SAMPLES, FEATURES, generator=embedder.generator)
     references, queries = ReferenceFrames(embedder, recordings), [Query(part) for part in samples.split(1)]
     start = time.process_time()
     scores, memory = run_with_peak_memory(lambda: references.score(queries, "cosine"))
-    report(search=time.process_time() - start, increase=memory, references=scores.references)
+    write_figures_and_exit(search=time.process_time() - start, increase=memory, references=scores.references)
 
 
 def measure_select(folder: Path, *arguments: str) -> None:
-    """Time of the selection of frames of each patient, and of another patient for each copy."""
+    """Measure the time of the selection of frames of each patient, and of another patient for each copy."""
     recordings = Recordings(Store(folder / "latents"), "TRAIN")
     start = time.process_time()
     selections = select_frames_by_patient(recordings, 1, seed=0)
@@ -231,7 +232,7 @@ def measure_select(folder: Path, *arguments: str) -> None:
     copy_generator.recordings = recordings
     for patient, selection in selections.items():
         copy_generator.select_other_patient(selection, named_rng(0, patient))
-    report(selection=time.process_time() - start, patients=len(selections))
+    write_figures_and_exit(selection=time.process_time() - start, patients=len(selections))
 
 
 MEASUREMENTS: dict[str, Callable[..., None]] = {
@@ -249,7 +250,7 @@ def run_measurement(name: str, folder: Path, arguments: list[str]) -> dict[str, 
     """Figures of the measurement ``name`` in a forked process, whose working directory is ``folder``."""
 
     def run() -> None:
-        STARTED["wall"] = time.perf_counter()
+        FORK_TIME["wall"] = time.perf_counter()
         os.chdir(folder)
         with Path("log").open("a") as log:
             os.dup2(log.fileno(), 1)
@@ -267,8 +268,8 @@ def run_measurement(name: str, folder: Path, arguments: list[str]) -> dict[str, 
     return figures
 
 
-def measure_size(folder: Path, recordings: int, only: Iterable[str]) -> None:
-    """Print the figures of stores with ``recordings`` recordings, or of the measurements ``only``."""
+def measure_size(folder: Path, recordings: int, only_titles: Iterable[str]) -> None:
+    """Print the figures of stores with ``recordings`` recordings; ``only_titles``: selects measurements."""
     write_sources(folder)
     link_store(folder, recordings)
     paths = [f"paths.{name}={folder}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
@@ -289,7 +290,7 @@ def measure_size(folder: Path, recordings: int, only: Iterable[str]) -> None:
         ("select", "select", []),
     ]
     for title, name, arguments in rows:
-        if only and title not in only:
+        if only_titles and title not in only_titles:
             continue
         figures = run_measurement(name, folder, arguments)
         shutil.rmtree(folder / "out.partial", ignore_errors=True)
@@ -301,12 +302,12 @@ def main() -> None:
     """Measure stores of each size in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recordings", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--folder", type=Path, help="folder of the stores, which is created; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="folder in which stores are created; default: a temporary folder")
     parser.add_argument("--only", nargs="+", default=[], help="titles of measurements, such as open; default: all")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    started = psutil.Process().create_time()
-    print(f"imports: wall {time.time() - started:.3g}  processor {time.process_time():.3g}", flush=True)
+    start_time = psutil.Process().create_time()
+    print(f"imports: wall {time.time() - start_time:.3g}  processor {time.process_time():.3g}", flush=True)
     for recordings in options.recordings:
         folder = Path(tempfile.mkdtemp(prefix="scale-", dir=options.folder))
         try:

@@ -2,9 +2,10 @@
 
 python benchmarks/startup.py [--repeats 3] [--launch]
 
-The printed wall time and CPU time, in seconds, are minima over repeats in new processes. The import time of a stage
-covers the modules that its configuration names, without imports inside functions. With --launch the smoke pipeline runs
-twice in a temporary folder, which takes minutes: from the beginning, and again when all results are complete.
+The printed wall time and CPU time, in seconds, are minima over repeats, each in a new process. The import time of a
+stage covers the modules that its configuration names, without imports inside functions. With --launch, the smoke
+pipeline runs twice in a temporary folder, which takes minutes: first from the beginning, then with all results
+complete.
 """
 
 import argparse
@@ -40,7 +41,7 @@ for name in names:
 
 
 def main() -> None:
-    """Print the time of commands, of imports, and with --launch of the smoke pipeline."""
+    """Print the time of commands and of imports and, with --launch, of the smoke pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--launch", action="store_true", help="also run the smoke pipeline")
@@ -78,9 +79,9 @@ def measure_command(command: list[str], folder: Path) -> tuple[float, float]:
     """Wall time and CPU time of ``command`` and its child processes, in seconds."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if "Traceback" in done.stderr:
-        raise RuntimeError(done.stderr)
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if "Traceback" in process.stderr:
+        raise RuntimeError(process.stderr)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -1,13 +1,13 @@
-"""Time of each switch for speed, compared with the same computation without it, and the difference of the results.
+"""Time of a computation with and without each speed setting ("switch"), and the difference of the results.
 
     python benchmarks/switches.py [--device cpu|cuda] [--preset tiny|small|published] [--only compile fused ...]
         [--rounds 7] [--threads 2] [--json switches.json]
 
-The networks have random weights and the sizes of ``--preset``. Both computations of a switch alternate in one process,
-after a first call of each, for ``--rounds`` rounds. The script prints the median milliseconds (on a CPU, of processor
-time, or of wall time for switches that use several cores), the median and range of their ratio over the rounds (above
-1: the switch is faster), and the largest difference of the results, divided by the largest value. Compilation is not
-included in the times.
+The networks have random weights and the sizes of ``--preset``. After one call each, the computations without and with a
+switch alternate in one process for ``--rounds`` rounds. The script prints the median time without and with the switch
+in milliseconds, the median and range of the ratio over the rounds (above 1: the switch is faster), and the largest
+difference of the results, divided by the largest value. On a CPU, the time is processor time, except for switches that
+use several cores, which are measured in wall time. Compilation is not included in the times.
 """
 
 import argparse
@@ -54,11 +54,11 @@ class Pair(NamedTuple):
     without: Callable[[], Tensor]
     with_switch: Callable[[], Tensor]
     wall: bool = False
-    """Whether wall time is measured on a CPU, too."""
+    """Whether wall time, not processor time, is measured on a CPU."""
 
 
 class Networks:
-    """Random networks of one size on a device."""
+    """Networks of one preset with random weights, on a device."""
 
     def __init__(self, preset: str, device: str, rows: int, frames: int, folder: Path) -> None:
         self.preset, self.device, self.rows, self.frames, self.folder = preset, device, rows, frames, folder
@@ -86,7 +86,7 @@ class Networks:
             network = instantiate(compose("train", ["model=vae", "data=phantom", f"preset={self.preset}"]).vae)
         return network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
-    def values(self, model: DiffusionModel, rows: int) -> dict[str, Tensor]:
+    def condition_values(self, model: DiffusionModel, rows: int) -> dict[str, Tensor]:
         """Values of the conditions for ``rows`` samples."""
         values = model.conditioner.encode_request(model.conditioner.uniform_requests(rows))
         if model.is_video:
@@ -94,20 +94,20 @@ class Networks:
             values |= {"reference": torch.randn(rows, *size), "reference_time": torch.zeros(rows, 1)}
         return {name: value.to(self.device) for name, value in values.items()}
 
-    def noise(self, model: DiffusionModel, rows: int) -> Tensor:
+    def sample_noise(self, model: DiffusionModel, rows: int) -> Tensor:
         """Noise in the shape of ``rows`` samples."""
         size = (model.metadata.height, model.metadata.width)
         frames = (model.metadata.frames,) if model.is_video else ()
         return torch.randn(rows, model.metadata.channels, *frames, *size, device=self.device)
 
 
-def prediction(networks: Networks, name: str) -> tuple[DiffusionModel, Callable[..., Tensor]]:
-    """A diffusion model, and a function that predicts with such a model and sets of conditions, by default all."""
+def model_and_predictor(networks: Networks, name: str) -> tuple[DiffusionModel, Callable[..., Tensor]]:
+    """A diffusion model, and a function that evaluates a model for sets of conditions, by default all conditions."""
     model = networks.diffusion_model(name)
-    x, values = networks.noise(model, networks.rows), networks.values(model, networks.rows)
-    t, everything = torch.full((len(x),), 500), [frozenset(model.conditioner.names)]
+    x, values = networks.sample_noise(model, networks.rows), networks.condition_values(model, networks.rows)
+    t, all_conditions = torch.full((len(x),), 500), [frozenset(model.conditioner.names)]
 
-    def predict(model: DiffusionModel, sets: Sequence[frozenset[str]] = everything) -> Tensor:
+    def predict(model: DiffusionModel, sets: Sequence[frozenset[str]] = all_conditions) -> Tensor:
         with torch.inference_mode():
             return model.predictor(values)(x, t, sets)
 
@@ -115,19 +115,19 @@ def prediction(networks: Networks, name: str) -> tuple[DiffusionModel, Callable[
 
 
 def accelerated_prediction_pair(networks: Networks, name: str, compile: bool | str, channels_last: bool) -> Pair:
-    """Prediction of the model ``name`` with ``Denoiser.accelerate``."""
-    model, predict = prediction(networks, name)
+    """Prediction of the model ``name``, with and without ``Denoiser.accelerate``."""
+    model, predict = model_and_predictor(networks, name)
     fast = copy.deepcopy(model)
     fast.denoiser.accelerate(compile, channels_last)
     return Pair(lambda: predict(model), lambda: predict(fast))
 
 
-def channels_last_step(networks: Networks, name: str) -> Pair:
+def channels_last_training_pair(networks: Networks, name: str) -> Pair:
     """Forward and backward pass of the model ``name`` in channels-last memory format; the results are gradients."""
     model = networks.diffusion_model(name).requires_grad_(True)
     fast = copy.deepcopy(model)
     fast.denoiser.accelerate(False, True)
-    x, values = networks.noise(model, networks.rows), networks.values(model, networks.rows)
+    x, values = networks.sample_noise(model, networks.rows), networks.condition_values(model, networks.rows)
     keep = dict.fromkeys(model.conditioner.names, torch.ones(len(x), dtype=torch.bool, device=x.device))
 
     def step(model: DiffusionModel) -> Tensor:
@@ -140,13 +140,13 @@ def channels_last_step(networks: Networks, name: str) -> Pair:
 
 
 def batched_guidance_pair(networks: Networks, name: str) -> Pair:
-    """Both terms of guidance in one call, compared with two calls."""
-    model, predict = prediction(networks, name)
+    """Conditional and unconditional prediction of guidance in one network call, compared with two calls."""
+    model, predict = model_and_predictor(networks, name)
     sets = [frozenset(model.conditioner.names), frozenset[str]()]
     return Pair(lambda: torch.cat([predict(model, [kept]) for kept in sets]), lambda: predict(model, sets))
 
 
-def sampling(
+def sampling_function(
     networks: Networks, name: str, steps: int, sampler: str, windows: int | str = "all"
 ) -> Callable[[], Tensor]:
     """Function that samples one row, or a video of three training clips, with the model ``name``."""
@@ -156,7 +156,7 @@ def sampling(
         length = ClipLengthConfig(3 * window, window, window // 2, windows)
     spacing = "leading" if sampler == "ddpm" else "quadratic"
     module = SamplingModule(model, SamplingConfig(0, steps, sampler, Guidance(), spacing), length).to(networks.device)
-    values = networks.values(model, 1)
+    values = networks.condition_values(model, 1)
 
     def sample() -> Tensor:
         with torch.inference_mode():
@@ -165,34 +165,37 @@ def sampling(
     return sample
 
 
-def all_windows(networks: Networks) -> Pair:
+def all_windows_pair(networks: Networks) -> Pair:
     """All five windows of a video in one call, compared with one window per call."""
-    return Pair(sampling(networks, "lvdm", 2, "unipc", 1), sampling(networks, "lvdm", 2, "unipc", "all"))
+    return Pair(
+        sampling_function(networks, "lvdm", 2, "unipc", 1), sampling_function(networks, "lvdm", 2, "unipc", "all")
+    )
 
 
-def noise_ahead(networks: Networks) -> Pair:
-    """Noise of DDPM that is generated during the network call, compared with noise generated in the step."""
-    sample = sampling(networks, "lidm", 16, "ddpm")
+def noise_ahead_pair(networks: Networks) -> Pair:
+    """Noise of DDPM that is generated during the network call, compared with noise generated after the call."""
+    sample = sampling_function(networks, "lidm", 16, "ddpm")
 
-    def in_the_step() -> Tensor:
-        stepwise = functools.partial(_stepwise, samplers._run_stochastic)
-        original, samplers._run_stochastic = samplers._run_stochastic, stepwise  # type: ignore[assignment]
+    def sample_with_late_noise() -> Tensor:
+        late_noise = functools.partial(_run_with_late_noise, samplers._run_stochastic)
+        original, samplers._run_stochastic = samplers._run_stochastic, late_noise  # type: ignore[assignment]
         try:
             return sample()
         finally:
             samplers._run_stochastic = original
 
-    return Pair(in_the_step, sample)
+    return Pair(sample_with_late_noise, sample)
 
 
-def _stepwise(run: Any, solver: Any, denoise: Any, x: Tensor, generators: Any) -> Tensor:
+def _run_with_late_noise(run: Any, solver: Any, denoise: Any, x: Tensor, generators: Any) -> Tensor:
+    """Sample with ``run``; the scheduler generates the noise in each step, after the network call."""
     step = functools.partial(solver.scheduler.step, generator=list(generators))
     solver.scheduler.step = step
     return run(solver, denoise, x, None)
 
 
-def decoding(networks: Networks, chunk: int, bf16: bool, reference: int) -> Pair:
-    """Decoding of 32 frames in float32, ``reference`` at once, compared with ``chunk`` at once, optionally in bf16."""
+def decoding_pair(networks: Networks, chunk: int, bf16: bool, reference: int) -> Pair:
+    """Decoding of 32 frames in chunks of ``chunk``, optionally in bf16, or in float32 in chunks of ``reference``."""
     network = networks.autoencoder()
     fast = torch.nn.Module.to(copy.deepcopy(network), torch.bfloat16) if bf16 else network
     side = {"tiny": 8}.get(networks.preset, 14)
@@ -206,16 +209,16 @@ def decoding(networks: Networks, chunk: int, bf16: bool, reference: int) -> Pair
     return Pair(lambda: decode(network, reference), lambda: decode(fast, chunk))
 
 
-class WriteInTurn(StoreWriterCallback):
-    """Writes each batch before the next is computed."""
+class SequentialWriter(StoreWriterCallback):
+    """Writes each batch before the next batch is computed."""
 
-    def on_predict_batch_end(self, *given: Any) -> None:
-        super().on_predict_batch_end(*given)
+    def on_predict_batch_end(self, *arguments: Any) -> None:
+        super().on_predict_batch_end(*arguments)
         self._wait()
 
 
-def writing(networks: Networks) -> Pair:
-    """Decoding of 4 videos of 32 frames and writing while the next is decoded, compared with writing in turn."""
+def writing_pair(networks: Networks) -> Pair:
+    """Decoding of 4 videos of 32 frames; each is written during the decoding of the next video, or before it."""
     network, side, fps = networks.autoencoder(), {"tiny": 8}.get(networks.preset, 14), 32.0
     size, channels = side * downsampling_factor(network), network.config.latent_channels
     batches = [
@@ -239,7 +242,7 @@ def writing(networks: Networks) -> Pair:
             run_prediction(trainer, VaeDecoder(network, MAX_CPU_FRAMES, True), data, writer)
             return torch.tensor(list(bytes.fromhex(Store(f"{folder}/videos").checksum)))
 
-    return Pair(lambda: decode(WriteInTurn), lambda: decode(StoreWriterCallback), wall=True)
+    return Pair(lambda: decode(SequentialWriter), lambda: decode(StoreWriterCallback), wall=True)
 
 
 def host_cache_pair(networks: Networks, name: str) -> Pair:
@@ -257,11 +260,11 @@ def host_cache_pair(networks: Networks, name: str) -> Pair:
 def device_cache_pair(networks: Networks, name: str) -> Pair:
     """A batch of 64 training samples from latents on the device, compared with latents in the memory of the machine.
 
-    The results differ by the noise of the posterior.
+    The results differ, because samples of the posterior have different noise.
     """
-    (_, data), (_, other) = networks.module_and_data(name), networks.module_and_data(name)
+    (_, data), (_, data_on_device) = networks.module_and_data(name), networks.module_and_data(name)
     data.cache = True
-    samples, cache = data.samples("TRAIN"), DeviceCache(other.samples("TRAIN"), torch.device(networks.device))
+    samples, cache = data.samples("TRAIN"), DeviceCache(data_on_device.samples("TRAIN"), torch.device(networks.device))
 
     def read(dataset: ViewDataset) -> Tensor:
         return torch.stack([dataset[number % len(dataset)]["x"] for number in range(64)])
@@ -269,70 +272,70 @@ def device_cache_pair(networks: Networks, name: str) -> Pair:
     return Pair(lambda: read(samples).to(networks.device), lambda: cache.batch_latents(read(cache.dataset)))
 
 
-def fused(networks: Networks) -> Pair:
-    """Step of a fused AdamW; the results are the weights."""
+def fused_optimizer_pair(networks: Networks) -> Pair:
+    """Optimizer step of fused AdamW, compared with unfused AdamW; the results are weights."""
     model = networks.diffusion_model("lidm").requires_grad_(True)
     parameters = list(model.denoiser.parameters())
     gradients = [torch.randn_like(parameter) for parameter in parameters]
 
-    def stepper(**keywords: bool) -> Callable[[], Tensor]:
-        own = [parameter.detach().clone().requires_grad_(True) for parameter in parameters]
-        for parameter, gradient in zip(own, gradients, strict=True):
+    def step_function(**options: bool) -> Callable[[], Tensor]:
+        copies = [parameter.detach().clone().requires_grad_(True) for parameter in parameters]
+        for parameter, gradient in zip(copies, gradients, strict=True):
             parameter.grad = gradient
-        optimizer = torch.optim.AdamW(own, 1e-4, **keywords)
+        optimizer = torch.optim.AdamW(copies, 1e-4, **options)
 
         def step() -> Tensor:
             optimizer.step()
-            return own[0].detach().flatten().clone()
+            return copies[0].detach().flatten().clone()
 
         return step
 
-    return Pair(stepper(), stepper(fused=True))
+    return Pair(step_function(), step_function(fused=True))
 
 
-def averaging(networks: Networks) -> Pair:
-    """Moving average of the weights by one kernel, compared with Lightning's loop over the weights."""
+def averaging_pair(networks: Networks) -> Pair:
+    """Moving average of the weights in one kernel, compared with the loop of Lightning over the weights."""
     model, decay = networks.diffusion_model("lidm"), 0.99
     loop = AveragedModel(model, avg_fn=lambda averaged, current, count: torch.lerp(averaged, current, 1 - decay))
-    one, current = copy.deepcopy(list(model.parameters())), list(model.parameters())
-    loop.update_parameters(model)  # the first update copies
+    averages, weights = copy.deepcopy(list(model.parameters())), list(model.parameters())
+    loop.update_parameters(model)  # the first update copies the weights
 
-    def by_loop() -> Tensor:
+    def average_in_loop() -> Tensor:
         loop.update_parameters(model)
         return next(loop.module.parameters()).flatten()
 
-    def by_one_kernel() -> Tensor:
-        torch._foreach_lerp_(one, current, 1 - decay)
-        return one[0].flatten()
+    def average_in_one_kernel() -> Tensor:
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        return averages[0].flatten()
 
-    return Pair(by_loop, by_one_kernel)
+    return Pair(average_in_loop, average_in_one_kernel)
 
 
 SWITCHES: dict[str, Callable[[Networks], Pair]] = {
     "channels_last, lidm sampling": lambda networks: accelerated_prediction_pair(networks, "lidm", False, True),
     "channels_last, lvdm sampling": lambda networks: accelerated_prediction_pair(networks, "lvdm", False, True),
-    "channels_last, lidm training": lambda networks: channels_last_step(networks, "lidm"),
-    "channels_last, lvdm training": lambda networks: channels_last_step(networks, "lvdm"),
+    "channels_last, lidm training": lambda networks: channels_last_training_pair(networks, "lidm"),
+    "channels_last, lvdm training": lambda networks: channels_last_training_pair(networks, "lvdm"),
     "compile, lidm": lambda networks: accelerated_prediction_pair(networks, "lidm", True, False),
     "compile, lvdm": lambda networks: accelerated_prediction_pair(networks, "lvdm", True, False),
     "compile=reduce-overhead, lidm": lambda networks: accelerated_prediction_pair(networks, "lidm", CUDA_GRAPHS, False),
     "guidance terms in one call, lidm": lambda networks: batched_guidance_pair(networks, "lidm"),
     "guidance terms in one call, lvdm": lambda networks: batched_guidance_pair(networks, "lvdm"),
-    "windows=all": all_windows,
-    "noise during the call, ddpm": noise_ahead,
-    "decoding by chunks": lambda networks: decoding(networks, MAX_CPU_FRAMES, False, 1),
-    "decoding in bf16": lambda networks: decoding(networks, MAX_CPU_FRAMES, True, MAX_CPU_FRAMES),
-    "writing during the next batch": writing,
+    "windows=all": all_windows_pair,
+    "noise during the call, ddpm": noise_ahead_pair,
+    "decoding by chunks": lambda networks: decoding_pair(networks, MAX_CPU_FRAMES, False, 1),
+    "decoding in bf16": lambda networks: decoding_pair(networks, MAX_CPU_FRAMES, True, MAX_CPU_FRAMES),
+    "writing during the next batch": writing_pair,
     "cache, lidm": lambda networks: host_cache_pair(networks, "lidm"),
     "cache, lvdm": lambda networks: host_cache_pair(networks, "lvdm"),
     "cache=device, lidm": lambda networks: device_cache_pair(networks, "lidm"),
     "cache=device, lvdm": lambda networks: device_cache_pair(networks, "lvdm"),
-    "fused": fused,
-    "EMA in one kernel": averaging,
+    "fused": fused_optimizer_pair,
+    "EMA in one kernel": averaging_pair,
 }
 
 
-def measure(pair: Pair, rounds: int) -> dict[str, Any]:
+def measure_pair(pair: Pair, rounds: int) -> dict[str, Any]:
     """Milliseconds without and with the switch, their ratio in each round, and the difference of the results."""
     results = [pair.without().clone(), pair.with_switch().clone()]
     turns = [[_seconds(run, pair.wall) for run in (pair.without, pair.with_switch)] for _ in range(rounds)]
@@ -349,13 +352,13 @@ def measure(pair: Pair, rounds: int) -> dict[str, Any]:
 
 
 def _seconds(run: Callable[[], Tensor], wall: bool) -> float:
-    """Wall time, on a GPU or with ``wall``; otherwise processor time, which other programs disturb less."""
+    """Wall time of ``run`` on a GPU or with ``wall``; otherwise processor time, which other programs affect less."""
     timing = run_timed(run)
     return timing.wall if wall or torch.cuda.is_available() else timing.cpu
 
 
-def line(name: str, entry: dict[str, Any]) -> str:
-    """Line of the table for the switch ``name``."""
+def table_line(name: str, entry: dict[str, Any]) -> str:
+    """Line of the printed table for the switch ``name``."""
     spread = "{:.2f} ({:.2f} to {:.2f})".format(entry["ratio"], *entry["range"])
     return f"{name:<36}{entry['without_ms']:>12.1f}{entry['with_ms']:>10.1f}  {spread:<22} {entry['difference']:.1e}"
 
@@ -366,26 +369,26 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--preset", choices=("tiny", "small", "published"), default="tiny")
     parser.add_argument("--only", nargs="+", default=[""], help="measure the switches whose name contains a word")
-    parser.add_argument("--rows", type=int, default=8, help="images or clips per call")
-    parser.add_argument("--frames", type=int, default=16, help="frames of a training clip")
+    parser.add_argument("--rows", type=int, default=8, help="number of images or clips per network call")
+    parser.add_argument("--frames", type=int, default=16, help="number of frames of a training clip")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--json", help="file for the results")
+    parser.add_argument("--json", help="json file to which the results are written")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     names = [name for name in SWITCHES if any(word in name for word in options.only)]
-    found = {}
+    results = {}
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, preset {options.preset}, {options.rows} rows, {options.frames} frames")
     print(f"{'switch':<36}{'without, ms':>12}{'with, ms':>10}  ratio (range)          difference", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         networks = Networks(options.preset, options.device, options.rows, options.frames, Path(folder))
         for name in names:
-            found[name] = measure(SWITCHES[name](networks), options.rounds)
-            print(line(name, found[name]), flush=True)
+            results[name] = measure_pair(SWITCHES[name](networks), options.rounds)
+            print(table_line(name, results[name]), flush=True)
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python benchmarks/train_step.py [--model lidm|lvdm] [--preset tiny|small|published] [--device cpu|cuda]
         [--precision 32-true|bf16-mixed] [--compile] [--channels-last]
 
-Lightning and the plain loop have equal networks, optimizers, schedules, gradient clipping and EMA, and use equal
-batches from memory. Lightning runs with the callbacks and the logging of train.py; the plain loop logs nothing.
-Lightning and the plain loop alternate within one fit, ``--steps`` steps each, for ``--rounds`` rounds after a warm-up
-round. The script prints medians over rounds. The peak GPU memory is that of Lightning alone, because the plain loop is
-built after the first round.
+Lightning and the plain loop have equal networks, optimizers, schedules, gradient clipping and moving averages of
+weights, and use equal batches from memory. Lightning runs with the callbacks and the logging of train.py; the plain
+loop logs nothing. Lightning and the plain loop alternate within one fit, ``--steps`` steps each, for ``--rounds``
+rounds after a warm-up round. The script prints medians over rounds. The peak GPU memory is that of Lightning alone,
+because the plain loop is built after the first round.
 """
 
 import argparse
@@ -126,7 +126,7 @@ class PlainLoop:
         return (noised.weight * mean_squared_errors(prediction, noised.target, batch.get("mask"))).mean()
 
     def __call__(self, batch: Any) -> None:
-        """Do one optimizer step on ``batch``, which is on the CPU."""
+        """Run one optimizer step on ``batch``, which is on the CPU."""
         batch = move_data_to_device(batch, torch.device(self.device))
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = self.loss(batch)
@@ -146,17 +146,17 @@ class RoundTimer:
     """Wall time and CPU time per step, in seconds, of each round."""
 
     wall: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start a round."""
+        """Start timing a round."""
         self._start = self._now()
 
     def stop(self, steps: int) -> None:
-        """End a round of ``steps`` steps."""
-        wall, processor = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        """Stop timing a round of ``steps`` steps, and record its time per step."""
+        wall, cpu = (now - start for now, start in zip(self._now(), self._start, strict=True))
         self.wall.append(wall / steps)
-        self.processor.append(processor / steps)
+        self.cpu.append(cpu / steps)
 
     def _now(self) -> tuple[float, float]:
         synchronize_gpu()
@@ -164,11 +164,11 @@ class RoundTimer:
 
 
 class AlternatingBatches:
-    """Batches for Lightning; after every ``--steps`` batches, the plain loop trains on equally many batches."""
+    """Batches for Lightning. After every ``--steps`` batches, the plain loop trains on ``--steps`` batches."""
 
     def __init__(self, batches: list[Any], module: LatentDiffusion, cfg: DictConfig, options: argparse.Namespace):
         self.batches, self.options = batches, options
-        self.make_plain = lambda: PlainLoop(module, cfg, options.device, cfg.trainer.limit_train_batches)
+        self.make_plain_loop = lambda: PlainLoop(module, cfg, options.device, cfg.trainer.limit_train_batches)
         self.lightning, self.plain = RoundTimer(), RoundTimer()
         self.memory = 0
 
@@ -181,7 +181,7 @@ class AlternatingBatches:
             self.lightning.stop(self.options.steps)
             if plain is None:
                 self.memory = torch.cuda.max_memory_allocated() if self.options.device == "cuda" else 0
-                plain = self.make_plain()
+                plain = self.make_plain_loop()
             self.plain.start()
             for batch in itertools.islice(plain_batches, self.options.steps):
                 plain(batch)
@@ -191,17 +191,17 @@ class AlternatingBatches:
 
 def print_times(turns: AlternatingBatches, options: argparse.Namespace) -> None:
     """Print the median time of a step over all rounds after the warm-up round."""
-    sides = {"Lightning": turns.lightning, "plain loop": turns.plain}
+    timers = {"Lightning": turns.lightning, "plain loop": turns.plain}
     print(f"{options.model} {options.preset}, batch {options.batch}, {options.device}, {options.precision}")
-    for name, clock in sides.items():
-        step = statistics.median(clock.wall[1:])
+    for name, timer in timers.items():
+        step = statistics.median(timer.wall[1:])
         print(f"{name:<12}{1000 * step:9.1f} ms per step{options.batch / step:10.1f} samples/s")
-    for kind in ("wall", "processor"):
-        pairs = list(zip(*(getattr(clock, kind)[1:] for clock in sides.values()), strict=True))
+    for kind, title in (("wall", "wall time"), ("cpu", "processor time")):
+        pairs = list(zip(*(getattr(timer, kind)[1:] for timer in timers.values()), strict=True))
         ratios, difference = [a / b - 1 for a, b in pairs], statistics.median(a - b for a, b in pairs)
         spread = f"rounds {100 * min(ratios):.1f} to {100 * max(ratios):.1f} %"
         overhead = f"{100 * statistics.median(ratios):6.1f} %{1000 * difference:8.2f} ms"
-        print(f"overhead in {kind + ' time':<16}{overhead}   ({spread})")
+        print(f"overhead in {title:<16}{overhead}   ({spread})")
     if turns.memory:
         print(f"peak memory {turns.memory / 2**30:9.2f} GiB")
 
@@ -211,10 +211,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("lidm", "lvdm"), default="lidm")
     parser.add_argument("--preset", choices=("tiny", "small", "published"), default="tiny")
-    parser.add_argument("--batch", type=int, help="default: 128 images, 6 clips")
-    parser.add_argument("--frames", type=int, default=32, help="frames of a clip")
-    parser.add_argument("--steps", type=int, default=5, help="steps per round")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds after the warm-up round")
+    parser.add_argument("--batch", type=int, help="batch size; default: 128 images or 6 clips")
+    parser.add_argument("--frames", type=int, default=32, help="number of frames of a clip")
+    parser.add_argument("--steps", type=int, default=5, help="optimizer steps per round")
+    parser.add_argument("--rounds", type=int, default=9, help="number of rounds after the warm-up round")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--compile", action="store_true", help="compile the networks")

@@ -1,6 +1,6 @@
-"""Prints a line when a step of a study starts and one when it ends, and a sentence for an error.
+"""Output of a running study: a line when a step starts, a line when it ends, and a sentence for an error.
 
-On a terminal, a line below them shows the progress of each step that is running.
+On a terminal, one line for each running step shows its progress below all other lines.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ REPORT = re.compile(r"^report: .* done$", re.MULTILINE)
 ERROR = re.compile(r"^error: .*", re.MULTILINE | re.DOTALL)
 RESTART = re.compile(r"Trying to restart job (\d+)")
 STEP_FAILED = ("CalledProcessError", "RuleException")
-"""Exceptions of Snakemake for a step that failed, whose own message is in its log."""
+"""Exceptions of Snakemake for a failed step; the error message of the step itself is in the log of the step."""
 
 
 class State:
@@ -37,42 +37,43 @@ class State:
     logs: Path
     """Folder of the steps' logs, and of the links that show which steps are complete."""
     total: int = 0
-    """Number of steps, without those that the options of Snakemake leave out."""
+    """Number of steps, without the steps that the options of Snakemake exclude."""
     failed: ClassVar[dict[int, int]] = {}
-    """Numbers of the steps that failed and are not started again, by job, the first one first."""
+    """Number of each step that failed and is not restarted, by job id, in order of failure."""
     ended: bool = False
     """Whether Ctrl-C or ``kill`` ended the run."""
 
 
-def end(*_: object) -> None:
-    """Handler of SIGINT and SIGTERM: end the running steps, and wait for them."""
+def stop_run(*_: object) -> None:
+    """Handle SIGINT and SIGTERM: stop the running steps, and wait until they have ended."""
     State.ended = True
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    end_steps()
-    raise KeyboardInterrupt  # Snakemake cancels the jobs of a cluster, and waits for those of this machine
+    stop_steps()
+    raise KeyboardInterrupt  # Snakemake then cancels cluster jobs, and waits for the jobs of this machine
 
 
-def end_steps() -> None:
-    """End the steps that run on this machine: a training after its batch, a stage after its recording."""
+def stop_steps() -> None:
+    """Stop the steps on this machine: a training after its current batch, a stage after its current recording."""
     for shell in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended by itself
+        with contextlib.suppress(psutil.NoSuchProcess):  # the step has already ended
             for step in shell.children():
                 if any(word in ("train.py", "sample.py") for word in step.cmdline()):
                     step.terminate()
 
 
-def clock(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """``seconds`` as a text in minutes and seconds."""
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
-def text_of(file: Path) -> str:
+def read_text_if_exists(file: Path) -> str:
     """Text of ``file``; empty if it does not exist."""
     return file.read_text(errors="replace") if file.is_file() else ""
 
 
 class LogHandler(LogHandlerBase):
-    """Prints the events of Snakemake; what is not about a step is not printed, unless it is an error."""
+    """Prints the events of Snakemake that concern a step of the study, and all errors."""
 
     writes_to_stream = True
     writes_to_file = False
@@ -81,127 +82,127 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def __post_init__(self) -> None:
-        self.began = time.monotonic()
-        self.screen = threading.RLock()
-        self.shown = 0  # lines of progress at the end of the screen
+        self.start_time = time.monotonic()
+        self.screen_lock = threading.RLock()
+        self.progress_lines = 0  # number of progress lines at the end of the screen
         self.closed = False
-        self.numbers: dict[str, int] = {}
+        self.step_numbers: dict[str, int] = {}
         self.complete = 0
-        self.counted = False
-        self.running: dict[int, tuple[int, float, Path]] = {}  # by job: number, time of start, log
+        self.steps_counted = False
+        self.running: dict[int, tuple[int, float, Path]] = {}  # by job id: step number, start time, log
         if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not self.common_settings.dryrun:
-            threading.Thread(target=self.show_each_second, daemon=True).start()
+            threading.Thread(target=self.show_progress_each_second, daemon=True).start()
 
     def emit(self, record: LogRecord) -> None:
-        event, given = getattr(record, "event", None), record.__dict__
-        if event == LogEvent.RUN_INFO and not self.counted:  # after a dry run, it comes again
-            self.counted = True
-            missing = State.steps.keys() & given["stats"].keys()
+        event, values = getattr(record, "event", None), record.__dict__
+        if event == LogEvent.RUN_INFO and not self.steps_counted:  # a dry run sends it twice
+            self.steps_counted = True
+            missing = State.steps.keys() & values["stats"].keys()
             self.complete = sum((State.logs / name).exists() for name in State.steps.keys() - missing)
             State.total = self.complete + len(missing)
             if self.complete:
-                self.say(f"{self.complete} of {State.total} steps are complete")
+                self.print_line(f"{self.complete} of {State.total} steps are complete")
         elif event == LogEvent.JOB_INFO:
-            self.job_started(given)
+            self.job_started(values)
         elif event == LogEvent.JOB_FINISHED:
-            self.job_finished(given["job_id"])
+            self.job_finished(values["job_id"])
         elif event == LogEvent.JOB_ERROR:
-            self.job_failed(given)
+            self.job_failed(values)
         elif event == LogEvent.ERROR and not (State.failed or State.ended):
-            self.error(given.get("exception", ""), record.getMessage())
+            self.print_workflow_error(values.get("exception", ""), record.getMessage())
         elif event is None and (job := RESTART.match(record.getMessage())):
             State.failed.pop(int(job[1]), None)
-            self.say("        is started again")
+            self.print_line("        is started again")
 
     def job_started(self, job: Mapping[str, Any]) -> None:
         name = job["rule_name"]
         if name in State.steps:
-            number = self.numbers.setdefault(name, self.complete + len(self.numbers) + 1)
+            number = self.step_numbers.setdefault(name, self.complete + len(self.step_numbers) + 1)
             log = Path(job["log"][0])
             step = State.steps[name]
             if not self.common_settings.dryrun:
                 files = [log, log.with_suffix(".progress"), *([log.with_name("report.log")] if step.report else [])]
-                for path in files:  # of an earlier run; this event can arrive after the step has opened its log
+                for path in files:  # delete logs of an earlier run, not a log that the step has already opened
                     if path.is_file() and path.stat().st_mtime < job["created"] - 1:
                         path.unlink(missing_ok=True)
             self.running[job["jobid"]] = (number, time.time(), log)
-            self.say(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
-        elif not self.common_settings.dryrun:  # the rule `all`: every step is complete
-            self.verdict()
+            self.print_line(f"[{number}/{State.total}] {shlex.join([f'{step.program}.py', *step.overrides])}")
+        elif not self.common_settings.dryrun:  # only the rule `all` is not a step: all steps are complete
+            self.print_summary()
 
     def job_finished(self, job_id: int) -> None:
         if job_id in self.running:
-            _, began, log = self.running.pop(job_id)
-            said = DONE.findall(text_of(log))
-            self.say(f"        {said[-1] if said else 'done'} ({clock(time.time() - began)})")
+            _, start_time, log = self.running.pop(job_id)
+            done = DONE.findall(read_text_if_exists(log))
+            self.print_line(f"        {done[-1] if done else 'done'} ({duration_text(time.time() - start_time)})")
             if State.steps[log.stem].report:
-                text = text_of(log.with_name("report.log"))
+                text = read_text_if_exists(log.with_name("report.log"))
                 if written := REPORT.search(text):
-                    self.say(f"        {written[0]}: what is known so far")
+                    self.print_line(f"        {written[0]}: results so far")
                 elif failed := ERROR.search(text):
-                    self.say(f"        no report of what is known so far: {failed[0].rstrip()}")
+                    self.print_line(f"        no report of the results so far: {failed[0].rstrip()}")
 
     def job_failed(self, job: Mapping[str, Any]) -> None:
         number, _, log = self.running.pop(job["jobid"], (0, 0.0, Path(job["log"][0])))
-        others = bool(State.failed)
+        is_first = not State.failed
         if number and not State.ended:
             State.failed[job["jobid"]] = number
-        if others or State.ended:
-            return  # ended together with the first step that failed
-        text = text_of(log)
-        if said := ERROR.search(text):
-            self.say(said[0].rstrip(), sys.stderr)
-        else:  # a crash, killed, or refused by the cluster, whose message has a sentence in its first line
-            why = (job["rule_msg"] or "the step ended without a message").splitlines()[0]
-            why = re.split(r" Detailed failure reason|For further error details", why)[0].rstrip(". ")
+        if not is_first or State.ended:
+            return  # this step was stopped because the first step failed or the run was stopped
+        text = read_text_if_exists(log)
+        if message := ERROR.search(text):
+            self.print_line(message[0].rstrip(), sys.stderr)
+        else:  # the step crashed, was killed, or was refused by the cluster, which gives the reason in its first line
+            reason = (job["rule_msg"] or "the step ended without a message").splitlines()[0]
+            reason = re.split(r" Detailed failure reason|For further error details", reason)[0].rstrip(". ")
             last = "".join(f" ({line})" for line in text.splitlines()[-1:])
-            self.say(f"error: {why}{last}; read {', '.join(job['log'])}", sys.stderr)
-        end_steps()
+            self.print_line(f"error: {reason}{last}; read {', '.join(job['log'])}", sys.stderr)
+        stop_steps()
 
-    def error(self, exception: str, message: str) -> None:
-        """An error of the workflow itself: without the name of the exception, and without its traceback."""
+    def print_workflow_error(self, exception: str, message: str) -> None:
+        """Print an error of the workflow itself, without the name of the exception and without its traceback."""
         if exception not in STEP_FAILED and "At least one job did not complete" not in message:
             lines = [line.strip() for line in message.splitlines() if not line.startswith("  File ")]
-            self.say(f"error: {' '.join(lines).removeprefix(f'{exception}:').strip()}", sys.stderr)
+            self.print_line(f"error: {' '.join(lines).removeprefix(f'{exception}:').strip()}", sys.stderr)
 
-    def verdict(self) -> None:
-        """The first lines of the report, and the time of this run."""
+    def print_summary(self) -> None:
+        """Print the first lines of the report, and the duration of this run."""
         log = State.logs / "evaluate.log"
-        if "evaluate" in State.steps and (text := text_of(log)):
-            self.say(text[text.find("\nreport: ") + 1 :].rstrip())
-        self.say(f"total time: {clock(time.monotonic() - self.began)}")
+        if "evaluate" in State.steps and (text := read_text_if_exists(log)):
+            self.print_line(text[text.find("\nreport: ") + 1 :].rstrip())
+        self.print_line(f"total time: {duration_text(time.monotonic() - self.start_time)}")
 
-    def say(self, text: str, stream: TextIO | None = None) -> None:
-        """Print ``text`` above the progress, on stdout or ``stream``. Without a reader, end the run as Ctrl-C does."""
-        with self.screen:
+    def print_line(self, text: str, stream: TextIO | None = None) -> None:
+        """Print ``text`` above the progress lines, to stdout or ``stream``. A closed pipe stops the run like Ctrl-C."""
+        with self.screen_lock:
             try:
-                self.show([])
+                self.replace_progress_lines([])
                 print(text, file=stream or sys.stdout, flush=True)
             except BrokenPipeError:  # as in `make demo | head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def show_each_second(self) -> None:
+    def show_progress_each_second(self) -> None:
         while not (self.closed or State.ended):
-            with self.screen, contextlib.suppress(OSError):
+            with self.screen_lock, contextlib.suppress(OSError):
                 width = shutil.get_terminal_size().columns - 1
-                self.show([self.progress(*job)[:width] for job in tuple(self.running.values())])
+                self.replace_progress_lines([self.progress_line(*job)[:width] for job in tuple(self.running.values())])
             time.sleep(1)
 
-    def show(self, lines: Sequence[str]) -> None:
-        """Replace the lines of progress at the end of the screen with ``lines``."""
-        up = f"\x1b[{self.shown}A\x1b[J" if self.shown else ""
+    def replace_progress_lines(self, lines: Sequence[str]) -> None:
+        """Replace the progress lines at the end of the screen with ``lines``."""
+        up = f"\x1b[{self.progress_lines}A\x1b[J" if self.progress_lines else ""
         sys.stdout.write(up + "".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
-        self.shown = len(lines)
+        self.progress_lines = len(lines)
 
-    def progress(self, number: int, began: float, log: Path) -> str:
-        """One line: number, name and time of a running step, and its progress bar."""
-        bar = text_of(log.with_suffix(".progress"))
-        return f"        [{number}/{State.total}] {log.stem}, {clock(time.time() - began)}  {bar}".rstrip()
+    def progress_line(self, number: int, start_time: float, log: Path) -> str:
+        """One line with the number, name and duration of a running step, and its progress bar."""
+        bar = read_text_if_exists(log.with_suffix(".progress"))
+        return f"        [{number}/{State.total}] {log.stem}, {duration_text(time.time() - start_time)}  {bar}".rstrip()
 
     def close(self) -> None:
-        with self.screen, contextlib.suppress(OSError, ValueError):
+        with self.screen_lock, contextlib.suppress(OSError, ValueError):
             self.closed = True
-            self.show([])
+            self.replace_progress_lines([])
         super().close()

@@ -103,7 +103,7 @@ def study(tmp_path: Path) -> Callable[..., Run]:
         shutil.copytree(LAUNCH, tmp_path / "launch", ignore=shutil.ignore_patterns("__pycache__"))
         (tmp_path / "stub").write_text(STUB)
         (tmp_path / "stub").chmod(0o755)
-        table = "".join(f"{step}\t{step.makes}\n" for step in run.steps)
+        table = "".join(f"{step}\t{step.record}\n" for step in run.steps)
         (tmp_path / "makes").write_text(table)
         return run
 
@@ -140,12 +140,12 @@ def test_every_line_composes_and_the_sizes_share_the_steps(experiment: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_step_makes_what_its_command_writes(study: str) -> None:
-    """The folder of ``makes`` is dst= of the composed command; stages that write elsewhere are named here."""
+    """The folder of ``record`` is dst= of the composed command; stages that write elsewhere are named here."""
     for step in steps(study, **keys(study)):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(step.program, list(step.overrides))
-        folder = cfg.src if step.what == "verify" else cfg.dst
-        assert str(Path(step.makes).parent) == folder, step.name
+        folder = cfg.src if step.model_or_stage == "verify" else cfg.dst
+        assert str(Path(step.record).parent) == folder, step.name
 
 
 def test_the_demo_s_sizes_leave_another_study_its_name() -> None:
@@ -180,8 +180,8 @@ NEEDED = {
 def test_a_step_comes_after_all_that_it_needs(study: str) -> None:
     found: dict[str, set[str]] = {}
     for step in steps(study, **keys(study)):
-        assert set(step.needs) <= found.keys(), step.name
-        found[step.name] = {step.name, *step.needs}.union(*(found[need] for need in step.needs))
+        assert set(step.required_steps) <= found.keys(), step.name
+        found[step.name] = {step.name, *step.required_steps}.union(*(found[need] for need in step.required_steps))
     for name, needed in NEEDED.items():
         assert found.keys().isdisjoint({name}) or set(needed) & found.keys() <= found[name], name
     assert "further" not in found or "further" in found["evaluate"]
@@ -269,7 +269,7 @@ def test_each_step_has_its_line_and_is_run_again_where_something_changed(study: 
     assert len(said) == 2 * 22 + 3
     later, changed = time.time() + 5, run.folder / "samples/smoke/video_latents/dataset.json"
     for step in run.steps:
-        os.utime(run.folder / step.makes, (later, later))
+        os.utime(run.folder / step.record, (later, later))
     again = run()
     said = again.stdout.splitlines()
     assert (again.returncode, again.stderr) == (0, "")
@@ -311,7 +311,7 @@ def test_the_report_grows_after_ingest_autoencoder_and_images(study: Callable[..
     done = run(FAILING=failing, options=("--until", "filter"))
     assert done.returncode == 0, done.stderr
     assert sorted(run.happened("end")) == sorted(UNTIL_FILTER)
-    said = "        no report of what is known so far: error: raw=raw/smoke does not exist: check raw="
+    said = "        no report of the results so far: error: raw=raw/smoke does not exist: check raw="
     assert done.stdout.splitlines().count(said) == (3 if failing == "stage=report" else 0)
     events = [line.split(" ") for line in (run.folder / "log").read_text().splitlines()]
     reports = [number for number, words in enumerate(events) if words[0] == "begin" and "stage=report" in words]
@@ -329,7 +329,7 @@ def test_the_report_grows_after_ingest_autoencoder_and_images(study: Callable[..
 def test_no_step_begins_before_what_it_needs_has_ended(study: Callable[..., Run], name: str, jobs: str) -> None:
     """Steps that others can run beside are slow here, so that one that nobody waits for would come too late."""
     run = study(name)
-    slow = [str(step) for step in run.steps if not step.alone]
+    slow = [str(step) for step in run.steps if not step.uses_all_cores]
     (run.folder / "slow").write_text("\n".join(slow))
     done = run(*(["raw=/tmp"] if name == "lung" else []), JOBS=jobs)
     assert done.returncode == 0, done.stderr
@@ -337,7 +337,7 @@ def test_no_step_begins_before_what_it_needs_has_ended(study: Callable[..., Run]
     wrong = [
         (step.name, need)
         for step in run.steps
-        for need in step.needs
+        for need in step.required_steps
         if found.index(("end", need)) > found.index(("begin", step.name))
     ]
     assert not wrong
@@ -475,7 +475,7 @@ def test_a_run_that_is_killed_continues_and_nothing_of_a_step_is_removed(study: 
 
 def records(run: Run) -> dict[str, tuple[int, int]]:
     """The files that steps made, with their inode and time of change."""
-    made = {step.makes: run.folder / step.makes for step in run.steps}
+    made = {step.record: run.folder / step.record for step in run.steps}
     return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in made.items() if path.exists()}
 
 
@@ -583,7 +583,7 @@ def progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module.State, "steps", {step.name: step for step in steps("smoke")})
     monkeypatch.setattr(module.State, "failed", {})
     monkeypatch.setattr(module.State, "logs", tmp_path, raising=False)
-    monkeypatch.setattr(module, "end_steps", lambda: None)
+    monkeypatch.setattr(module, "stop_steps", lambda: None)
     return module
 
 
@@ -658,7 +658,7 @@ def test_a_study_of_one_s_own_runs_with_its_folder_as_config_dir(study: Callable
     listed = pipeline.steps(
         {**yaml.safe_load(own.read_text()), "raw": f"{run.folder}/files", "config_dir": str(own.parent)}
     )
-    (run.folder / "makes").write_text("".join(f"{step}\t{step.makes}\n" for step in listed))
+    (run.folder / "makes").write_text("".join(f"{step}\t{step.record}\n" for step in listed))
     done = run("raw=files", cwd=run.folder)
     assert done.returncode == 0, done.stderr
     assert len(begun(run)) == len(listed) == 19
@@ -699,8 +699,8 @@ def test_the_study_of_the_tutorial_composes(tmp_path: Path) -> None:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(step.program, [*step.overrides, f"hydra.searchpath=[file://{tmp_path}]"])
         assert cfg.data.source.csv == "labels.csv"
-        folder = cfg.src if step.what == "verify" else cfg.dst
-        assert str(Path(step.makes).parent) == folder, step.name
+        folder = cfg.src if step.model_or_stage == "verify" else cfg.dst
+        assert str(Path(step.record).parent) == folder, step.name
 
 
 # --------------------------------------------------------------------------------------------------------- the terminal

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.architecture_figure import figure, layers
+from benchmarks.architecture_figure import architecture_svg, layers
 from echodream.config.paths import CONF_DIR
 from echodream.runs.instantiate_stage import stage_call
 
@@ -133,7 +133,7 @@ def test_the_figure_and_the_table_of_the_packages_are_complete() -> None:
     modules = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
     assert sorted(name for names in LAYERS for name in names) == sorted(modules - {"__init__"})
     drawn = (ROOT / "docs/images/architecture.svg").read_text()
-    assert drawn == figure(LAYERS[::-1]), "run python benchmarks/architecture_figure.py"
+    assert drawn == architecture_svg(LAYERS[::-1]), "run python benchmarks/architecture_figure.py"
 
 
 def imported(path: Path) -> list[str]:

@@ -13,19 +13,19 @@ from echodream.store.schema import REQUIRED_COLUMNS
 NO_ATTRIBUTES = (*REQUIRED_COLUMNS, "ED", "ES", "Seed", "Source", "RawFrames", "RawSeconds", "Label")
 """Columns that describe the recording, not the patient."""
 MAX_CLASSES = 10
-"""A column with more different numbers is a quantity, other columns are classes."""
+"""Maximum number of distinct numbers in a column of classes; a column with more numbers is a quantity."""
 
 Attributes = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Values of n samples, and of the training and then the held-out patients, by column: float64 or text."""
+"""Values of n samples, and of all patients (training, then held out), by column: float64 or text."""
 
 
 def read_attributes(
-    samples: Recordings, train: Recordings, held_out: Recordings, copied: Sequence[str], columns: Sequence[str] | None
+    samples: Recordings, train: Recordings, held_out: Recordings, copies: Sequence[str], columns: Sequence[str] | None
 ) -> Attributes:
-    """Values of the ``columns`` of the samples, followed by those of the ``copied`` patients, and of all patients.
+    """Values of each of ``columns``: of the samples, then of the patients of ``copies``; and of all real patients.
 
     The value of a patient is the mean of a quantity, or the most frequent class, over recordings. ``columns=None``
-    selects all columns of both stores that differ between training patients. Raises ``UserError`` for other columns.
+    selects all columns of both stores that vary between training patients. Raises ``UserError`` for unknown columns.
     """
     shared = [name for name in samples.table if name in train.table and name not in NO_ATTRIBUTES]
     for name in columns or ():
@@ -41,17 +41,17 @@ def read_attributes(
         real = train.table[name]
         numeric = pd.api.types.is_numeric_dtype(real) and pd.api.types.is_numeric_dtype(samples.table[name])
         quantity = numeric and not name.endswith("_id") and real.nunique() > MAX_CLASSES
-        of_patients = [_patient_values(part.table, name, quantity) for part in (train, held_out)]
+        patient_values = [_patient_values(part.table, name, quantity) for part in (train, held_out)]
         if real.nunique() > 1:
-            of_samples = _cells(samples.table[name], quantity)
-            of_copies = of_patients[0].loc[[*copied]]
-            attributes[name] = (np.concatenate([of_samples, of_copies]), np.concatenate(of_patients))
+            sample_values = _cell_values(samples.table[name], quantity)
+            copy_values = patient_values[0].loc[[*copies]]
+            attributes[name] = (np.concatenate([sample_values, copy_values]), np.concatenate(patient_values))
     return attributes
 
 
 def _patient_values(table: pd.DataFrame, name: str, quantity: bool) -> "pd.Series[Any]":
-    """The value of each patient, in the order of their names."""
-    cells: pd.Series[Any] = pd.Series(_cells(table[name], quantity), table["PatientID"].astype(str).to_numpy())
+    """The value of each patient, in the order of patient names."""
+    cells: pd.Series[Any] = pd.Series(_cell_values(table[name], quantity), table["PatientID"].astype(str).to_numpy())
     grouped = cells.groupby(level=0)
     if quantity:
         return grouped.mean()
@@ -61,8 +61,8 @@ def _patient_values(table: pd.DataFrame, name: str, quantity: bool) -> "pd.Serie
     return pd.Series(values, names)
 
 
-def _cells(column: "pd.Series[float]", quantity: bool) -> np.ndarray:
-    """Cells as float64, or as text: unknown cells are NaN or ""."""
+def _cell_values(column: "pd.Series[float]", quantity: bool) -> np.ndarray:
+    """Cells of a column as float64, or as text; an unknown cell is NaN or an empty text."""
     if quantity:
         return column.to_numpy(np.float64)
     known = column.notna()

@@ -31,7 +31,7 @@ MIN_GROUP = 2
 
 @dataclass(frozen=True)
 class CanaryConfig:
-    """``delta`` of the bound, and the ``guesses``: fractions of the canaries that are guessed. Raises ``UserError``."""
+    """``delta`` of the bound, and ``guesses``: tested fractions of the canaries for which a guess is made."""
 
     delta: float
     guesses: Sequence[float]
@@ -47,7 +47,7 @@ class CanaryConfig:
 def read_canaries(folder: str, real: Store) -> Canaries:
     """Assignment of the canaries of the generator in ``folder``, from its settings and the patients of ``real``.
 
-    Raises ``UserError`` if it has no canaries, or was not trained on ``real``.
+    Raises ``UserError`` if the generator has no canaries, or was not trained on ``real``.
     """
     artifact = read_artifact(folder, "lidm", "lvdm")
     if not artifact.canaries:
@@ -68,11 +68,11 @@ def read_canaries(folder: str, real: Store) -> Canaries:
 def canary_record(
     generator: str, real: str, config: CanaryConfig, membership: MembershipConfig, seed: int
 ) -> tuple[dict[str, Any], Any]:
-    """Settings of the audit, and a function that measures and returns the other entries of its record.
+    """Settings of the audit, and a function that measures and returns the remaining entries of audit.json.
 
-    A canary's score is the error of the generator, relative to that of linear denoisers that were fitted to other
-    canaries, in or out of training. Nothing but the weights of the generator depends on the coin flips; otherwise the
-    bound would not hold. Raises ``UserError`` for inputs that do not match.
+    The score of a canary is the error of the generator, relative to the error of linear denoisers that were fitted to
+    other canaries, in or out of training. The bound holds because only the weights of the generator depend on the coin
+    flips. Raises ``UserError`` for inputs that do not match.
     """
     store = Store(real, kind="latent")
     if store.dataset.synthetic:
@@ -91,21 +91,21 @@ def canary_record(
         "seed": seed,
     }
 
-    def measure() -> dict[str, Any]:
+    def measure_canaries() -> dict[str, Any]:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         rows = Recordings(store, "TRAIN")
-        chosen = rows.table["PatientID"].astype(str).isin(canaries.patients)
-        recordings = rows.select(np.flatnonzero(chosen).tolist())
+        is_canary = rows.table["PatientID"].astype(str).isin(canaries.patients)
+        recordings = rows.select(np.flatnonzero(is_canary).tolist())
         errors = denoising_errors(model, view, recordings, None, membership, seed)
         scores, names = errors.scores()[0], sorted(set(errors.patients))
-        found = canary_measure(scores, names, canaries, config, "lvdm" if model.is_video else "lidm", claim)
+        measure = canary_measure(scores, names, canaries, config, "lvdm" if model.is_video else "lidm", claim)
         return {
-            "statement": bound_statement(found, model.fingerprint()),
-            "measures": [asdict(found)],
+            "statement": bound_statement(measure, model.fingerprint()),
+            "measures": [asdict(measure)],
             "not measured": {},
         }
 
-    return settings, measure
+    return settings, measure_canaries
 
 
 def canary_measure(
@@ -116,13 +116,13 @@ def canary_measure(
     kind: str,
     claim: Mapping[str, Any] | None = None,
 ) -> Measure:
-    """The bound from the ``scores`` of ``patients``, (n,) each; canaries without a score are not guessed.
+    """The bound from the ``scores`` of ``patients``, (n,) each; no guess is made for canaries without a score.
 
-    ``claim`` is the privacy of the artifact: a bound above its epsilon refutes it.
+    ``claim``: epsilon and delta that the artifact states. A bound above this epsilon refutes the claim.
     """
-    inside = dict(zip(canaries.patients, canaries.included.tolist(), strict=True))
-    included = np.array([inside[name] for name in patients])
-    bound: EpsilonBound = audit_canaries(scores, included, config.guesses, config.delta, canaries=len(inside))
+    is_included = dict(zip(canaries.patients, canaries.included.tolist(), strict=True))
+    included = np.array([is_included[name] for name in patients])
+    bound: EpsilonBound = audit_canaries(scores, included, config.guesses, config.delta, canaries=len(is_included))
     groups = scores[included], scores[~included]
     auc = asdict(auc_interval(*groups)) if min(map(len, groups)) >= MIN_GROUP else None
     claimed = float(claim["epsilon"]) if claim is not None else 0.0
@@ -131,10 +131,10 @@ def canary_measure(
     return Measure(
         MEASURE,
         PRIVACY,
-        f"largest epsilon for which the training of the generator is, with {100 * bound.confidence:g} % confidence, "
-        f"not (epsilon, {config.delta:g})-differentially private for patients, from guesses about which patients a "
-        "coin put into training",
-        "0: the guesses are not better than chance; no generator is shown to be private by a low value",
+        f"lower bound, with {100 * bound.confidence:g} % confidence, of the epsilon for which the training of the "
+        f"generator is (epsilon, {config.delta:g})-differentially private for patients, from guesses about which "
+        "patients a coin put into training",
+        "0: the guesses are not better than chance; a low value does not show that a generator is private",
         exact_interval(bound.epsilon),
         exact_interval(claimed),
         bound.epsilon > claimed,
@@ -144,19 +144,19 @@ def canary_measure(
 
 def bound_statement(measure: Measure, weights: str) -> str:
     """The bound in words; ``weights``: fingerprint of the audited generator."""
-    found = measure.details
-    claim = "" if found["claimed"] is None else bound_text(found["claimed"], 3, upper=True)
+    details = measure.details
+    claim = "" if details["claimed"] is None else bound_text(details["claimed"], 3, upper=True)
     claim = claim and f" The training claims epsilon {claim}."
     claim += " The bound refutes this claim." if claim and measure.stands_out else ""
-    bound, kind = bound_text(found["epsilon"], 2, upper=False), found["generator"]
-    largest = bound_text(max(each["largest"] for each in found["by_guesses"]), 2, upper=False)
+    bound, kind = bound_text(details["epsilon"], 2, upper=False), details["generator"]
+    largest = bound_text(max(each["largest"] for each in details["by_guesses"]), 2, upper=False)
     return (
-        f"A coin put each of {found['canaries']} training patients into or out of the training of a separate {kind} "
+        f"A coin put each of {details['canaries']} training patients into or out of the training of a separate {kind} "
         f"(weights {weights[:12]}) that was trained with canaries. From "
-        f"guesses about who was in, the epsilon of the training is at least {bound} at delta "
-        f"{found['delta']:g}, with {100 * found['confidence']:g} % confidence (arXiv 2305.08846); the largest bound "
-        f"that so many patients can show is {largest}. A low bound does not show that the training is private. The "
-        f"bound is of the training of the diffusion model, not of the autoencoder.{claim}"
+        f"guesses about which patients were in, the epsilon of the training is at least {bound} at delta "
+        f"{details['delta']:g}, with {100 * details['confidence']:g} % confidence (arXiv 2305.08846); the largest "
+        f"bound that so many patients can show is {largest}. A low bound does not show that the training is private. "
+        f"The bound applies to the training of the diffusion model, not of the autoencoder.{claim}"
     )
 
 

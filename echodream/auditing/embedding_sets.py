@@ -36,7 +36,7 @@ MAX_CONTROL_PATIENTS = 2000
 T = TypeVar("T")
 
 FramePlan = list[tuple[int, np.ndarray]]
-"""Frames to embed: a row of a store and frame indices, (f,), per sample or patient."""
+"""Frames to embed of each sample or patient: a row of its store, and frame indices, (f,)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EmbeddingSet:
     has_two_views: Tensor
     """Whether the ``two_views`` are different frames: bool, (n,). Always true for samples."""
     all_frames: Tensor
-    """P embedded frames per patient, evenly spaced over all recordings: (n, P, D). For samples: ``sample_frames``."""
+    """P frames per patient, evenly spaced over all recordings, embedded: (n, P, D). For samples: ``sample_frames``."""
     sequences: list[Tensor]
     """Embedded frames of one recording per sample or patient, in temporal order: (F_i, D)."""
     frame_plan: FramePlan
@@ -61,11 +61,11 @@ class EmbeddingSet:
         """Embedding of the first of the ``sample_frames`` of each sample or patient: (n, D)."""
         return self.sample_frames[:, 0]
 
-    def concatenate(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
-        """The concatenation of this set and ``others``."""
+    def concatenate(self, other_sets: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
+        """The concatenation of this set and ``other_sets``."""
         joined: dict[str, Any] = {}
         for name, value in vars(self).items():
-            values = [value, *(getattr(other, name) for other in others)]
+            values = [value, *(getattr(other, name) for other in other_sets)]
             joined[name] = torch.cat(values) if isinstance(value, Tensor) else [*itertools.chain(*values)]
         return EmbeddingSet(**joined)
 
@@ -131,7 +131,7 @@ class EmbeddingSetBuilder:
         self, embed: Callable[[Tensor], Tensor], similarity: Similarity, config: EmbeddingSetConfig, samples: Recordings
     ) -> None:
         self.embed, self.similarity, self.config, self.samples = embed, similarity, config, samples
-        self.longest = int(samples.frames.max())
+        self.max_frames = int(samples.frames.max())
         self.count = min(config.frames, int(samples.frames.min()))
         """Number of ``sample_frames``."""
 
@@ -173,24 +173,24 @@ class EmbeddingSetBuilder:
     def _embed_sequences(
         self, recordings: Recordings, plan: FramePlan, embedded: Tensor, progress: str
     ) -> list[Tensor]:
-        """Embeddings of every ``config.every``-th frame of each recording; ``embedded`` if it has all these frames."""
-        if self.longest == self.count:
+        """Embeddings of every ``config.every``-th frame of each recording; ``embedded`` if it has these."""
+        if self.max_frames == self.count:
             return [*embedded]
-        lengths = [(row, min(int(recordings.frames[row]), self.longest)) for row, _ in plan]
+        lengths = [(row, min(int(recordings.frames[row]), self.max_frames)) for row, _ in plan]
         sequences = [(row, np.arange(0, length, self.config.every)) for row, length in lengths]
         return self._embed_plan(recordings, sequences, f"{progress}, sequences")
 
     def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """``row``, and ``count`` frame indices in it: key frames of a beat, a random frame, or evenly spaced frames."""
+        """``row``, and frame indices, (``count``,): key frames of a beat, a random frame, or evenly spaced frames."""
         frames = int(recordings.frames[row])
-        if self.count == self.longest == 3 and (triples := marked_triples(recordings, row)):
+        if self.count == self.max_frames == 3 and (triples := marked_triples(recordings, row)):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
         return row, np.array([rng.integers(frames)]) if self.count == 1 else evenly_spaced_frames(frames, self.count)
 
     def _select_second_frame(
         self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
     ) -> tuple[int, np.ndarray]:
-        """Store row and frame index of a patient's second view, from another recording, or else from the same one."""
+        """Store row and frame index of a patient's second view, from another recording if there is one."""
         row, indices = self._select_frames(recordings, int(order[1 % len(order)]), rng)
         index, frames = int(indices[self.count // 2]), int(recordings.frames[row])
         if row == first[0] and index == int(first[1][0]):
@@ -223,10 +223,10 @@ class EmbeddingSetBuilder:
 
 @dataclass(frozen=True)
 class SampleDistances:
-    """Euclidean distances, float32, of n samples, or of n patients that replace them, for the privacy measures."""
+    """Comparison of n samples, or of n patients that replace samples, with P patients. Distances are Euclidean."""
 
     to_patients: np.ndarray
-    """Smallest distance between frames of the sample and frames of each patient: (n, P), training patients first."""
+    """Smallest distance between a frame of the sample and a frame of each patient, training patients first: (n, P)."""
     cell: np.ndarray
     """k-means cell of the frame of the sample that is nearest to a training frame: int, (n,)."""
     authentic: np.ndarray
@@ -236,7 +236,7 @@ class SampleDistances:
     another patient (Alaa et al., arXiv 2102.08921).
     """
     views: Tensor | None
-    """Distances of the first views, and of the second views, of sample and patient: (n, 2, P). None for patients."""
+    """Distances between the first views of sample and patient, and between the second views: (n, 2, P), or None."""
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "SampleDistances":
         """Distances of the samples ``rows``, given as indices or as a boolean mask."""
@@ -266,7 +266,7 @@ class AuditSets:
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Results that do not depend on the samples, by name."""
 
-    def cached(self, name: str, compute: Callable[[], T]) -> T:
+    def compute_once(self, name: str, compute: Callable[[], T]) -> T:
         """The cached result ``name`` of ``compute``, which must not depend on the samples."""
         if name not in self.cache:
             self.cache[name] = compute()
@@ -296,11 +296,11 @@ class AuditSets:
         return replace(self._compute_distances(self.samples.sample_frames), views=torch.stack(views, dim=1).float())
 
     def patient_distances(self) -> tuple[np.ndarray, SampleDistances]:
-        """Indices of Q of the P patients, and their distances to all patients, including the patient itself.
+        """Indices of Q of the P patients, and distances of these Q patients to all P patients, also to themselves.
 
         If P exceeds ``MAX_CONTROL_PATIENTS``, Q is this maximum, and the patients are chosen at random.
         """
-        return self.cached("patients", self._compute_patient_distances)
+        return self.compute_once("patients", self._compute_patient_distances)
 
     def _compute_patient_distances(self) -> tuple[np.ndarray, SampleDistances]:
         if {*self.train.names} & {*self.held_out.names}:
@@ -327,7 +327,7 @@ class AuditSets:
             to_other_patient = nearest_other_patient(train, patients[: len(train)])
             return torch.cat([train, groups[1].flatten(0, 1)]), patients, to_other_patient
 
-        references, patients, to_other_patient = self.cached("references", compute_references)
+        references, patients, to_other_patient = self.compute_once("references", compute_references)
         count, frames = sample_frames.shape[:2]
         train = references[: len(to_other_patient)]
         queries = sample_frames.flatten(0, 1).double()
@@ -335,7 +335,7 @@ class AuditSets:
         distance, index = nearest_rows(queries, train)
         nearest = queries.view(count, frames, -1)[torch.arange(count), distance.view(count, frames).argmin(dim=1)]
         cells = min(self.cell_count(), len(train))
-        centers = self.cached("centers", lambda: cell_centers(train, cells, self.seed))
+        centers = self.compute_once("centers", lambda: cell_centers(train, cells, self.seed))
         authentic = torch.gt(distance, to_other_patient[index]).view(count, frames).all(dim=1)
         cell = nearest_rows(nearest, centers)[1].numpy()
         return SampleDistances(to_patients.float().numpy(), cell, authentic.numpy(), None)
@@ -353,10 +353,10 @@ class AuditSets:
         frames = self.held_out.first_frames()
         pairs = len(frames) * (len(frames) - 1) // 2
         if pairs * self.far < 1:
-            needed = int(np.ceil((1 + np.sqrt(1 + 8 / self.far)) / 2))
+            min_patients = int(np.ceil((1 + np.sqrt(1 + 8 / self.far)) / 2))
             raise UserError(
-                f"a threshold with a false accept rate of {self.far:g} needs {needed} held-out patients, and there are "
-                f"{len(frames)}"
+                f"a threshold with a false accept rate of {self.far:g} needs {min_patients} held-out patients, and "
+                f"there are {len(frames)}"
             )
         similarity = (frames.double() @ frames.double().T)[tuple(torch.triu_indices(len(frames), len(frames), 1))]
         return float(torch.quantile(similarity, 1 - self.far, interpolation="higher"))
@@ -379,7 +379,7 @@ def build_audit_sets(
     the ``attributes``.
     """
     statistics = train.store.dataset.statistics
-    assert statistics is not None  # Recordings refuse latent stores without statistics
+    assert statistics is not None  # Recordings raises an error for a latent store without statistics
 
     def flatten_whitened(latents: Tensor) -> Tensor:
         return whiten(latents, statistics, dim=1).flatten(1)

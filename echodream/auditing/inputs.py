@@ -29,7 +29,7 @@ class AuditInputs:
     held_out: Recordings
     embedder: FrameEmbedder
     generator: tuple[DiffusionModel, View] | None
-    """The diffusion model that generated the samples, and its training view; None: no membership inference."""
+    """The diffusion model that generated the samples, and its training view; without it, no membership inference."""
     decoder: Any
     """The autoencoder that encoded the latents; None if no figure needs pixels."""
     generator_known: bool = True
@@ -51,12 +51,12 @@ def open_inputs(
 ) -> AuditInputs:
     """Open the stores ``src`` and ``real``, the identity network ``artifact``, and the other networks.
 
-    The pixels of another program's samples are read through ``EncodedStore``; their generator is not known.
+    If the samples are videos of another program, ``EncodedStore`` encodes them, and their generator is not known.
     ``held_out``: splits that the generator was not trained on. ``decode``: whether to load the autoencoder, for
     plots. Raises ``UserError`` if stores and networks do not match.
     """
-    unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
-    if unknown or not held_out:
+    invalid_splits = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
+    if invalid_splits or not held_out:
         raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
     source, patients = complete_store(src, "src"), complete_store(real, "real")
     if not source.dataset.synthetic:
@@ -69,7 +69,7 @@ def open_inputs(
     decoder = load_frozen_autoencoder(autoencoder).to(device) if decode or on_pixels else None
     if on_pixels and decoder is not None:
         if fingerprint(decoder) != patients.dataset.encoder:
-            raise UserError(f"autoencoder={autoencoder} did not encode {real}: give the autoencoder that did")
+            raise UserError(f"autoencoder={autoencoder} did not encode {real}: give its autoencoder")
         source = EncodedStore(source, decoder, patients)
     for store in (source, patients):
         embedder.check_encoder(store)
@@ -79,13 +79,13 @@ def open_inputs(
         remedy = "give the autoencoder that encoded them, or pairs=0"
         raise UserError(f"autoencoder={autoencoder} did not encode the latents of {real}: {remedy}")
     samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
-    known = has_known_generator(source)
-    model_and_view = load_generator(generator) if known and generator is not None else None
+    generator_known = has_known_generator(source)
+    model_and_view = load_generator(generator) if generator_known and generator is not None else None
     if model_and_view is not None:
         _check_generator(model_and_view[0], source, patients, str(generator))
         model_and_view[0].to(device)
     held_out_patients = select_recordings(patients, sorted(held_out), "held_out")
-    return AuditInputs(samples, train, held_out_patients, embedder, model_and_view, decoder, known)
+    return AuditInputs(samples, train, held_out_patients, embedder, model_and_view, decoder, generator_known)
 
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:

@@ -29,7 +29,7 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
     """Residual risk of the linkability attack."""
     for name, patients in (("in training", sets.train), ("held out", sets.held_out)):
         if (count := int(patients.has_two_views.sum())) < 2:
-            raise UserError(f"two or more patients {name} need two frames each, and there are {count}")
+            raise UserError(f"linkability needs two or more patients {name} with two frames each: there are {count}")
     views = sets.sample_distances.views
     assert views is not None
     groups = views[:, :, : len(sets.train)], views[:, :, len(sets.train) :]
@@ -55,7 +55,7 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
 
 
 def _linkability_of_new_patients(sets: AuditSets) -> Linkability:
-    """Linkability attack in which half of the held-out patients replace the samples; the other half is the control."""
+    """Linkability attack in which half of the held-out patients replace samples; the remaining half is the control."""
     halves = np.split(np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out)), [len(sets.held_out) // 2])
     control_samples, held_out = (sets.held_out.subset(half) for half in halves)
     pairs = (part.two_views[part.has_two_views] for part in (sets.train, held_out, control_samples))
@@ -64,7 +64,7 @@ def _linkability_of_new_patients(sets: AuditSets) -> Linkability:
 
 
 def _result_of_new_patients(sets: AuditSets, name: str, measure: Callable[[AuditSets], T]) -> T | None:
-    """Cached result of ``measure``, which compares new patients in place of samples; None for too few patients."""
+    """Cached result of ``measure``, in which new patients replace the samples; None if there are too few patients."""
 
     def compute() -> T | None:
         try:
@@ -72,13 +72,13 @@ def _result_of_new_patients(sets: AuditSets, name: str, measure: Callable[[Audit
         except UserError:
             return None
 
-    return sets.cached(name, compute)
+    return sets.compute_once(name, compute)
 
 
 def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
-    """DCR and NNDR of samples; the expected values are those of half of the held-out patients."""
+    """DCR (distance to closest record) of samples, and NNDR; half of the held-out patients give the expected values."""
     distances, m = sets.sample_distances.to_patients, len(sets.train)
-    sets.patient_distances()  # raises if a patient is in both groups
+    sets.patient_distances()  # raises UserError if a patient is both in training and held out
     result = dcr_and_nndr(distances[:, :m], distances[:, m:], sets.seed, sets.repeats)
     control = _result_of_new_patients(sets, "closeness", _closeness_of_new_patients)
     expected = exact_interval(0.5) if control is None else control.nearest_in_train
@@ -96,7 +96,7 @@ def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
 
 
 def _closeness_of_new_patients(sets: AuditSets) -> Closeness:
-    """DCR and NNDR of half of the held-out patients, to the training patients and to the other half."""
+    """DCR and NNDR of half of the held-out patients, compared with training patients and the remaining half."""
     patients, distances = sets.held_out_distances()
     order = np.random.default_rng([sets.seed, 1]).permutation(len(patients))
     half, m = len(order) // 2, len(sets.train)
@@ -105,7 +105,7 @@ def _closeness_of_new_patients(sets: AuditSets) -> Closeness:
 
 
 def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:
-    """Share of samples nearer to a training patient than any held-out patient is; permutation test over patients."""
+    """Share of samples that are nearer to a training patient than any held-out patient is; permutation test."""
     rows, of_patients = sets.patient_distances()
     distances = sets.sample_distances.to_patients, of_patients.to_patients
     result = nearer_than_new_patients(*distances, rows, sets.is_member, sets.repeats, sets.seed)
@@ -121,7 +121,7 @@ def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:
     )
 
 
-def singled_out(sets: AuditSets) -> Iterator[Measure]:
+def singling_out_share(sets: AuditSets) -> Iterator[Measure]:
     """Share of samples that are close to one training patient and far from all other patients."""
     patients, distances = sets.held_out_distances()
     controls = distances.to_patients.copy()
@@ -131,7 +131,7 @@ def singled_out(sets: AuditSets) -> Iterator[Measure]:
         f"training patients singled out{sets.suffix}",
         PRIVACY,
         "share of samples that are significantly closer to one training patient than to the second nearest patient",
-        "0; one or more such samples occur by chance with a probability of at most .025",
+        "0; the probability that one or more samples are significant by chance is at most .025",
         result.share,
         clopper_pearson_interval(result.controls_singled_out, result.controls),
         result.count > 0,
@@ -140,7 +140,7 @@ def singled_out(sets: AuditSets) -> Iterator[Measure]:
 
 
 def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
-    """Data-copying score C_T; each sample and held-out patient counts with its frame nearest to training."""
+    """Data-copying score C_T, from the frame of each sample and held-out patient that is nearest to training frames."""
     cells = sets.cell_count()
     if cells > sets.train.all_frames.shape[0] * sets.train.all_frames.shape[1]:
         raise UserError(f"cells={cells} is more than the number of training embeddings: choose fewer cells.")
@@ -152,7 +152,7 @@ def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
     yield Measure(
         f"data copying, C_T{sets.suffix}",
         PRIVACY,
-        "whether samples lie closer to the training set than held-out patients do, as a z-score",
+        "z-score that tests whether samples lie closer to the training set than held-out patients do",
         "between -3 and 3; a value below -3 indicates copies",
         result.score,
         exact_interval(0.0),
@@ -162,14 +162,14 @@ def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
 
 
 def authentic_share(sets: AuditSets) -> Iterator[Measure]:
-    """Share of samples whose frames are all authentic."""
+    """Share of samples whose frames are all authentic (Alaa et al., arXiv 2102.08921)."""
     groups = (sets.sample_distances.authentic, sets.held_out_distances()[1].authentic)
     samples, new_patients = (clopper_pearson_interval(int(authentic.sum()), len(authentic)) for authentic in groups)
     yield Measure(
         f"authenticity{sets.suffix}",
         PRIVACY,
         "share of samples that are not closer to a training frame than this frame is to another training patient",
-        "the share of new patients",
+        "the share of new patients whose frames are all authentic",
         samples,
         new_patients,
         samples.high < new_patients.low,
@@ -177,21 +177,21 @@ def authentic_share(sets: AuditSets) -> Iterator[Measure]:
 
 
 def membership_by_samples(sets: AuditSets) -> Iterator[Measure]:
-    """Membership inference by an adversary who has the samples only; training patients take their place in controls."""
+    """Membership inference by an adversary who has only the samples; in controls, training patients replace samples."""
 
     def scores_without_samples() -> list[np.ndarray]:
         rows, distances = sets.patient_distances()
         training = rows < len(sets.train)
         if training.sum() < 2:
-            raise UserError("membership by the samples needs two or more patients in training")
-        others = drop_self_distances(distances.to_patients[training], rows[training], sets.seed)
-        return [score(others) for score in attacks.values()]
+            raise UserError("membership inference by samples needs two or more patients in training")
+        replacements = drop_self_distances(distances.to_patients[training], rows[training], sets.seed)
+        return [score(replacements) for score in attacks.values()]
 
     attacks: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "the nearest sample": nearest_sample_scores,
         "a trained attacker": lambda distances: trained_attacker_scores(distances, sets.is_member, sets.seed),
     }
-    controls = sets.cached("membership", scores_without_samples)
+    controls = sets.compute_once("membership", scores_without_samples)
     for (name, score), control in zip(attacks.items(), controls, strict=True):
         result = controlled_auc(score(sets.sample_distances.to_patients), control, sets.is_member)
         yield Measure(
@@ -207,10 +207,10 @@ def membership_by_samples(sets: AuditSets) -> Iterator[Measure]:
         )
 
 
-def disclosed_attributes(sets: AuditSets) -> Iterator[Measure]:
+def attribute_disclosure_risk(sets: AuditSets) -> Iterator[Measure]:
     """Residual risk that the nearest sample reveals an attribute of a training patient, for each attribute."""
     if not sets.attributes:
-        raise UserError("samples and patients have no column with an attribute of the patient in common")
+        raise UserError("the stores of samples and patients share no column with an attribute of the patient")
     distances = sets.sample_distances.to_patients
     for name, (samples, patients) in sets.attributes.items():
         result = attribute_disclosure(distances, samples, patients, sets.is_member)
@@ -230,7 +230,7 @@ def disclosed_attributes(sets: AuditSets) -> Iterator[Measure]:
 
 LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "linkability": linkability_risk,
-    "training patients singled out": singled_out,
+    "training patients singled out": singling_out_share,
     "nearer to training than any new patient": nearer_than_any_new_patient,
     "DCR and NNDR": closeness_to_training,
     "data copying, C_T": data_copying_test,
@@ -239,12 +239,12 @@ LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
 """Privacy measures by name, computed both for embeddings of the identity network and for whitened latents."""
 LATENT_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "membership by samples": membership_by_samples,
-    "attribute disclosure": disclosed_attributes,
+    "attribute disclosure": attribute_disclosure_risk,
 }
 """Privacy measures for whitened latents only: the identity network was trained on the training patients."""
 
 
 def leakage_measures(sets: AuditSets) -> Iterator[tuple[str, Callable[[AuditSets], Iterator[Measure]]]]:
     """Name and function of each privacy measure for the embeddings of ``sets``."""
-    names = LEAKAGE_MEASURES | (LATENT_MEASURES if sets.suffix else {})
-    return ((f"{name}{sets.suffix}", measure) for name, measure in names.items())
+    selected = LEAKAGE_MEASURES | (LATENT_MEASURES if sets.suffix else {})
+    return ((f"{name}{sets.suffix}", measure) for name, measure in selected.items())

@@ -1,4 +1,4 @@
-"""Membership inference on a diffusion model: whether training patients have smaller denoising errors than others."""
+"""Membership inference on a diffusion model: training patients may have smaller denoising errors."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ VIEW_CLASSES: dict[str, type[Any]] = {view.__name__: view for view in (Frames, C
 
 @dataclass(frozen=True)
 class MembershipConfig:
-    """Numbers of ``samples`` per patient, noise ``levels``, ``noises`` per level, batch size. Raises ``UserError``."""
+    """Number of ``samples`` per patient, noise ``levels``, ``noises`` per level, and samples per ``batch``, from 1."""
 
     samples: int
     levels: int
@@ -68,9 +68,9 @@ class DenoisingErrors:
     values: np.ndarray
     """Mean squared error of each record at each noise level, averaged over noise samples: (n, L)."""
     control: np.ndarray
-    """The same of a Gaussian denoiser that was fitted to other training patients, expected over noise: (n, L)."""
+    """Expected error of each record for a Gaussian denoiser that was fitted to other training patients: (n, L)."""
     member: np.ndarray
-    """Whether the patient of each record is one of the members: bool, (n,)."""
+    """Whether the patient of each record is a training patient: bool, (n,)."""
     patients: list[str]
     """Patient of each record."""
     levels: list[float]
@@ -95,7 +95,7 @@ class DenoisingErrors:
 
 
 def load_generator(folder: str) -> tuple[DiffusionModel, View]:
-    """The lidm or lvdm in ``folder``, and its training view, with one sample per recording and posterior means.
+    """The lidm or lvdm in ``folder``, and its training view, changed to one posterior mean per recording.
 
     Raises ``UserError`` if the artifact is another model or does not record its view.
     """
@@ -122,25 +122,25 @@ def denoising_errors(
     model: DiffusionModel,
     view: View,
     members: Recordings,
-    others: Recordings | None,
+    held_out: Recordings | None,
     config: MembershipConfig,
     seed: int,
 ) -> DenoisingErrors:
-    """Denoising errors of all patients of ``members`` and ``others``, if there are others.
+    """Denoising errors of all training patients, ``members``, and of the ``held_out`` patients, unless None.
 
-    The noise is the same for all patients: it depends on the seed, the noise level and the number of the record within
-    its patient. The model gets all of its conditions.
+    All patients have the same noise: it depends on the seed, the noise level and the index of a record among the
+    records of its patient. No condition of the model is dropped.
     """
     samples: list[ViewDataset] = []
     names: list[list[str]] = []
-    for group in (members, *([] if others is None else [others])):
+    for group in (members, *([] if held_out is None else [held_out])):
         recordings = _use_model_statistics(model, view.select_recordings(group))
         patients = np.unique(recordings.patient_numbers)
         rows = [_rows_of_patient(recordings, int(patient), config.samples, seed) for patient in patients]
         records = recordings.select(np.concatenate(rows).tolist())
         names.append(records.table["PatientID"].astype(str).tolist())
         samples.append(ViewDataset(records, view, seed, model.conditioner.columns))
-    folds = [_folds(patients, config.samples, seed) for patients in names]
+    folds = [_record_folds(patients, config.samples, seed) for patients in names]
     controls = _fit_controls(model, samples[0], folds[0], config, seed)
     levels = model.process.log_snr_times(config.levels)
     values, control = [], []
@@ -153,17 +153,17 @@ def denoising_errors(
     return DenoisingErrors(np.concatenate(values), np.concatenate(control), member, [*itertools.chain(*names)], times)
 
 
-def _folds(patients: Sequence[str], records: int, seed: int) -> np.ndarray:
-    """Fold of each record, int (n,): random, and equal for the ``records`` of a patient."""
-    count = len(patients) // records
-    return np.repeat(np.random.default_rng([seed, 3]).permutation(count) % FOLDS, records)
+def _record_folds(patients: Sequence[str], records_per_patient: int, seed: int) -> np.ndarray:
+    """Random fold of each of n records, int (n,); all records of a patient are in one fold."""
+    count = len(patients) // records_per_patient
+    return np.repeat(np.random.default_rng([seed, 3]).permutation(count) % FOLDS, records_per_patient)
 
 
 @torch.no_grad()
 def _fit_controls(
     model: DiffusionModel, samples: ViewDataset, fold: np.ndarray, config: MembershipConfig, seed: int
 ) -> list[GaussianDenoiser]:
-    """For each fold, a denoiser that was fitted to the training records, ``samples``, of other folds."""
+    """For each fold, a Gaussian denoiser that is fitted to the training records (``samples``) of all other folds."""
     if not fold.any():
         raise UserError("membership inference needs two or more patients in training")
     chosen = np.sort(np.random.default_rng([seed, 4]).permutation(len(fold))[:CONTROL_RECORDS])
@@ -181,19 +181,19 @@ def _use_model_statistics(model: DiffusionModel, recordings: Recordings) -> Reco
 
 
 def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int) -> np.ndarray:
-    """``count`` rows of a patient's recordings in random order; rows repeat if there are fewer recordings."""
+    """``count`` rows of a patient's recordings in random order; rows repeat if the patient has fewer."""
     rows = recordings.rows_by_patient[patient]
     return np.resize(np.random.default_rng([seed, 2, patient]).permutation(rows), count)
 
 
 def _batches(
-    model: DiffusionModel, samples: ViewDataset, indices: np.ndarray, size: int, progress: str
+    model: DiffusionModel, samples: ViewDataset, indices: np.ndarray, batch_size: int, progress: str
 ) -> Iterator[tuple[np.ndarray, Any, Mapping[str, Tensor], Tensor]]:
-    """Batches of ``samples``: their indices, the batch, the conditions, and the latents in the units of the network."""
+    """For each batch of ``samples``: sample indices, batch, condition values, and the noise-free network input."""
     device = next(model.parameters()).device
-    for start in progress_bar(range(0, len(indices), size), f"membership, {progress}", leave=False):
-        part = indices[start : start + size]
-        loaded = default_collate([samples[int(number)] for number in part]).items()
+    for start in progress_bar(range(0, len(indices), batch_size), f"membership, {progress}", leave=False):
+        batch_indices = indices[start : start + batch_size]
+        loaded = default_collate([samples[int(number)] for number in batch_indices]).items()
         batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}
         if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):
             raise UserError(
@@ -201,7 +201,7 @@ def _batches(
                 "of real= have another size: give the lidm or lvdm that was trained on real="
             )
         conditions = model.condition_values(batch)
-        yield part, batch, conditions, model.to_residual(batch["x"], conditions)
+        yield batch_indices, batch, conditions, model.to_residual(batch["x"], conditions)
 
 
 @torch.no_grad()
@@ -215,9 +215,9 @@ def _denoising_errors(
     fold: np.ndarray,
     progress: str,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Denoising errors of batches of ``samples`` by ``model`` and by the control of their ``fold``, (B, L) each.
+    """For each batch of ``samples``: errors of ``model``, and of the control of each sample's ``fold``, (B, L) each.
 
-    Sample k is record k modulo ``config.samples`` of its patient.
+    Sample k is the record with the number k modulo ``config.samples`` of its patient.
     """
     shared, snr = model.metadata.shared_noise if model.is_video else 0.0, model.process.log_snr(levels).exp()
     for numbers, batch, conditions, x in _batches(model, samples, np.arange(len(samples)), config.batch, progress):
@@ -246,10 +246,10 @@ def _denoising_error(
 
 
 def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> Iterator[Measure]:
-    """AUC, and TPR at 1 % FPR, over patients, from all noise levels; ``details`` has the AUC of each level.
+    """AUC of membership inference over patients, and TPR at 1 % FPR; ``details`` has the AUC of each noise level.
 
-    The attack stands out if it succeeds on the errors that the control does not explain. If the training patients are
-    less difficult even for the control, the attack on all errors must also have a higher AUC than the control.
+    The AUC stands out if the errors that the control does not explain identify training patients. If the control, too,
+    has smaller errors for training patients, the AUC of all errors must also be higher than that of the control.
     """
     scores, raw, control, member = errors.scores()
     result, uncalibrated = (
@@ -259,13 +259,13 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
     less_difficult = uncalibrated.control.low > 0.5
     succeeds = result.auc.low > 0.5 and (uncalibrated.beyond.low > 0 or not less_difficult)
     kind = "lvdm" if model.is_video else "lidm"
-    note = "" if result.resolved else f"; {result.others} others are too few for 1 %, so the FPR is 0"
+    note = "" if result.resolved else f"; {result.others} held-out patients are too few for 1 %, so the FPR is 0"
     yield Measure(
         f"membership inference ({kind}), AUC",
         PRIVACY,
         "ROC AUC of membership inference (training patients against held-out patients) by the denoising error of the "
         "generator, which is smaller for recordings that it was trained on, relative to the error of a linear denoiser "
-        "that never saw the patient",
+        "that was fitted to other patients",
         ".5: chance level",
         result.auc,
         exact_interval(0.5),

@@ -24,9 +24,9 @@ from echodream.progress import progress_bar
 SHARES = (0.01, 0.05, 0.1)
 """Tested shares of the samples that copies replace; at least one sample is replaced."""
 DETECTION_RATE = 0.8
-"""A measure detects a share of copies if it is worse than expected in at least this fraction of the plantings."""
+"""A measure detects a share of copies if it stands out in at least this fraction of random plantings of copies."""
 PERMUTATIONS = 200
-"""Number of permutations and bootstrap samples of each measure in a planting."""
+"""Number of permutations and bootstrap samples of each measure, for each random planting of copies."""
 SDEDIT_STEPS = 20
 """Sampler steps of SDEdit, counted from pure noise."""
 EXACT = "exact"
@@ -44,13 +44,13 @@ class PlantedCopies:
     patients: list[str] = field(default_factory=list)
     """The copied patients, the same for each kind."""
 
-    def copied(self) -> list[str]:
+    def copied_patients(self) -> list[str]:
         """Patient of each copy, kind by kind."""
         return self.patients * len(self.latents)
 
 
 def make_copies(inputs: AuditInputs, autoencoder: str, frames: int, seed: int) -> PlantedCopies:
-    """Copies of random training patients, one per patient, with ``frames`` frames; enough for the largest share.
+    """Copies of random training patients, one per patient, with ``frames`` frames, as many as the largest share needs.
 
     An exact copy is a new sample of the stored posterior of real frames. A redrawn copy needs a generator.
     """
@@ -84,7 +84,7 @@ def _transform_copies(
 
 
 def copy_count(share: float, samples: int) -> int:
-    """Number of copies in a ``share`` of ``samples``, rounded up, at least 1."""
+    """Number of copies that replace a ``share`` of the number of ``samples``, rounded up, at least 1."""
     return max(1, math.ceil(share * samples - 1e-9))
 
 
@@ -132,12 +132,12 @@ def _measure_planting(spaces: Sequence[AuditSets], rows: np.ndarray) -> Iterator
         for _, measure in leakage_measures(planted):
             try:
                 yield from ((result.name, result.stands_out) for result in measure(planted))
-            except UserError:  # too few patients, also without copies
+            except UserError:  # the measure lacks patients, also without copies
                 continue
 
 
 def power_record(copies: PlantedCopies, plantings: int, fractions: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry "power" of audit.json: the planted copies, and the fractions of plantings that measures find."""
+    """The entry "power" of audit.json: planted copies, and the fraction of plantings that each measure detects."""
     return {
         "shares": list(SHARES),
         "plantings": plantings,

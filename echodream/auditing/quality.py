@@ -49,7 +49,7 @@ def retrieved_patients(sets: AuditSets) -> Iterator[Measure]:
     yield Measure(
         "image retrieval score",
         QUALITY,
-        "share of training patients who would be nearest to at least one sample of infinitely many",
+        "share of training patients who would be nearest to at least one sample if there were infinitely many samples",
         "the value of new patients (equally many samples and new patients)",
         sample_subset.score,
         new_patients.score,
@@ -88,23 +88,23 @@ def identity_drift(sets: AuditSets) -> Iterator[Measure]:
     from scipy.stats import fisher_exact
 
     sequences = {"samples": sets.samples.sequences, "new patients": sets.held_out.sequences}
-    lengths = {name: np.array([len(rows) for rows in each]) for name, each in sequences.items()}
+    lengths = {name: np.array([len(rows) for rows in part]) for name, part in sequences.items()}
     if lengths["samples"].max() < 2:
         raise UserError("every sample has a single frame")
     if lengths["new patients"].max() < 2:
-        raise UserError("no held-out patient has a recording of two frames to compare with")
+        raise UserError("no held-out patient has a recording of two or more frames for comparison")
     threshold = sets.same_patient_threshold()
-    frames = int(min(np.quantile(each[each > 1], MAX_SHORT_SHARE, method="lower") for each in lengths.values()))
+    frames = int(min(np.quantile(counts[counts > 1], MAX_SHORT_SHARE, method="lower") for counts in lengths.values()))
     lost, table, details, left_out = {}, [], {}, {}
-    for name, each in sequences.items():
-        long_enough = [rows[:frames] for rows in each if len(rows) >= frames]
+    for name, part in sequences.items():
+        long_enough = [rows[:frames] for rows in part if len(rows) >= frames]
         result = drift(long_enough, similarity=sets.similarity, seed=sets.seed, threshold=threshold)
         lost[name] = result.lost
         count = round(result.lost.value * len(long_enough))
         table.append([count, len(long_enough) - count])
         curves = {key: getattr(result, key).tolist() for key in ("curve", "low", "high")}
         details[name] = {**curves, "last": asdict(result.last), "step": asdict(result.step)}
-        left_out[name] = len(each) - len(long_enough)
+        left_out[name] = len(part) - len(long_enough)
     p_value = float(fisher_exact(table, alternative="greater")[1])
     yield Measure(
         "identity lost along a sample",

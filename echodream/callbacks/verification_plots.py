@@ -20,9 +20,9 @@ class VerificationPlots(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pairs: Any = getattr(pl_module, "verification_pairs", None)
-        if not trainer.is_global_zero or not isinstance(pairs, Pairs) or not 0 < pairs.same.sum() < len(pairs.same):
+        if not (trainer.is_global_zero and isinstance(pairs, Pairs) and 0 < pairs.genuine.sum() < len(pairs.genuine)):
             return
         false_accept_rate, true_accept_rate, _ = roc_curve(pairs)
-        similarity = {"same patient": pairs.score[pairs.same], "different patients": pairs.score[~pairs.same]}
+        similarity = {"same patient": pairs.score[pairs.genuine], "different patients": pairs.score[~pairs.genuine]}
         plot = plot_verification(false_accept_rate, true_accept_rate, similarity)
         log_image(trainer, self.folder, "verification", plot, CHARTS)

@@ -26,10 +26,10 @@ def allowed_passes(trials: int, beta: float, delta: float) -> int:
 
 def controls_needed(beta: float, delta: float) -> int:
     """Smallest number of controls that certify ``beta`` at confidence 1 - ``delta`` if no control passes."""
-    needed = max(1, math.ceil(math.log(delta) / math.log1p(-beta)) - 1)
-    while clopper_pearson_upper(0, needed, delta) > beta:
-        needed += 1
-    return needed
+    controls = max(1, math.ceil(math.log(delta) / math.log1p(-beta)) - 1)
+    while clopper_pearson_upper(0, controls, delta) > beta:
+        controls += 1
+    return controls
 
 
 def controls_needed_at_rate(rate: float, beta: float, delta: float) -> int | None:
@@ -48,31 +48,31 @@ def calibration_patients_needed(alpha: float) -> int:
 
 
 @lru_cache(maxsize=4096)
-def passes_for_power(choosing: int, certifying: int, beta: float, delta: float, power: float) -> int:
-    """Largest number k of passing controls in threshold selection with which certification succeeds at ``power``.
+def passes_for_power(selection: int, certification: int, beta: float, delta: float, power: float) -> int:
+    """Largest number k of controls that may pass in threshold selection so that certification has ``power``.
 
-    ``choosing`` controls select the threshold, the (k + 1)-th lowest of their scores; ``certifying`` other controls
-    certify ``beta``. The number of certifying controls that pass is beta-binomial, Beta(k + 1, choosing - k), for any
-    distribution of scores. Returns -1 if k = 0 does not reach ``power``.
+    The threshold is the (k + 1)-th lowest score of ``selection`` controls; a separate set of ``certification`` controls
+    certifies ``beta``. The number of certification controls that pass is beta-binomial, Beta(k + 1, selection - k), for
+    any distribution of scores. Returns -1 if k = 0 does not reach ``power``.
     """
     from scipy.stats import betabinom
 
-    allowed = allowed_passes(certifying, beta, delta)
+    allowed = allowed_passes(certification, beta, delta)
     if allowed < 0:
         return -1
     too_many = bisect_left(
-        range(choosing), True, key=lambda k: not betabinom.cdf(allowed, certifying, k + 1, choosing - k) >= power
+        range(selection), True, key=lambda k: not betabinom.cdf(allowed, certification, k + 1, selection - k) >= power
     )
     return too_many - 1
 
 
-def passing_copies_bound(rejected: int, beta: float, delta: float) -> int:
-    """Upper bound, at confidence 1 - ``delta``, of the number of passing copies if ``rejected`` samples are rejected.
+def passing_copies_bound(rejections: int, beta: float, delta: float) -> int:
+    """Upper bound, at confidence 1 - ``delta``, of the number of passing copies if ``rejections`` samples are rejected.
 
-    Copies pass independently, with probability at most ``beta``. The number of copies that pass before ``rejected`` + 1
-    are rejected is at most negative binomial, NB(rejected + 1, 1 - beta). The bound is the quantile of this
+    Copies pass independently, with probability at most ``beta``. The number of copies that pass before ``rejections`` +
+    1 copies are rejected is at most negative binomial, NB(rejections + 1, 1 - beta). The bound is the quantile of this
     distribution.
     """
     from scipy.stats import nbinom
 
-    return int(nbinom.ppf(1 - delta, rejected + 1, 1 - beta))
+    return int(nbinom.ppf(1 - delta, rejections + 1, 1 - beta))

@@ -73,7 +73,7 @@ def resample(generator: np.random.Generator, count: int, repeats: int) -> Iterat
 def percentile_interval(
     value: float, resampled: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
 ) -> Interval:
-    """``value`` with the percentile interval of the finite ``resampled`` values; the ends are NaN if there are none."""
+    """``value`` with the percentile interval of the finite ``resampled`` values; NaN ends if no value is finite."""
     finite = np.asarray(resampled)[np.isfinite(resampled)]
     if not len(finite):
         return Interval(float(value), math.nan, math.nan)
@@ -143,7 +143,7 @@ def bootstrap_weights(units: Units, repeats: int = 1000, seed: int = 0) -> np.nd
 def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patients: int | None = None) -> Interval:
     """The estimate ``values[0]`` with percentiles of ``values[1:]``, from ``bootstrap_weights``: (1 + repeats,).
 
-    A metric of exactly 0 or 1 does not vary in the bootstrap. If ``patients`` is given, the interval is then the exact
+    A metric of exactly 0 or 1 does not vary in the bootstrap. If ``patients`` is given, such a metric has the exact
     (Clopper-Pearson) interval of ``patients`` trials. For a ROC AUC, ``patients`` is the number n of patients in the
     smaller class, because n disjoint pairs are all ordered correctly with a probability of at most AUC^n.
     """
@@ -168,7 +168,7 @@ class Estimate:
 
     Repeated rows bias a distance upward, so the percentile interval of the ordinary bootstrap may exclude the distance.
     The bootstrap is therefore applied to the first-order change of the distance, from the influence of each row in
-    closed form. For means and proportions, the result equals the ordinary bootstrap.
+    closed form. For means and proportions, the result equals that of the ordinary bootstrap.
     """
 
     value: float
@@ -189,7 +189,7 @@ class SamplingUnits:
     names: np.ndarray
     """Patient, or synthetic recording, of each row: (N,)."""
     classes: np.ndarray | None = None
-    """Class of each row, (N,). Ignored if a class has fewer than ``MIN_UNITS_PER_CLASS`` units."""
+    """Class of each row, (N,); not used if some class has fewer than ``MIN_UNITS_PER_CLASS`` units."""
 
     def select(self, rows: np.ndarray | slice) -> "SamplingUnits":
         """The sampling units of ``rows``."""

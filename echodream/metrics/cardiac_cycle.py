@@ -15,7 +15,7 @@ MIN_BEATS = 1.5
 """Minimum number of beats in a clip for a heart rate."""
 MIN_AUTOCORRELATION = 0.35
 """Minimum autocorrelation at a lag of one beat; lower peaks are not a heart rhythm."""
-_SECTOR_THRESHOLD = 8.0  # gray levels of 255: darker pixels may lie outside the sector
+_SECTOR_THRESHOLD = 8.0  # gray level, 0 to 255: darker pixels may lie outside the sector
 _EDGE_WIDTH = 20.0  # width in gray levels of the linear transition between chamber and tissue
 
 
@@ -50,7 +50,7 @@ def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
     """Area of the blood pool in each frame, (F,): share of dark pixels in the top fraction ``depth`` of the sector.
 
     A pixel is dark below the Otsu threshold of the smoothed clip. Shadows count as dark, but they do not move, so the
-    range of the curve comes from the chambers. NaN without a sector.
+    range of the curve comes from the chambers. The area is NaN if no sector is found.
     """
     levels = gray_levels(frames)
     inside = sector_mask(levels)
@@ -64,7 +64,7 @@ def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
 
 
 def smooth_frames(levels: np.ndarray) -> np.ndarray:
-    """Frames (F, H, W) after a spatial Gaussian filter of 1/64 of the image size, about the size of speckle."""
+    """Frames (F, H, W) after a spatial Gaussian filter with a sigma of 1/64 of the image size, similar to speckle."""
     widths = (max(size / 64, 0.5) for size in levels.shape[1:])
     return np.asarray(ndimage.gaussian_filter(levels, (0, *widths)))
 
@@ -113,7 +113,7 @@ def temporal_autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
 
 
 def frame_difference_curve(frames: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of each frame from the previous frame, in gray levels of 255: (F - 1,)."""
+    """Mean absolute difference of each frame from the previous frame, in gray levels 0..255: (F - 1,)."""
     return np.asarray(np.abs(np.diff(gray_levels(frames), axis=0)).mean(axis=(1, 2)))
 
 
@@ -129,8 +129,8 @@ def jump_ratio(frames: np.ndarray) -> float:
 def seam_ratio(frames: np.ndarray, joins: Sequence[int]) -> float:
     """Ratio of the mean frame difference at ``joins`` to the mean frame difference elsewhere; 1 without visible seams.
 
-    A join is the first frame of a generated window, 1 to F - 1. NaN without joins, without other frames, or if the
-    other frames do not differ. Raises ``ValueError`` for a join outside the clip.
+    A join is the first frame of a generated window, 1 to F - 1. The ratio is NaN if there is no join, if every frame is
+    a join, or if no frame differs elsewhere. Raises ``ValueError`` for a join outside the clip.
     """
     if outside := [join for join in joins if not 1 <= join < len(frames)]:
         raise ValueError(f"a join at frame {outside[0]} is outside a clip of {len(frames)} frames")

@@ -1,7 +1,7 @@
 """Classification metrics from probabilities of N rows, with optional weights of ``bootstrap.bootstrap_weights``.
 
-Weights (R, N) give R values of a metric; without weights, R is 1 and each row has weight 1. A metric that is undefined
-is NaN, such as the ROC AUC of a class without samples.
+Weights (R, N) give R values of a metric; without weights, R is 1 and each row has weight 1. An undefined metric, such
+as the ROC AUC of a class without samples, is NaN.
 """
 
 import math
@@ -18,7 +18,7 @@ THRESHOLD = 0.5
 
 
 def confusion_matrix(predicted: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
-    """Number of samples of class i (row) that are predicted as class j (column): two int (N,) to int64 (K, K)."""
+    """Number of samples of class i (row) that are predicted as class j (column), int64 (K, K)."""
     return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -44,15 +44,15 @@ def auc_interval(positives: np.ndarray, negatives: np.ndarray, confidence: float
     if min(counts) < 2:
         return Interval(value, 0.0, 1.0)
     error = math.sqrt(sum(np.var(share, ddof=1) / count for share, count in zip(shares, counts, strict=True)))
-    half = float(ndtri((1 + confidence) / 2)) * error
-    return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
+    half_width = float(ndtri((1 + confidence) / 2)) * error
+    return Interval(value, max(value - half_width, 0.0), min(value + half_width, 1.0))
 
 
-def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Share of ``others``, (M,), below each of ``values``, (N,); ties count one half."""
-    ordered = np.sort(others)
+def _share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Share of ``reference``, (M,), below each of ``values``, (N,); ties count one half."""
+    ordered = np.sort(reference)
     ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    share: np.ndarray = ranks / (2 * len(others))
+    share: np.ndarray = ranks / (2 * len(reference))
     return share
 
 
@@ -68,20 +68,20 @@ def average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarr
 def roc_curve(
     score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates, (U + 1,) each, from 0 to 1: a threshold for each of U distinct scores."""
+    """False and true positive rates, (U + 1,) each, from 0 to 1: one threshold for each of U distinct scores."""
     totals = _weight_per_score(score, positive, weights)
     true, false = (np.append(0.0, np.cumsum(total[0])) for total in totals)
     return _safe_ratio(false, false[-1:]), _safe_ratio(true, true[-1:])
 
 
 def sensitivity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Share of positives that are ``predicted`` positive: two bool (N,) to (R,)."""
+    """Share of positives that are ``predicted`` positive, (R,), from two boolean arrays (N,)."""
     w = _weights_or_ones(weights, len(predicted))
     return _safe_ratio(w @ (predicted & positive), w @ positive)
 
 
 def specificity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Share of negatives that are ``predicted`` negative: two bool (N,) to (R,)."""
+    """Share of negatives that are ``predicted`` negative, (R,), from two boolean arrays (N,)."""
     return sensitivity(~predicted, ~positive, weights)
 
 
@@ -92,12 +92,12 @@ def f1(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None =
     return np.where(w @ positive > 0, ratio, np.nan)
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Expected calibration error, (R,): mean over bins of |mean ``confidence`` - share of ``correct``|; (N,) each."""
-    w = _weights_or_ones(weights, len(correct))
+def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Expected calibration error, (R,): mean over bins of |mean ``confidence`` - share of correct rows|."""
+    w = _weights_or_ones(weights, len(is_correct))
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = np.clip(np.digitize(confidence, edges[1:-1]), 0, CALIBRATION_BINS - 1)
-    errors = [abs((w * (bins == b)) @ (confidence - correct.astype(np.float64))) for b in range(CALIBRATION_BINS)]
+    errors = [abs((w * (bins == b)) @ (confidence - is_correct.astype(np.float64))) for b in range(CALIBRATION_BINS)]
     return _safe_ratio(np.sum(errors, axis=0), w.sum(axis=1))
 
 
@@ -128,10 +128,10 @@ def _one_vs_rest_metrics(
 def multiclass_metrics(
     probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """One-vs-rest metrics of each class (``auc_<name>``) and their means (``auc``): (N, K) and int (N,) to (R,) each.
+    """One-vs-rest metrics of each class (``auc_<name>``) and their means over classes (``auc``), (R,) each.
 
-    The prediction is the most probable class. Means are over classes with a defined value. ``accuracy_<name>`` is the
-    sensitivity of a class; the balanced accuracy is the mean of these sensitivities.
+    ``probabilities``: (N, K); ``target``: int (N,). The prediction is the most probable class. Means omit undefined
+    values. ``accuracy_<name>`` is the sensitivity of a class; the balanced accuracy is the mean of all sensitivities.
     """
     prediction = probabilities.argmax(axis=1)
     per_class: dict[str, list[np.ndarray]] = {}
@@ -145,22 +145,22 @@ def multiclass_metrics(
 
 
 def multiclass_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
-    """Number of patients for the exact interval of each of ``multiclass_metrics``; target and patients are (N,)."""
+    """Number of patients for the exact interval of each multiclass metric; ``target`` and ``patients`` are (N,)."""
     counts: dict[str, int] = {}
     for k, name in enumerate(names):
-        of_class = binary_patients(target == k, patients)
-        counts |= {f"auc_{name}": of_class["auc"], f"accuracy_{name}": of_class["sensitivity"]}
-        counts[f"specificity_{name}"] = of_class["specificity"]
-    least = min((counts[f"auc_{name}"] for name in names if counts[f"auc_{name}"]), default=0)
-    return {**counts, "auc": least, "balanced_accuracy": least, "specificity": least}
+        class_counts = binary_patients(target == k, patients)
+        counts |= {f"auc_{name}": class_counts["auc"], f"accuracy_{name}": class_counts["sensitivity"]}
+        counts[f"specificity_{name}"] = class_counts["specificity"]
+    smallest_class = min((counts[f"auc_{name}"] for name in names if counts[f"auc_{name}"]), default=0)
+    return {**counts, "auc": smallest_class, "balanced_accuracy": smallest_class, "specificity": smallest_class}
 
 
 def multilabel_metrics(
     probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """ROC AUC and average precision of each label (``auc_<name>``) and their means (``auc``): two (N, K) to (R,) each.
+    """ROC AUC and average precision of each label (``auc_<name>``) and their means over labels (``auc``), (R,) each.
 
-    Each label is evaluated on the rows where it is known (``known_labels``). Means are over labels that have a value.
+    Inputs: (N, K). A metric of a label uses the rows where the label is known. Means omit undefined values.
     """
     functions: dict[str, Callable[..., np.ndarray]] = {"auc": roc_auc, "average_precision": average_precision}
     per_label: dict[str, list[np.ndarray]] = {name: [] for name in functions}
@@ -174,7 +174,7 @@ def multilabel_metrics(
 
 
 def multilabel_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
-    """Number of patients for the exact interval of each AUC of ``multilabel_metrics``; (N, K) and patients (N,)."""
+    """Number of patients for the exact interval of each multilabel AUC; ``target``: (N, K), ``patients``: (N,)."""
     counts = {}
     for k, name in enumerate(names):
         rows, positive = known_labels(target[:, k])
@@ -182,24 +182,24 @@ def multilabel_patients(target: np.ndarray, names: list[str], patients: np.ndarr
     return {**counts, "auc": min((count for count in counts.values() if count), default=0)}
 
 
-def known_labels(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def known_labels(soft_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mask of the rows with a known soft label, bool (N,), and whether each of the n known labels is positive, (n,).
 
-    ``share``: soft labels, (N,). A label of 0.5 or NaN is unknown; a label above 0.5 is positive.
+    ``soft_labels``: (N,). A label of 0.5 or NaN is unknown; a label above 0.5 is positive.
     """
-    rows = np.isfinite(share) & (share != THRESHOLD)
-    return rows, share[rows] > THRESHOLD
+    rows = np.isfinite(soft_labels) & (soft_labels != THRESHOLD)
+    return rows, soft_labels[rows] > THRESHOLD
 
 
 def binary_patients(positive: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-    """Number of patients for the exact interval of each of ``binary_metrics``; bool (N,) and patients (N,)."""
+    """Number of patients for the exact interval of each binary metric; ``positive`` and ``patients``: (N,)."""
     positives, negatives = (len(np.unique(patients[part])) for part in (positive, ~positive))
-    least = min(positives, negatives)
-    return {"auc": least, "balanced_accuracy": least, "sensitivity": positives, "specificity": negatives}
+    smaller = min(positives, negatives)
+    return {"auc": smaller, "balanced_accuracy": smaller, "sensitivity": positives, "specificity": negatives}
 
 
 def _by_class(metrics: dict[str, list[np.ndarray]], class_names: list[str]) -> dict[str, np.ndarray]:
-    """The values of each class as ``<metric>_<class>``."""
+    """Values of each metric and class, (R,) each, by the name ``<metric>_<class>``."""
     return {
         f"{metric}_{name}": value
         for metric, values in metrics.items()

@@ -62,11 +62,11 @@ class FidelityMetric:
     description: str
     """Explanation of the metric in the report."""
     published_names: tuple[str, ...] = ()
-    """Prefixes of other names of the metric in records (``Extractor.title``)."""
+    """Prefixes of the published names of the metric, which records also use (``Extractor.title``)."""
     is_distance: bool = False
     """Whether the metric is a nonnegative distance; the report shows distances as multiples of their floors."""
     input_kind: str = "features"
-    """Input: "features", "spectrum" (power spectra), or "logits" (of one set; the floor is that of real data)."""
+    """Input: "features", "spectrum" (power spectra), or "logits" (of one set; the floor is the value of real data)."""
 
 
 def _prdc_metric(name: str, description: str) -> FidelityMetric:
@@ -88,7 +88,7 @@ METRICS = {
     "quadratic": FidelityMetric(
         lambda pair: polynomial_mmd(pair.products, degree=2, offset=0.0), LOWER, _MMD, ("JEDi",)
     ),
-    "precision": _prdc_metric("precision", "Share of synthetic samples near real samples; low if implausible."),
+    "precision": _prdc_metric("precision", "Share of synthetic samples near real samples; high for plausible samples."),
     "recall": _prdc_metric("recall", "Share of real samples near synthetic samples; low if variety is missing."),
     "density": _prdc_metric("density", "Density of real samples around synthetic samples; about 1 for real data."),
     "coverage": _prdc_metric("coverage", "Share of real samples that have a synthetic sample nearby."),
@@ -131,7 +131,7 @@ class MetricWithFloor:
 
 
 def average_subsets(subsets: Sequence[Mapping[str, MetricWithFloor]]) -> dict[str, MetricWithFloor]:
-    """Means of each metric and of its interval ends over random subsets of the samples, with the spread."""
+    """Means of each metric and of its interval ends over random subsets of the samples, with the range of values."""
     if len(subsets) == 1:
         return dict(subsets[0])
     averaged = {}

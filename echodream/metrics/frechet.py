@@ -6,12 +6,12 @@ from echodream.metrics.bootstrap import Estimate
 
 
 def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Squared Frechet distance, as in FID, with the influence of each sample, in float64.
+    """Squared Frechet distance of the rows ``x`` and the rows ``y``, as in FID, with the influence of each row.
 
     |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2)) with means m and unbiased covariances S (Dowson and
     Landau 1982). The last trace is the sum of the singular values s of A_x A_y' = U s V', where S = A' A, also for
     singular covariances (N <= D). The derivative of this trace by the weight of sample i of ``x`` is (U s U')_ii.
-    Raises ``ValueError`` for other shapes and for values that are not finite.
+    Raises ``ValueError`` as ``check_features`` does.
     """
     x, y = check_features(x, y)
     a, b = ((rows - rows.mean(axis=0)) / np.sqrt(len(rows) - 1) for rows in (x, y))
@@ -28,7 +28,7 @@ def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
 
 
 def _svd_of_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """SVD of A B', (N, M): U (N, k), s (k,), V (M, k). QR decompositions come first if D < N and D < M."""
+    """SVD of A B', (N, M): U (N, k), s (k,), V (M, k). If D < N and D < M, QR decompositions shrink A and B first."""
     if min(len(a), len(b)) <= a.shape[1]:
         u, s, vt = np.linalg.svd(a @ b.T, full_matrices=False)
         return u, s, vt.T
@@ -38,7 +38,7 @@ def _svd_of_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def check_features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``x``, (N, D), and ``y``, (M, D), as float64. Raises ``ValueError`` unless all are finite, and N, M >= 2."""
+    """``x``, (N, D), and ``y``, (M, D), as float64. Raises ``ValueError`` unless values are finite and N, M >= 2."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")

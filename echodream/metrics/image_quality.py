@@ -17,7 +17,7 @@ def psnr(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Structural similarity (Wang et al. 2004; Gaussian window of 11, sigma 1.5): (B, C, H, W) to (B,).
+    """Structural similarity (Wang et al. 2004; Gaussian window of 11 pixels, sigma 1.5): (B, C, H, W) to (B,).
 
     Images are padded by reflection, as in torchmetrics.
     """
@@ -41,8 +41,8 @@ def moving_pixels(x: Tensor, threshold: float = 16.0) -> Tensor:
 
 def bicubic_round_trip(x: Tensor, factor: int) -> Tensor:
     """Baseline reconstruction of ``x``, (B, C, H, W): bicubic downsampling by ``factor``, then upsampling."""
-    small = functional.interpolate(x, scale_factor=1 / factor, mode="bicubic", antialias=True)
-    return functional.interpolate(small, size=x.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
+    downsampled = functional.interpolate(x, scale_factor=1 / factor, mode="bicubic", antialias=True)
+    return functional.interpolate(downsampled, size=x.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

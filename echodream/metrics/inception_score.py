@@ -10,7 +10,7 @@ def inception_score(logits: np.ndarray) -> Estimate:
     """exp of the mean Kullback-Leibler divergence of p(y | x) from p(y), from ``logits``, (N, K): a value in [1, K].
 
     All samples form one split, not the usual ten, because the score depends on N. The influence of a sample ignores its
-    effect on p(y). Raises ``ValueError`` for other shapes.
+    effect on p(y). Raises ``ValueError`` unless the logits are finite, with shape (N, K) and N of at least 2.
     """
     logits = np.asarray(logits, np.float64)
     if logits.ndim != 2 or not np.isfinite(logits).all() or len(logits) < 2:

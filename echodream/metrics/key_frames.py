@@ -22,7 +22,7 @@ MIN_PERIODICITY = 0.5
 _COMPONENTS = 6  # number of principal components
 _SMOOTHING = 0.012  # standard deviation, in seconds, of the Gaussian filter of the first component
 _PROMINENCE = 0.4  # minimum prominence of a peak, as a fraction of the range of the component
-_END_DROP = 0.2  # maximum height of a peak near an end below the other peaks, as a fraction of the range
+_END_DROP = 0.2  # maximum drop of a peak near an end below the median of inner peaks, as a fraction of the range
 _MIN_DISTANCE = 0.6  # minimum distance of two peaks of one kind, in beats
 _MIN_END_DISTANCE = 0.85  # minimum distance of a peak at an end of the clip from the other peaks, in beats
 _LEVELS = (0.03, 0.12)  # two levels below a peak, as fractions of the range, from which its time is extrapolated
@@ -34,7 +34,7 @@ _SYSTOLE_WEIGHT = 8.0  # weight of the share of systole in a beat, relative to t
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """Frame numbers of the end diastoles and end systoles of a clip; both are empty if there is a ``problem``."""
+    """Frame numbers of end diastoles, ``ed``, and end systoles, ``es``, of a clip; none if there is a ``problem``."""
 
     ed: tuple[int, ...] = ()
     es: tuple[int, ...] = ()
@@ -70,8 +70,8 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     reversed_times = _turning_points(-trajectory, beat, fps)
     with np.errstate(invalid="ignore", divide="ignore"):  # an undefined area has correlation 0
         correlation = np.nan_to_num(np.corrcoef(trajectory[:, 0], area)[0, 1])
-    expected = _MIN_BEATS_WITH_PEAK * (len(levels) / beat - 1)
-    if not all(len(each) >= max(1.0, expected) for each in times.values()):
+    min_peaks = _MIN_BEATS_WITH_PEAK * (len(levels) / beat - 1)
+    if not all(len(each) >= max(1.0, min_peaks) for each in times.values()):
         return KeyFrames(problem="the periodic motion does not have one maximum and minimum per beat")
     if correlation + _SYSTOLE_WEIGHT * (0.5 - _systole_share(times, beat)) < 0:
         times = reversed_times
@@ -79,15 +79,15 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     return KeyFrames(ed, es, rhythm.heart_rate)
 
 
-def match_key_frames(detected: Sequence[int], reference: Sequence[int], tolerance: int = 1) -> KeyFrameMatch:
-    """One-to-one match of ``detected`` and ``reference`` frame numbers that differ by at most ``tolerance`` frames."""
-    unmatched, count = sorted(detected), 0
+def match_key_frames(detections: Sequence[int], reference: Sequence[int], tolerance: int = 1) -> KeyFrameMatch:
+    """One-to-one match of ``detections`` and ``reference`` frames that differ by at most ``tolerance`` frames."""
+    unmatched, matched = sorted(detections), 0
     for frame in sorted(reference):
-        match = next((other for other in unmatched if abs(other - frame) <= tolerance), None)
+        match = next((candidate for candidate in unmatched if abs(candidate - frame) <= tolerance), None)
         if match is not None:  # the earliest match never reduces the number of later matches
             unmatched.remove(match)
-            count += 1
-    return KeyFrameMatch(count, len(reference) - count, len(unmatched))
+            matched += 1
+    return KeyFrameMatch(matched, len(reference) - matched, len(unmatched))
 
 
 def _downsample(frames: np.ndarray) -> np.ndarray:
@@ -132,30 +132,30 @@ def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str
     turning_points, min_distance = {}, _MIN_END_DISTANCE * beat
     for kind, sign in (("ED", 1), ("ES", -1)):
         times = _peak_times(sign * curve, high - low, beat, _EXTRAPOLATION[kind])
-        ends = [_edge_time(trajectory, times, beat, high - low, last) for last in (False, True)]
+        ends = [_edge_time(trajectory, times, beat, high - low, at_end) for at_end in (False, True)]
         distant = [end for end in ends if end is not None and all(abs(end - time) > min_distance for time in times)]
         turning_points[kind] = np.array(sorted(times + distant))
     return turning_points
 
 
-def _peak_times(curve: np.ndarray, height: float, beat: float, extrapolation: float) -> list[float]:
-    """Times of the complete peaks of ``curve``, whose range is ``height``."""
-    options = {"prominence": _PROMINENCE * height, "distance": max(1.0, _MIN_DISTANCE * beat)}
+def _peak_times(curve: np.ndarray, scale: float, beat: float, extrapolation: float) -> list[float]:
+    """Times of the complete peaks of ``curve``, whose range is ``scale``."""
+    options = {"prominence": _PROMINENCE * scale, "distance": max(1.0, _MIN_DISTANCE * beat)}
     inner, _ = signal.find_peaks(curve, **options)
     padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # the prominence of peaks near an end is not reduced
-    least = np.median(curve[inner]) - _END_DROP * height if len(inner) else -np.inf
-    peaks = [peak - 1 for peak in signal.find_peaks(padded, **options)[0] if peak - 1 in inner or padded[peak] >= least]
-    times = [_arrival_time(curve, int(peak), height, extrapolation) for peak in peaks if peak < len(curve) - 1]
+    bound = np.median(curve[inner]) - _END_DROP * scale if len(inner) else -np.inf
+    peaks = [peak - 1 for peak in signal.find_peaks(padded, **options)[0] if peak - 1 in inner or padded[peak] >= bound]
+    times = [_arrival_time(curve, int(peak), scale, extrapolation) for peak in peaks if peak < len(curve) - 1]
     return [time for time in times if time is not None]
 
 
-def _arrival_time(curve: np.ndarray, peak: int, height: float, extrapolation: float) -> float | None:
-    """End of the rise to ``peak``, extrapolated from the crossings of two levels; None if the clip starts later.
+def _arrival_time(curve: np.ndarray, peak: int, scale: float, extrapolation: float) -> float | None:
+    """End of the rise to ``peak``, extrapolated from the crossings of two levels; None if a crossing is missing.
 
     The maximum itself has a noisy position, because the curve is flat in the isovolumic phases.
     """
     crossings = []
-    for level in (curve[peak] - share * height for share in _LEVELS):
+    for level in (curve[peak] - share * scale for share in _LEVELS):
         below = np.flatnonzero(curve[:peak] <= level)
         if not len(below):
             return None
@@ -164,16 +164,16 @@ def _arrival_time(curve: np.ndarray, peak: int, height: float, extrapolation: fl
     return float(crossings[0] + extrapolation * (crossings[0] - crossings[1]))
 
 
-def _edge_time(trajectory: np.ndarray, times: Sequence[float], beat: float, height: float, last: bool) -> float | None:
-    """Time of a turning point at the start (or the end, if ``last``) of the clip, by a match with other beats.
+def _edge_time(trajectory: np.ndarray, times: Sequence[float], beat: float, scale: float, at_end: bool) -> float | None:
+    """Time of a turning point at the start (or at its end, if ``at_end``) of the clip, by a match with complete beats.
 
-    None if no other beat matches, or if the turning point lies outside the clip.
+    None if no complete beat matches, or if the turning point lies outside the clip.
     """
     count = len(trajectory)
-    span, reach = max(3, round(0.12 * beat)), max(3.0, 0.2 * beat)
-    end = count - 1 if last else 0
-    end_frames = np.arange(count - span, count) if last else np.arange(span)
-    shifts = np.arange(-reach, reach + 0.01, 0.1)
+    span, max_shift = max(3, round(0.12 * beat)), max(3.0, 0.2 * beat)
+    end = count - 1 if at_end else 0
+    end_frames = np.arange(count - span, count) if at_end else np.arange(span)
+    shifts = np.arange(-max_shift, max_shift + 0.01, 0.1)
     best, best_shift = np.inf, 0.0
     for time in times:
         shifted = time + shifts[:, None] + (end_frames - end)
@@ -184,7 +184,7 @@ def _edge_time(trajectory: np.ndarray, times: Sequence[float], beat: float, heig
         distance = ((other - trajectory[end_frames]) ** 2).sum(axis=(1, 2)) / span
         if distance.min() < best:
             best, best_shift = distance.min(), shifts[inside][distance.argmin()]
-    matches = best <= (_END_TOLERANCE * height) ** 2 and abs(best_shift) <= reach - 0.05
+    matches = best <= (_END_TOLERANCE * scale) ** 2 and abs(best_shift) <= max_shift - 0.05
     return float(end - best_shift) if matches and 0 <= end - best_shift <= count - 1 else None
 
 

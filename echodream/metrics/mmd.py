@@ -22,7 +22,7 @@ class DotProducts:
 
     @classmethod
     def from_features(cls, x: np.ndarray, y: np.ndarray) -> "DotProducts":
-        """The dot products of ``x`` and ``y``. Raises ``ValueError`` as ``check_features``."""
+        """The dot products of ``x`` and ``y``. Raises ``ValueError`` for invalid features."""
         x, y = check_features(x, y)
         return cls(x @ x.T, x @ y.T, y @ y.T, x.shape[1])
 
@@ -41,7 +41,7 @@ def polynomial_mmd(products: DotProducts, degree: int = 3, offset: float = 1.0) 
     """Squared MMD with the kernel (x'y / D + offset)^degree.
 
     The defaults give the kernel inception distance (arXiv 1801.01401); ``degree`` 2 and ``offset`` 0 give the kernel of
-    JEDi (arXiv 2410.05203), up to its scale.
+    JEDi (arXiv 2410.05203), up to a constant factor.
     """
     matrices = (products.xx, products.xy, products.yy)
     return mmd_from_kernels(*((matrix / products.dimensions + offset) ** degree for matrix in matrices))

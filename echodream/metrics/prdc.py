@@ -11,7 +11,7 @@ from echodream.metrics.bootstrap import Estimate, mean_estimate
 
 
 def prdc_rows(in_real_ball: np.ndarray, in_synthetic_ball: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """PRDC as values whose means are the metrics.
+    """Values whose means are precision, recall, density and coverage.
 
     Precision and density have a value per sample, (N,), recall and coverage per real row, (M,). ``in_real_ball``:
     whether sample i lies in the ball of real row j, bool (N, M). ``in_synthetic_ball``: whether real row j lies in the
@@ -25,15 +25,15 @@ def prdc_rows(in_real_ball: np.ndarray, in_synthetic_ball: np.ndarray, k: int) -
     }
 
 
-def prdc_estimates(within: np.ndarray, between: np.ndarray, others: np.ndarray, k: int) -> dict[str, Estimate]:
+def prdc_estimates(within: np.ndarray, between: np.ndarray, within_real: np.ndarray, k: int) -> dict[str, Estimate]:
     """PRDC from squared distances: within samples, (N, N), from samples to real rows, (N, M), within real rows, (M, M).
 
-    Influences are computed with fixed radii: a ball has an influence on the other set through the rows that no other
-    ball contains. Raises ``ValueError`` unless 1 <= ``k`` < N, M.
+    Influences are computed with fixed radii: the ball of a row has an influence through the rows of the other set that
+    only this ball contains. Raises ``ValueError`` unless 1 <= ``k`` < N, M.
     """
     if not 1 <= k < min(between.shape):
         raise ValueError(f"k={k} neighbors need more than {k} rows, and there are {between.shape}")
-    in_real_ball = between < squared_radii(others, k)[None]
+    in_real_ball = between < squared_radii(within_real, k)[None]
     in_synthetic_ball = between < squared_radii(within, k)[:, None]
     rows = prdc_rows(in_real_ball, in_synthetic_ball, k)
     density_of_real = mean_estimate(in_real_ball.mean(axis=0) * (in_real_ball.shape[1] / k))
@@ -52,9 +52,9 @@ def squared_radii(within: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(np.partition(distances, k - 1, axis=1)[:, k - 1])
 
 
-def _coverage_estimate(covered: np.ndarray, balls: np.ndarray) -> Estimate:
-    """Proportion of C rows that are ``covered``, (C,), by the ``balls`` of the R rows of the other set, bool (R, C)."""
-    estimate = mean_estimate(covered, proportion=True)
+def _coverage_estimate(is_covered: np.ndarray, balls: np.ndarray) -> Estimate:
+    """Proportion of C rows that lie in any of the R ``balls`` of the other set, (R, C), from ``is_covered``, (C,)."""
+    estimate = mean_estimate(is_covered, proportion=True)
     if estimate.value in (0.0, 1.0):
         return estimate  # a proportion of 0 or 1 has an exact interval
     covered_by_one = mean_estimate((balls & (balls.sum(axis=0) == 1)).mean(axis=1) * len(balls))

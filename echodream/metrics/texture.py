@@ -8,9 +8,9 @@ from echodream.metrics.bootstrap import Estimate
 PATCH_SIZE = 7
 """Height and width of the patches of ``speckle_snr``, in pixels."""
 DEPTH_BANDS = ("near", "middle", "far")
-"""Names of the thirds of the depth, from the probe."""
+"""Names of the three thirds of the image depth, from the probe downward."""
 _MIN_TISSUE_LEVEL = 8
-"""Minimum mean gray level, of 255, of a patch of tissue."""
+"""Minimum mean gray level, 0 to 255, of a patch of tissue."""
 _MIN_POWER = 1e-12
 """Constant that is added to powers before the logarithm, because black frames have power 0."""
 
@@ -28,7 +28,7 @@ def radial_power(frames: np.ndarray) -> np.ndarray:
     frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * n
     radius = np.rint(frequencies).astype(int).ravel()
     counts = np.bincount(radius)
-    sums = np.stack([np.bincount(radius, each) for each in power.reshape(len(power), -1)])
+    sums = np.stack([np.bincount(radius, spectrum) for spectrum in power.reshape(len(power), -1)])
     return np.asarray((sums / counts)[:, 1 : n // 2])
 
 
@@ -47,7 +47,7 @@ def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Log-spectral distance D between the mean power spectra P_x and P_y of two sets, (N, R) and (M, R), in dB.
 
     D is the root mean square over the R frequencies r of d_r = 10 log10 P_x - 10 log10 P_y. The influence of row i with
-    spectrum p_i is the derivative of D by its weight: mean_r(d_r * 10 / ln 10 * (p_ir / P_r - 1)) / D.
+    spectrum p_i is the derivative of D by the weight of the row: mean_r(d_r * 10 / ln 10 * (p_ir / P_r - 1)) / D.
     """
     x, y = np.asarray(x, np.float64) + _MIN_POWER, np.asarray(y, np.float64) + _MIN_POWER
     means = x.mean(axis=0), y.mean(axis=0)
@@ -65,7 +65,7 @@ def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
 def speckle_snr(frames: np.ndarray) -> np.ndarray:
     """Signal-to-noise ratio of speckle: mean over standard deviation of gray levels in 7x7 patches of tissue.
 
-    ``frames``: (N, H, W), gray levels 0 to 255. Returns the means in ``DEPTH_BANDS``, (3,); NaN without tissue. Fully
+    ``frames``: (N, H, W), gray levels 0 to 255. Returns the mean in each of ``DEPTH_BANDS``, (3,), or NaN. Fully
     developed speckle has a ratio of 1.91 before log compression (Burckhardt 1978).
     """
     n, height, width = frames.shape
@@ -90,11 +90,11 @@ def speckle_width(frames: np.ndarray) -> np.ndarray:
     if correlation[0, 0] <= 0:
         return np.full(2, np.nan)
     correlation /= correlation[0, 0]
-    return np.array([_width_at_half(correlation[:, 0]), _width_at_half(correlation[0])])
+    return np.array([_full_width_at_half_maximum(correlation[:, 0]), _full_width_at_half_maximum(correlation[0])])
 
 
-def _width_at_half(correlation: np.ndarray) -> float:
-    """Twice the lag at which ``correlation``, 1 at lag 0, first falls to 1/2, by linear interpolation; NaN if never."""
+def _full_width_at_half_maximum(correlation: np.ndarray) -> float:
+    """Twice the lag at which ``correlation``, 1 at lag 0, first falls to 1/2, interpolated; NaN without such a lag."""
     half = correlation[: len(correlation) // 2]
     below = np.flatnonzero(half < 0.5)
     if not len(below):

@@ -1,7 +1,7 @@
 """Verification of patients by embeddings: ROC, AUC, rates at a threshold, choice of a threshold, rank-1 retrieval.
 
-A pair of frames is genuine if both are of one patient, otherwise an impostor. A pair is accepted if its similarity is
-at least the threshold. Intervals come from a bootstrap over patients.
+A pair of frames is genuine if both frames show one patient; otherwise it is an impostor pair. A pair is accepted if its
+similarity is at least the threshold. Intervals come from a bootstrap over patients.
 """
 
 from collections.abc import Callable
@@ -28,17 +28,17 @@ class Pairs:
     patients: int
 
     @property
-    def same(self) -> Array:
+    def genuine(self) -> Array:
         """Whether each pair is genuine, bool (P,)."""
         return self.first == self.second
 
     def weights(self, counts: Array) -> Array:
         """Weight of each pair, float64 (P,), in a bootstrap sample that contains patient p ``counts[p]`` times.
 
-        The weight of a genuine pair is the count of its patient; the weight of an impostor pair is the product of both
-        counts.
+        The weight of a genuine pair is the count of its patient; the weight of an impostor pair is the product of the
+        counts of its two patients.
         """
-        return np.where(self.same, counts[self.first], counts[self.first] * counts[self.second]).astype(np.float64)
+        return np.where(self.genuine, counts[self.first], counts[self.first] * counts[self.second]).astype(float)
 
     def select(self, rows: Array) -> "Pairs":
         """The pairs at ``rows``, a boolean mask or ascending indices."""
@@ -46,7 +46,7 @@ class Pairs:
 
 
 def similarity_matrix(embeddings: Array, similarity: str = "cosine") -> Array:
-    """Cosine similarity or Pearson correlation of all rows: (N, D) to float64 (N, N). A constant row has 0."""
+    """Cosine similarity or Pearson correlation of all rows: (N, D) to float64 (N, N); 0 for constant rows."""
     from sklearn.metrics.pairwise import cosine_similarity
 
     rows = np.asarray(embeddings, np.float64)
@@ -61,15 +61,15 @@ def all_pairs(similarities: Array, patient: Array, recording: Array | None = Non
     names, number = np.unique(patient, return_inverse=True)
     first, second = np.triu_indices(len(number), 1)
     if recording is not None:
-        kept = recording[first] != recording[second]
-        first, second = first[kept], second[kept]
+        differ = recording[first] != recording[second]
+        first, second = first[differ], second[differ]
     score = similarities[first, second]
     order = np.argsort(-score, kind="stable")
     return Pairs(score[order], number[first[order]], number[second[order]], len(names))
 
 
 def pairs_from_scores(score: Array, first: Array, second: Array) -> Pairs:
-    """Pairs from their ``score`` and the patients of both frames, (P,) each."""
+    """Pairs from their ``score`` and the patients of their ``first`` and ``second`` frame, (P,) each."""
     names, numbers = np.unique(np.stack([first, second]).astype(str), return_inverse=True)
     order = np.argsort(-score, kind="stable")
     first, second = numbers.reshape(2, -1)[:, order]
@@ -82,13 +82,13 @@ def roc_curve(pairs: Pairs, weight: Array | None = None) -> tuple[Array, Array, 
     There is a threshold for each of the U distinct scores. Rates are NaN without impostor (or genuine) pairs.
     """
     weights = None if weight is None else weight[None]
-    far, tar = classification.roc_curve(pairs.score, pairs.same, weights)
+    far, tar = classification.roc_curve(pairs.score, pairs.genuine, weights)
     return far, tar, np.append(np.inf, np.unique(pairs.score)[::-1])
 
 
 def auc(pairs: Pairs, weight: Array | None = None) -> float:
     """Area under the ROC curve: probability that a genuine pair scores above an impostor pair; ties count one half."""
-    return float(classification.roc_auc(pairs.score, pairs.same, None if weight is None else weight[None])[0])
+    return float(classification.roc_auc(pairs.score, pairs.genuine, None if weight is None else weight[None])[0])
 
 
 def tar_at_far(pairs: Pairs, far: float) -> float:
@@ -98,7 +98,7 @@ def tar_at_far(pairs: Pairs, far: float) -> float:
 
 
 def equal_error_rate(pairs: Pairs, weight: Array | None = None) -> float:
-    """Error rate at which FAR = FRR on the linearly interpolated ROC curve; NaN without pairs of both kinds."""
+    """Error rate at which FAR = FRR on the linearly interpolated ROC curve; NaN without genuine or impostor pairs."""
     far, tar, _ = roc_curve(pairs, weight)
     difference = far - (1 - tar)  # from -1 to 1, never decreasing
     if not np.isfinite(difference).all():
@@ -149,9 +149,9 @@ RATE_NAMES = tuple(field.name for field in fields(VerificationRates))
 def verification_rates(pairs: Pairs, threshold: float, weight: Array | None = None) -> VerificationRates:
     """All rates at ``threshold``, with the ``weight`` of each pair, (P,)."""
     weight = np.ones(len(pairs.score)) if weight is None else weight
-    accepted, same = pairs.score >= threshold, pairs.same
+    accepted, is_genuine = pairs.score >= threshold, pairs.genuine
     true_accepts, false_accepts, genuine, impostor = (
-        weight[rows].sum() for rows in (accepted & same, accepted & ~same, same, ~same)
+        weight[rows].sum() for rows in (accepted & is_genuine, accepted & ~is_genuine, is_genuine, ~is_genuine)
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         recall, far = true_accepts / genuine, false_accepts / impostor
@@ -168,10 +168,10 @@ def verification_rates(pairs: Pairs, threshold: float, weight: Array | None = No
 
 def best_f1_threshold(pairs: Pairs) -> float:
     """The highest threshold with the maximum F1; NaN without genuine pairs."""
-    if not pairs.same.any():
+    if not pairs.genuine.any():
         return float("nan")
     accepted = np.arange(1, len(pairs.score) + 1)
-    f1 = 2 * np.cumsum(pairs.same) / (accepted + np.count_nonzero(pairs.same))
+    f1 = 2 * np.cumsum(pairs.genuine) / (accepted + np.count_nonzero(pairs.genuine))
     last = np.flatnonzero(np.diff(pairs.score, append=-np.inf))
     return float(pairs.score[last][np.argmax(f1[last])])
 
@@ -181,7 +181,7 @@ def threshold_at_far(pairs: Pairs, far: float) -> float:
 
     The threshold is infinite (no pair is accepted) if too many impostor pairs have the highest score.
     """
-    if np.count_nonzero(~pairs.same) < 1 / far:
+    if np.count_nonzero(~pairs.genuine) < 1 / far:
         return float("nan")
     rates, _, threshold = roc_curve(pairs)
     return float(threshold[rates <= far].min())
@@ -194,9 +194,9 @@ class CrossValidatedThreshold:
     threshold: float
     """Median of the thresholds of all folds."""
     f1: float
-    """Mean F1 over held-out folds, at the threshold of the other folds; undefined values are left out."""
+    """Mean F1 over held-out folds, each at the threshold of the remaining folds; undefined values are left out."""
     accuracy: float
-    """Mean accuracy over held-out folds, at the threshold of the other folds; undefined values are left out."""
+    """Mean accuracy over held-out folds, each at the threshold of the remaining folds; without undefined values."""
     count: int
     """Number of folds with a threshold."""
 
@@ -204,9 +204,9 @@ class CrossValidatedThreshold:
 def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> CrossValidatedThreshold:
     """The threshold of maximum F1 by cross-validation over patients; a pair is in the fold of its first patient.
 
-    The number of folds is at most the number of patients. Raises ``ValueError`` without pairs of both kinds.
+    The number of folds is at most the number of patients. Raises ``ValueError`` without genuine or impostor pairs.
     """
-    if not pairs.same.any() or pairs.same.all():
+    if not pairs.genuine.any() or pairs.genuine.all():
         raise ValueError("a threshold needs genuine pairs (of one patient) and impostor pairs (of two patients)")
     count = min(folds, len(np.unique(pairs.first)))
     order = np.random.default_rng(seed).permutation(np.unique(pairs.first))
@@ -221,7 +221,7 @@ def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> C
             held_out.append(verification_rates(pairs.select(fold == number), threshold))
     if not thresholds:
         return CrossValidatedThreshold(best_f1_threshold(pairs), float("nan"), float("nan"), 0)
-    rates = np.ma.masked_invalid([(each.f1, each.accuracy) for each in held_out])
+    rates = np.ma.masked_invalid([(fold_rates.f1, fold_rates.accuracy) for fold_rates in held_out])
     f1, accuracy = rates.mean(axis=0).filled(np.nan).tolist()
     return CrossValidatedThreshold(float(np.median(thresholds)), f1, accuracy, len(thresholds))
 
@@ -238,23 +238,23 @@ def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> flo
         if len(np.unique(recording[rows])) < 2:
             continue
         genuine = (patient == name) & (recording[rows, None] != recording)
-        same = np.where(genuine, similarities[rows], -np.inf).max(axis=1)
-        others = similarities[np.ix_(rows, patient != name)].max(axis=1, initial=-np.inf)
-        accuracies.append(np.mean(same > others))
+        best_genuine = np.where(genuine, similarities[rows], -np.inf).max(axis=1)
+        best_impostor = similarities[np.ix_(rows, patient != name)].max(axis=1, initial=-np.inf)
+        accuracies.append(np.mean(best_genuine > best_impostor))
     return float(np.mean(accuracies)) if accuracies else float("nan")
 
 
 def subsample_patients(patient: Array, max_frames: int, frames_per_patient: int = 4) -> Array:
     """Row numbers, ascending, (M,) with M <= ``max_frames``: the first k frames of each selected patient.
 
-    k is ``max_frames`` / number of patients, rounded down, but at least ``frames_per_patient``. The selected patients
-    are evenly spaced in the order of their names.
+    k is ``max_frames`` divided by the number of patients, rounded down, but at least ``frames_per_patient``. The
+    selected patients are evenly spaced in the order of their names.
     """
     import pandas as pd
 
     names, number = np.unique(patient, return_inverse=True)
-    each = max(frames_per_patient, max_frames // max(len(names), 1))
-    count = min(len(names), max_frames // each)
+    per_patient = max(frames_per_patient, max_frames // max(len(names), 1))
+    count = min(len(names), max_frames // per_patient)
     selected = np.linspace(0, len(names) - 1, count).round().astype(int)
     index_in_patient = pd.Series(number).groupby(number).cumcount().to_numpy()
-    return np.flatnonzero(np.isin(number, selected) & (index_in_patient < each))
+    return np.flatnonzero(np.isin(number, selected) & (index_in_patient < per_patient))

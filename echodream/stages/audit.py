@@ -96,7 +96,7 @@ def audit(
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         frame_count = min(frames, int(inputs.samples.frames.min()))
         copies = make_copies(inputs, autoencoder, frame_count, seed) if plant else PlantedCopies()
-        values = read_attributes(*recordings, copies.copied(), attributes)
+        values = read_attributes(*recordings, copies.copied_patients(), attributes)
         audit_sets = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents, values)
         spaces = [sets.with_samples(range(len(inputs.samples))) for sets in audit_sets]
         measures, not_measured = measure_all(spaces)

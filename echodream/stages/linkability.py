@@ -110,7 +110,7 @@ def _decision_thresholds(
     pairs: Pairs, far: float, folds: int, seed: int, folder: str
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Thresholds by name, and their record; for a threshold that cannot be chosen, the record has the reason."""
-    if not pairs.same.any() or pairs.same.all():
+    if not pairs.genuine.any() or pairs.genuine.all():
         raise UserError(f"{folder}/VAL.csv needs pairs of one patient and pairs of two patients: run stage=pairs again")
     best, strict = verification.cross_validated_threshold(pairs, folds, seed), verification.threshold_at_far(pairs, far)
     thresholds, name = {"best F1": best.threshold}, f"FAR {far:g}"
@@ -121,7 +121,7 @@ def _decision_thresholds(
         return thresholds, record
     reason = "a pair of two patients has the highest similarity: no pair could be accepted"
     if math.isnan(strict):
-        count = int(np.count_nonzero(~pairs.same))
+        count = int(np.count_nonzero(~pairs.genuine))
         reason = f"it needs {math.ceil(1 / far)} pairs of two patients in validation, but there are {count}"
     return thresholds, {**record, name: {"why not": reason}}
 
@@ -135,7 +135,7 @@ def _verification_metrics(pairs: Pairs, thresholds: Mapping[str, float], repeats
     figures: dict[str, Any] = {"AUC": interval_of(auc), "EER": interval_of(verification.equal_error_rate)}
     for name, threshold in thresholds.items():
         figures[name] = {rate: interval_of(_rate_statistic(rate, threshold)) for rate in verification.RATE_NAMES}
-    same = int(pairs.same.sum())
+    same = int(pairs.genuine.sum())
     return {**figures, "pairs": {"of one patient": same, "of two": len(pairs.score) - same, "patients": pairs.patients}}
 
 

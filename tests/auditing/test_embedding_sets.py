@@ -163,7 +163,7 @@ def test_links_that_the_samples_make_are_found_and_others_are_not() -> None:
         assert measure.expected is not None
         assert measure.expected.value < 0.2
     alone = replace(train, has_two_views=torch.arange(60) < 1)
-    with pytest.raises(UserError, match="two or more patients in training need two frames each, and there are 1"):
+    with pytest.raises(UserError, match="two or more patients in training with two frames each: there are 1"):
         list(linkability_risk(AuditSets(copied, alone, held, "euclidean", 0, 0.05, None)))
 
 

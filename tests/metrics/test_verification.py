@@ -82,8 +82,8 @@ def test_tar_at_far_by_brute_force(far: float) -> None:
 
 def test_tar_is_nan_with_too_few_impostors() -> None:
     made = all_pairs(table(), PATIENT)
-    assert np.isnan(tar_at_far(made, 1 / (np.count_nonzero(~made.same) + 1)))
-    assert not np.isnan(tar_at_far(made, 1 / np.count_nonzero(~made.same)))
+    assert np.isnan(tar_at_far(made, 1 / (np.count_nonzero(~made.genuine) + 1)))
+    assert not np.isnan(tar_at_far(made, 1 / np.count_nonzero(~made.genuine)))
 
 
 def test_pair_weights_equal_repeated_pairs() -> None:
@@ -164,4 +164,4 @@ def test_pairs_are_sorted_and_unique() -> None:
     assert len(made.score) == N * (N - 1) // 2
     assert (np.diff(made.score) <= 0).all()
     assert made.patients == 5
-    assert made.same.sum() == sum(n * (n - 1) // 2 for n in np.unique(PATIENT, return_counts=True)[1])
+    assert made.genuine.sum() == sum(n * (n - 1) // 2 for n in np.unique(PATIENT, return_counts=True)[1])
