@@ -138,7 +138,7 @@ def frames_for_features(extractor: Extractor, frames: int, is_video: bool) -> ra
     """Frames of a sample whose features are computed: all frames of an image sample, or one clip of a video."""
     if not is_video:
         return range(frames)
-    length, stride = extractor.clips[0]
+    length, stride = extractor.clip_types[0]
     view = Clips(frames=length, stride=stride, start=extractor.start)
     return view.frame_range(frames, np.random.default_rng(0))
 
@@ -194,7 +194,7 @@ def real_features(
     else:
         recordings = select_recordings(Store(options.train or options.real, kind="video"), "train", split)
     if is_video:
-        length, stride = extractor.clips[0]
+        length, stride = extractor.clip_types[0]
         return extraction.clips(recordings, extractor, length, stride).features
     recordings = RecordingSet(recordings.store, recordings.rows, recordings.cli_arg, only_key_frames=key_frames)
     return extraction.frames(recordings, extractor).features

@@ -34,7 +34,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.datamodules.datamodule import StoreData
 from echodream.losses.denoising import mean_squared_errors
 from echodream.modules.latent_diffusion import LatentDiffusion
-from echodream.modules.trainable import Trainable, choose_fused
+from echodream.modules.trainable import Trainable, resolve_fused
 from echodream.runs.trainer import make_trainer
 from echodream.store import Dataset, Statistics, StoreWriter
 from echodream.store.latents import write_latents
@@ -112,7 +112,7 @@ class PlainLoop:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.averaged = [parameter.detach().clone() for parameter in self.parameters]
         self.decay, self.count = cfg.callbacks.ema.decay, 0
-        make_optimizer = choose_fused(module.make_optimizer, torch.device(device), cfg.trainer.precision)
+        make_optimizer = resolve_fused(module.make_optimizer, torch.device(device), cfg.trainer.precision)
         self.optimizer = make_optimizer(self.parameters)
         assert module.make_schedule is not None
         self.schedule = module.make_schedule(optimizer=self.optimizer, num_training_steps=total)

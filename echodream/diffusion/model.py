@@ -97,7 +97,7 @@ class DiffusionModel(nn.Module):
         if process.few_steps is not None:
             self._check_few_steps(process.few_steps)
             if process.few_steps.needs_input:
-                self.few_step_input = FewStepInput(process.few_steps, process, denoiser.time_width)
+                self.few_step_input = FewStepInput(process.few_steps, process, denoiser.time_embedding_width)
 
     def _check_few_steps(self, few_steps: FewSteps) -> None:
         """Raise ``UserError`` if ``few_steps`` has guidance for a condition that the model does not have."""
@@ -113,7 +113,7 @@ class DiffusionModel(nn.Module):
         if self.few_step_input is not None:
             condition = replace(condition, time=self.few_step_input(t, values))
         prediction: Tensor = self.denoiser(x_t, t, condition)
-        return prediction.clone() if self.denoiser.reuses_output else prediction
+        return prediction.clone() if self.denoiser.reuses_output_memory else prediction
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
         """Encoded conditions of a batch, by name. The times of references may be on the CPU."""

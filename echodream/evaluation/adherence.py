@@ -62,7 +62,7 @@ class Predictions:
 
 def predict(regressor: ClassifierExtractor, extraction: FeatureExtraction, recordings: RecordingSet) -> Predictions:
     """Predictions of ``regressor`` for ``recordings``."""
-    features = extraction.clips(recordings, regressor, *regressor.clips[0])
+    features = extraction.clips(recordings, regressor, *regressor.clip_types[0])
     return Predictions(recordings, str(regressor.metadata["column"]), features)
 
 

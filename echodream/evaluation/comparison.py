@@ -18,7 +18,7 @@ from echodream.evaluation.protocol import Protocol, samples_per_set
 from echodream.evaluation.table import MetricRecord
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
-from echodream.networks.extractors.registry import BUILT_IN
+from echodream.networks.extractors.registry import BUILT_IN_EXTRACTORS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -64,7 +64,7 @@ class Comparison:
             for kind in self.extraction.sample_kinds(section, extractor):
                 recordings = [synthetic, *real_sets]
                 sets = FeatureSets(extractor, kind.frame_count, *(kind.extract(each) for each in recordings))
-                if self.autoencoder is not None and extractor.name in BUILT_IN:
+                if self.autoencoder is not None and extractor.name in BUILT_IN_EXTRACTORS:
                     test = replace(recordings[1], autoencoder=self.autoencoder)
                     sets = replace(sets, reconstructed=kind.extract(test, max_count=sets.smallest_set_size()))
                 counts, available = self.protocol_counts, sets.smallest_set_size()

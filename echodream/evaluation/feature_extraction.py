@@ -129,7 +129,7 @@ def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extract
     for name, found in sizes.items():
         if len(found) > 1:
             raise UserError(f"{name} has frames of several sizes ({texts[name]}): ingest it with one data.size")
-    if any(extractor.measures == "spectrum" for extractor in extractors) and len(set(texts.values())) > 1:
+    if any(extractor.feature_kind == "spectrum" for extractor in extractors) and len(set(texts.values())) > 1:
         found_sizes = "; ".join(f"{name}: {text}" for name, text in texts.items())
         raise UserError(
             f"spectra of frames of different sizes cannot be compared ({found_sizes}): use one data.size, or leave "
@@ -202,7 +202,7 @@ class FeatureExtraction:
     def sample_kinds(self, section: str, extractor: Extractor) -> Iterator[SampleKind]:
         """Kinds of samples for ``extractor`` in ``section`` ("images" or "videos"): clips of videos, else frames."""
         if section == "videos" and CLIPS in extractor.inputs:
-            for frames, stride in extractor.clips:
+            for frames, stride in extractor.clip_types:
                 extract = partial(self.clips, extractor=extractor, frames=frames, stride=stride)
                 yield SampleKind(section, frames, extract)
         elif FRAMES in extractor.inputs:
@@ -290,7 +290,7 @@ class FeatureExtraction:
         title = f"{extractor.name}, {recordings.cli_arg}"
         for _ in progress_bar(range(0, len(sample_indices), self.batch), title, unit="batch", leave=False):
             features = extractor.features(torch.stack([*itertools.islice(samples, self.batch)]).to(self.device))
-            scores = extractor.scores(features)
+            scores = extractor.class_logits(features)
             feature_batches.append(features.double().cpu())
             score_batches += [] if scores is None else [scores.double().cpu()]
         order = np.argsort(np.argsort(sample_indices))

@@ -20,7 +20,7 @@ def fidelity_metrics(
     With reconstructed TEST samples, the entry "autoencoder" of a distance is the distance between reconstructed and
     original TEST samples.
     """
-    spectra, logits = sets.extractor.measures == "spectrum", isinstance(sets.extractor, Inception)
+    spectra, logits = sets.extractor.feature_kind == "spectrum", isinstance(sets.extractor, Inception)
     largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))
     results: list[dict[str, MetricWithFloor]] = []
     autoencoder: dict[str, MetricWithFloor] = {}

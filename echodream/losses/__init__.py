@@ -1,1 +1,1 @@
-"""Loss terms: pure functions and small modules, switched on and weighted by yaml."""
+"""Loss functions. The yaml files in conf/loss and conf/head set the weights and options of losses."""

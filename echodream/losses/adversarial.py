@@ -1,4 +1,4 @@
-"""Patch-adversarial loss (Isola et al. 1611.07004) with discriminator and criterion of MONAI."""
+"""Patch-adversarial loss (Isola et al. 1611.07004) with the discriminator and criterion of MONAI."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,19 @@ from echodream.errors import UserError
 
 
 class PatchAdversarial(nn.Module):
-    """Patch discriminator, and adversarial losses of the generator and the discriminator.
+    """Patch discriminator, and adversarial losses of the autoencoder (generator) and the discriminator.
 
-    The adversarial loss starts at batch ``start``, with ``weight`` (0 disables it), and, if ``adaptive``, a factor
-    (``adaptive_adversarial_weight``). ``criterion`` is MONAI's hinge, least_squares or bce. With ``local_mean`` n, the
-    input of the discriminator is the residual of frames without their mean over n x n pixels, divided by its standard
-    deviation. With ``local_contrast`` c, the residual is first divided by the local mean brightness, 0 to 1, plus c.
-    ``local_share`` is the share of the L1 and L2 terms that compares local means instead of pixels.
+    The adversarial loss starts at batch ``start``, with the factor ``weight``; 0 disables it. If ``adaptive``, the loss
+    has the additional factor ``adaptive_adversarial_weight``. ``criterion`` is hinge, least_squares or bce.
 
-    With ``decoder_only``, the encoder is frozen from batch ``decoder_start`` on (None: from batch ``start`` on). From
-    then on, the decoder gets noise of at most ``latent_noise`` standard deviations of the latents, for a robust decoder
-    (RAE, 2510.11690). ``lr``, ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None:
-    settings of the model).
+    With ``local_mean`` n, the discriminator gets residuals: frames minus their mean over n x n pixels, divided by the
+    standard deviation of training residuals. With ``local_contrast`` c, residuals are first divided by the local mean
+    brightness, 0 to 1, plus c. ``local_share`` is the share of L1 and L2 that compares local means, not pixels.
+
+    From batch ``decoder_start`` on (default: ``start``), the decoder gets noisy latents, which makes it robust (RAE,
+    2510.11690): ``latent_noise`` is the maximum noise in standard deviations of the latents. With ``decoder_only``, the
+    encoder is frozen from ``decoder_start`` on. ``lr`` (of the decoder, if ``decoder_only``), ``discriminator_lr`` and
+    ``betas`` replace the optimizer settings of the model from batch ``start`` on.
     """
 
     def __init__(
@@ -72,32 +73,32 @@ class PatchAdversarial(nn.Module):
         self.register_buffer("residual_std", torch.ones(()))
 
     def optimizer_settings(self, *, discriminator: bool) -> dict[str, Any]:
-        """Optimizer keywords of the discriminator, or of the decoder for ``decoder_only``."""
+        """Optimizer keywords of the discriminator if ``discriminator``, else of the decoder (``decoder_only``)."""
         rate = self.discriminator_lr if discriminator else self.lr
         settings: dict[str, Any] = {} if rate is None else {"lr": rate}
         return settings if self.betas is None else {**settings, "betas": tuple(self.betas)}
 
     @torch.no_grad()
-    def fit_residual(self, frames: Tensor) -> None:
+    def fit_residual_std(self, frames: Tensor) -> None:
         """Estimate the standard deviation of the residual from training frames, (B, C, H, W)."""
         if self.local_mean:
             self.residual_std = self._residual(frames).std().clamp(min=1e-4)
 
     def _residual(self, frames: Tensor) -> Tensor:
-        """Subtract the local mean from frames; unchanged frames if ``local_mean`` is 0."""
+        """Residual of ``frames`` after subtraction of local means; if ``local_mean`` is 0, ``frames`` unchanged."""
         if not self.local_mean:
             return frames
-        means = self.window_means(frames)
+        means = self.local_means(frames)
         contrast = 1 if self.local_contrast is None else (means + 1) / 2 + self.local_contrast
         return (frames - means) / contrast
 
-    def window_means(self, frames: Tensor) -> Tensor:
-        """Mean of ``frames`` over ``local_mean`` x ``local_mean`` pixels; input and result are (B, C, H, W)."""
+    def local_means(self, frames: Tensor) -> Tensor:
+        """Mean over ``local_mean`` x ``local_mean`` pixels around each pixel: (B, C, H, W) to (B, C, H, W)."""
         padded = functional.pad(frames, [self.local_mean // 2] * 4, mode="reflect")
         return functional.avg_pool2d(padded, self.local_mean, stride=1)
 
     def add_latent_noise(self, latents: Tensor) -> Tensor:
-        """Add noise to latents (B, D, h, w), with a random standard deviation from 0 to ``latent_noise`` per frame."""
+        """Add Gaussian noise to latents (B, D, h, w); each frame has a random amount, up to ``latent_noise``."""
         if not self.latent_noise:
             return latents
         spread = latents.std(dim=(0, 2, 3), keepdim=True)
@@ -105,7 +106,7 @@ class PatchAdversarial(nn.Module):
         return latents + self.latent_noise * level * spread * noise
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
-        """Adversarial loss of the autoencoder, scalar, for a reconstruction (B, C, H, W)."""
+        """Adversarial loss of the autoencoder, scalar, for reconstructed frames (B, C, H, W)."""
         return self._adversarial_loss(reconstruction, real=True, for_discriminator=False)
 
     def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Loss terms of the autoencoder: subclasses of ``LossTerm``, ``term(x, reconstruction, posterior) -> scalar``.
 
 ``x`` and ``reconstruction`` are frames in [-1, 1], (B, C, H, W). ``posterior`` is diffusers' diagonal Gaussian with
-mean and std of shape (B, D, h, w). Terms are means over pixels, where Rombach et al. (2112.10752) use sums. To add a
-term, write a class here, and add its name and weight to conf/loss/autoencoder.yaml.
+mean and std of shape (B, D, h, w). Terms are means over pixels, and not sums as in Rombach et al. (2112.10752). To add
+a term, write its class in this file, and add its name and weight to conf/loss/autoencoder.yaml.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class LossTerm(nn.Module):
-    """Base class of loss terms. ``weight`` 0 disables a term."""
+    """Base class of loss terms. A term with ``weight`` 0 is disabled."""
 
     compares_pixels: ClassVar[bool] = False
-    """Whether pixels are compared one by one. Such a term is necessary; decoder noise is trained without the others."""
+    """Whether the term compares each pixel with its reconstruction. Only such terms train the decoder noise."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class KL(LossTerm):
     """Kullback-Leibler divergence of the posterior from N(0, 1), divided by the number of values of a frame."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Sum of (mean^2 + var - 1 - log var) / 2 over the latent, divided by C * H * W; batch mean, scalar."""
+        """Batch mean, scalar, of sum(mean^2 + var - 1 - log var) / 2 over the latent, divided by C * H * W."""
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         total = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3))
         return total.mean() / x[0].numel()
@@ -68,7 +68,7 @@ class MultiScaleSSIM(LossTerm):
         self.betas = tuple(value / sum(exponents) for value in exponents)
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Loss in [0, 1], scalar. Raises ``UserError`` if the frames are too small for the number of scales."""
+        """Loss in [0, 1], scalar. Raises ``UserError`` if the frames are too small for ``scales`` scales."""
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
         try:
@@ -85,7 +85,7 @@ class MultiScaleSSIM(LossTerm):
 def adaptive_adversarial_weight(
     reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter, maximum: float = 1e4
 ) -> Tensor:
-    """Ratio of gradient norms of two scalar losses at ``last_layer`` of the decoder (Esser et al. 2012.09841)."""
+    """Gradient norm of ``reconstruction`` divided by that of ``adversarial``, at ``last_layer`` (2012.09841)."""
     numerator = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
     denominator = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
     return (numerator / (denominator + 1e-4)).clamp(0, maximum).detach()

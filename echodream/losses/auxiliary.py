@@ -1,4 +1,4 @@
-"""Auxiliary loss of diffusion models of clips: classification of the denoised estimate."""
+"""Auxiliary loss of diffusion models of clips: cross-entropy of a classifier on the estimate of x_0."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def build_auxiliary_loss(weight: float, classifier: str, vae: str) -> "Auxiliary
 
 
 class AuxiliaryClassifier(nn.Module):
-    """Cross-entropy of a frozen classifier for the class of a clip, on the decoded denoised estimate.
+    """Cross-entropy of a frozen classifier for the class of a clip, on the decoded estimate of x_0.
 
     Only the input frames of the classifier are decoded. Each sample is weighted by its signal share (alpha-bar of
     DDPM), because estimates are blurred at high noise. Raises ``UserError`` if ``classifier`` does not predict classes.
@@ -40,7 +40,7 @@ class AuxiliaryClassifier(nn.Module):
         self.class_ids: list[int] = [int(number) for number in self.metadata["class_ids"]]
 
     def frame_indices(self, frames: int) -> list[int]:
-        """Indices of the input frames of the classifier in a clip of ``frames`` frames, at the classifier's stride."""
+        """Indices, in a clip of ``frames`` frames, of the frames that the classifier gets, at its training stride."""
         stride = int(self.metadata["stride"])
         count = min(int(self.metadata["frames"]), (frames - 1) // stride + 1)
         span = (count - 1) * stride + 1
@@ -48,9 +48,9 @@ class AuxiliaryClassifier(nn.Module):
         return list(range(first, first + span, stride))
 
     def forward(self, latents: Tensor, class_id: Tensor, signal_share: Tensor) -> Tensor:
-        """Batch mean of ``signal_share`` times cross-entropy, scalar; 0 for classes unknown to the classifier.
+        """Batch mean, scalar, of ``signal_share`` (B,) times the cross-entropy for the classes ``class_id``, int (B,).
 
-        ``latents`` are unscaled estimates (B, C, F, h, w), ``class_id`` classes (B,), ``signal_share`` (B,).
+        ``latents`` are unscaled estimates (B, C, F, h, w). Clips of classes without a classifier output have loss 0.
         """
         classifier, vae = (module.to(latents.device) for module in self._frozen)
         ids = torch.tensor(self.class_ids, device=latents.device)

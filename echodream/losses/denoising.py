@@ -1,4 +1,4 @@
-"""Denoising loss of each sample."""
+"""Denoising loss: the squared error of the prediction, for each sample of a batch."""
 
 from torch import Tensor
 
@@ -12,5 +12,5 @@ def mean_squared_errors(prediction: Tensor, target: Tensor, mask: Tensor | None 
     if mask is None:
         return squares.flatten(1).mean(dim=1)
     frames = squares.mean(dim=(1, 3, 4))
-    real = mask.to(frames.dtype)
-    return (frames * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    recorded = mask.to(frames.dtype)
+    return (frames * recorded).sum(dim=1) / recorded.sum(dim=1).clamp(min=1)

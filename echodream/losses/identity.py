@@ -1,4 +1,4 @@
-"""Losses of identity networks (``head=``), which make embeddings of one identity similar."""
+"""Losses of identity networks (``head=``): they make embeddings of one identity similar."""
 
 import math
 from abc import abstractmethod
@@ -14,20 +14,20 @@ from echodream import validation
 from echodream.errors import UserError
 
 PairLogits = Callable[[Tensor, Tensor], Tensor]
-"""Function from embeddings of P pairs of frames, (P, D) each, to logits (P,) that both have one identity."""
+"""Function from embeddings a and b of P pairs, each (P, D), to logits (P,) that a and b have one identity."""
 
 
 class IdentityLoss(nn.Module):
     """Base class of losses of embeddings with identity labels."""
 
-    paired: ClassVar[bool] = False
-    """Whether the loss needs a network with a sigmoid output and a linear layer that classifies pairs."""
+    needs_pair_layer: ClassVar[bool] = False
+    """Whether the network needs a sigmoid output and a linear layer that classifies pairs of embeddings."""
     similarity: ClassVar[str] = "cosine"
     """Similarity measure of the trained embeddings, "cosine" or "pearson"."""
     needs_linear_code: ClassVar[bool] = False
     """Whether the loss needs the linear codes of the original frames."""
-    only_copies: ClassVar[bool] = False
-    """Whether the loss needs pairs of copies of one frame only; no frame has more than one pair."""
+    needs_copy_pairs: ClassVar[bool] = False
+    """Whether the loss needs pairs of copies of one frame, at most one pair of each frame, and no other pairs."""
 
     def configure(self, features: int, identities: int) -> None:
         """Create the parameters of the loss for embeddings of ``features`` dimensions and ``identities`` labels."""
@@ -45,9 +45,9 @@ class IdentityLoss(nn.Module):
 
 
 class PublishedPairLoss(IdentityLoss):
-    """Binary cross-entropy of a linear layer over |a - b| for pairs of embeddings, as in the published filter."""
+    """Binary cross-entropy of a linear layer over |a - b|, for embeddings a and b, as in the published filter."""
 
-    paired = True
+    needs_pair_layer = True
     similarity = "pearson"
 
     def forward(
@@ -71,7 +71,7 @@ class _MetricLearningLoss(IdentityLoss):
 
 
 class NTXentLoss(_MetricLearningLoss):
-    """NT-Xent contrastive loss (2002.05709), with all frames of one identity in the batch as positives."""
+    """NT-Xent contrastive loss (2002.05709). All frames of one identity in the batch are positives."""
 
     def __init__(self, temperature: float = 0.1) -> None:
         from pytorch_metric_learning.losses import NTXentLoss as Loss
@@ -82,13 +82,13 @@ class NTXentLoss(_MetricLearningLoss):
 
 
 class CopyContrastiveLoss(IdentityLoss):
-    """NT-Xent contrastive loss of copy detection (2002.05709, 2202.10261): the only positive of a copy is the other
-    copy of the same frame. All rows of other identities are negatives.
+    """NT-Xent contrastive loss of copy detection (2002.05709, 2202.10261).
 
-    ``other_frames`` of the same identity are "ignored", so that they may be similar or not, or are "negative".
+    The only positive of a copy is the second copy of its frame. All frames of other identities are negatives. By
+    ``other_frames``, all other frames of the copy's identity are "ignored" or "negative".
     """
 
-    only_copies = True
+    needs_copy_pairs = True
 
     def __init__(self, temperature: float = 0.1, other_frames: str = "ignored") -> None:
         super().__init__()
@@ -103,14 +103,14 @@ class CopyContrastiveLoss(IdentityLoss):
         unit = functional.normalize(features.float())
         logits = unit[rows] @ unit.T / self.temperature
         columns = torch.arange(len(unit), device=unit.device)
-        left_out = columns == rows[:, None]
+        excluded = columns == rows[:, None]
         if self.other_frames == "ignored":
-            left_out = left_out | ((identity == identity[rows][:, None]) & (columns != positive[:, None]))
-        return functional.cross_entropy(logits.masked_fill(left_out, -math.inf), positive)
+            excluded = excluded | ((identity == identity[rows][:, None]) & (columns != positive[:, None]))
+        return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), positive)
 
 
 class ArcFaceLoss(_MetricLearningLoss):
-    """ArcFace loss (1801.07698) with an angular ``margin`` in degrees; ``scale`` multiplies cosines."""
+    """ArcFace loss (1801.07698) with an angular ``margin`` in degrees. ``scale`` multiplies the cosines."""
 
     def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:
         super().__init__()
@@ -128,8 +128,8 @@ class CopyCodeLoss(IdentityLoss):
     """Squared distance between the embedding of a copy and the linear code of the original frame.
 
     The linear code has the ``features`` largest principal components of the training frames. Each component is divided
-    by its posterior standard deviation after noise of ``sigma`` (whitened units) and denoising with a Gaussian model.
-    Two codes are close if one frame may be a noised and denoised version of the other frame.
+    by its standard deviation over versions of a frame, made by noise of ``sigma`` (whitened units) and denoising with a
+    Gaussian model. Two codes are close if one frame may be a noised and denoised version of the other frame.
     """
 
     needs_linear_code = True
@@ -141,7 +141,7 @@ class CopyCodeLoss(IdentityLoss):
         self.features, self.sigma = features, sigma
 
     def linear_code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (features, M) and bias (features,) of the linear code, which has mean square 1 over training frames.
+        """Weight (features, M) and bias (features,) of the linear code, with mean square 1 over training frames.
 
         ``mean`` (M,), ascending ``variance`` (M,) and ``axes`` (M, M) are the PCA of flattened training frames.
         """
@@ -161,7 +161,7 @@ class CopyCodeLoss(IdentityLoss):
 
 
 def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
-    """cos(m1 theta + m2) - m3 for cosines of angles theta, of any shape.
+    """Margin function cos(m1 theta + m2) - m3 of ``cosine`` = cos(theta), of any shape.
 
     Margins (1, m, 0) are ArcFace (1801.07698), (1, 0, m) CosFace (1801.09414), (m, 0, 0) SphereFace (1704.08063). For
     angles from k pi to (k + 1) pi, the cosine is replaced by (-1)^k cos(angle) - 2 k, which is monotonic.
@@ -172,11 +172,12 @@ def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
 
 
 class MarginSoftmaxLoss(IdentityLoss):
-    """Cross-entropy over a learned center for each training identity, with ``combined_margin``.
+    """Margin softmax loss: cross-entropy over training identities, each with a learned center.
 
-    Logits are ``scale`` times the cosine to each center; ``margins`` (m1, m2, m3) apply to the correct center. With
-    ``share`` below 1, each step uses the centers of the identities in the batch and a random ``share`` of the other
-    centers (Partial FC, 2010.05222). All processes sample equal centers, from ``seed`` and step number.
+    Logits are ``scale`` times the cosine to each center. ``combined_margin`` with ``margins`` (m1, m2, m3) is applied
+    to the cosine to the correct center. With ``share`` below 1, each step uses the centers of the identities in the
+    batch and a random ``share`` of all other centers (Partial FC, 2010.05222). The random centers depend on ``seed``
+    and the step number only, so that they are equal in all processes.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class MarginSoftmaxLoss(IdentityLoss):
 
     @torch.no_grad()
     def sample_centers(self, identity: Tensor) -> Tensor:
-        """Identities whose centers the current step uses: int64, ascending."""
+        """Identities whose centers the current step uses, int64, ascending; ``identity``: labels of the batch."""
         count, number = len(self.centers), int(self.step)
         self.step += 1
         if distributed.is_available() and distributed.is_initialized():

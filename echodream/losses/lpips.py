@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-_MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of ImageNet, for inputs in [-1, 1]
+_STAGE_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # RGB of ImageNet, for pixels in [-1, 1]
 
 
 def build_lpips(
     weight: float, backbone: str | None, linear: str | None, sha256: Mapping[str, str | None]
 ) -> "LPIPS | None":
-    """Build ``LPIPS``; None, with a log message, without weight files. Raises ``UserError`` if files are incomplete."""
+    """Build ``LPIPS``; None without weight files. Raises ``UserError`` if one file or its hash is missing."""
     if backbone is None and linear is None:
         if weight:
             log.info("train: LPIPS is off, because loss.perceptual has no weight files (backbone= and linear=)")
@@ -38,9 +38,9 @@ def build_lpips(
 class LPIPS(LossTerm):
     """LPIPS distance as a loss term.
 
-    ``backbone`` is a VGG-16 state dict with torchvision's names (``features.N.weight``). ``linear`` is a state dict of
-    LPIPS v0.1 (``linN.model.1.weight``). ``sha256`` are the file hashes. The weights are frozen and not saved in
-    checkpoints. Raises ``UserError`` if a file is absent, has another hash or holds other weights.
+    ``backbone`` is a file of VGG-16 weights of torchvision (``features.N.weight``). ``linear`` is a file of weights of
+    LPIPS v0.1 (``linN.model.1.weight``). ``sha256`` are the file hashes, by argument name. The weights are frozen and
+    not saved in checkpoints. Raises ``UserError`` if a file is absent, has another hash or holds other weights.
     """
 
     def __init__(self, weight: float, backbone: str, linear: str, sha256: Mapping[str, str]) -> None:
@@ -48,9 +48,9 @@ class LPIPS(LossTerm):
         layers: list[nn.Module] = []
         network = nn.ModuleDict()
         self._linear_after: dict[int, str] = {}
-        """Name of the linear layer after each stage, by number of layers up to the end of the stage."""
+        """Name of the linear layer after each stage, by the number of layers up to the end of this stage."""
         channels = 3
-        for index, widths in enumerate(_STAGES):
+        for index, widths in enumerate(_STAGE_WIDTHS):
             layers += [nn.MaxPool2d(2)] if index else []
             for width in widths:
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
@@ -63,10 +63,10 @@ class LPIPS(LossTerm):
         state = {name: value for name, value in vgg.items() if name.startswith("features.")}
         state |= read_weights(linear, sha256["linear"])
         load_strictly(network, state, f"{backbone} with {linear}", "give VGG-16 of torchvision and LPIPS v0.1")
-        self._frozen: list[Any] = [network.requires_grad_(False).eval()]  # not a submodule: not in checkpoints
+        self._frozen: list[Any] = [network.requires_grad_(False).eval()]  # checkpoints omit networks in a list
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Mean distance over the batch, scalar. Frames with one channel are repeated to three channels."""
+        """Mean LPIPS distance over the batch, scalar. Frames with one channel are repeated to three channels."""
         network = self._frozen[0].to(x.device)
         shift, scale = (x.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
         left, right = ((y.expand(-1, 3, -1, -1) - shift) / scale for y in (x, reconstruction))

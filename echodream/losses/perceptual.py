@@ -1,4 +1,4 @@
-"""Perceptual loss with EfficientNet-lite0, whose weights are in the extra ``features``."""
+"""Perceptual loss with EfficientNet-lite0. The extra ``features`` of echodream installs the network's weights."""
 
 import itertools
 import logging
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 
 def build_lite0_loss(weight: float, stages: int = 3) -> "Lite0Loss | None":
-    """Build ``Lite0Loss``; None if ``weight`` is 0 or, with a log message, without the extra ``features``."""
+    """Build ``Lite0Loss``; None if ``weight`` is 0, or if the extra ``features`` is not installed."""
     if weight and not lite0.is_installed():
-        log.info("train: the perceptual loss loss.lite0 is off: %s", lite0.INSTALL)
+        log.info("train: the perceptual loss loss.lite0 is off: %s", lite0.INSTALL_INSTRUCTION)
     return Lite0Loss(weight, stages) if weight and lite0.is_installed() else None
 
 
 class Lite0Loss(LossTerm):
-    """Mean squared distance of EfficientNet-lite0 activations in the first ``stages`` stages (1/2, 1/4, ... size).
+    """Mean squared distance of EfficientNet-lite0 activations in the first ``stages`` stages.
 
-    Activations are normalized to unit length at each location, as in LPIPS (1801.03924), and squared differences are
-    summed over channels. The weights of the network are frozen and not saved in checkpoints.
+    The height of activations is halved in each stage. Activations have unit length at each location, as in LPIPS
+    (1801.03924). Squared differences are summed over channels. The weights are frozen and not saved in checkpoints.
     """
 
     def __init__(self, weight: float, stages: int = 3) -> None:
         super().__init__(weight)
         self.stages = stages
-        self._frozen = [lite0.load_lite0()]  # not a submodule: not in checkpoints
+        self._frozen = [lite0.load_lite0()]  # checkpoints omit networks in a list
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         """Loss, scalar. ``x`` and ``reconstruction``: (B, C, H, W) with C = 1 or 3."""

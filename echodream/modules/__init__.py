@@ -1,1 +1,1 @@
-"""LightningModules, one file for each model of train.py, and the augmentation of re-identification models."""
+"""LightningModules, one file for each model of train.py, and the augmentations of ``model=reid``."""

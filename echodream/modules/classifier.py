@@ -25,8 +25,8 @@ from echodream.weights import fingerprint
 
 log = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
-"""File with the test metrics and their intervals in the artifact of a classifier."""
+METRICS_FILE = "metrics.json"
+"""File in a classifier's artifact, with test metrics and their 95 % intervals."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class EvaluationResult:
     outputs: np.ndarray
     """Outputs of the network, (N, K)."""
     targets: np.ndarray
-    """Ground truth, (N,), or (N, K) for labels."""
+    """Ground truth: (N,), or (N, K) for ``MultilabelTask``."""
     metrics: dict[str, dict[str, float]]
-    """``value`` of each metric, and ``low`` and ``high`` of its interval; NaN if undefined."""
+    """``value`` of each metric, and ``low`` and ``high`` of its 95 % interval; NaN if the metric is undefined."""
     recordings: int
     patients: int
     label_counts: dict[str, dict[str, int]] | None = None
-    """Counts of ``MultilabelTask.label_counts``, by label."""
+    """Numbers of images and patients of each label (``MultilabelTask.label_counts``)."""
 
     def as_json(self) -> dict[str, Any]:
-        """Test metrics and counts, as JSON values."""
+        """Test metrics, and numbers of recordings and patients, as JSON values."""
         labels = {} if self.label_counts is None else {"labels": self.label_counts}
         return {"figures": self.metrics, "recordings": self.recordings, "patients": self.patients, **labels}
 
@@ -53,10 +53,10 @@ class EvaluationResult:
 class ClipClassifier(Trainable):
     """Train a classifier of clips, (B, C, F, H, W) in [-1, 1], for the task of the data module.
 
-    ``backbone`` is a partial with the arguments ``classes`` and ``channels``. ``balanced`` weights classes by inverse
-    frequency, and positives of a label by negatives / positives. ``blur`` is the probability that a training batch is
-    downsampled by a random factor between ``smallest`` and 1, and upsampled, because decoded latents lack detail.
-    ``optimizer`` and ``schedule``: see ``Trainable``. ``repeats`` is the number of bootstrap samples of patients.
+    ``backbone`` is a ``functools.partial`` with arguments ``classes`` and ``channels``. ``balanced`` weights classes by
+    inverse frequency, and positives of a label by negatives / positives. ``blur`` is the probability that a training
+    batch is downsampled by a random factor between ``smallest`` and 1, and upsampled, because decoded latents are
+    blurred. ``optimizer``, ``schedule``: see ``Trainable``. ``repeats`` is the number of bootstrap samples of patients.
     """
 
     task: ClassifierTask
@@ -80,12 +80,12 @@ class ClipClassifier(Trainable):
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         """Outputs, targets and row numbers of the batches of the current validation or test run."""
         self._test_results: dict[str, EvaluationResult] = {}
-        """Result of each test set, by name; "" is the test set of real recordings."""
+        """Result of each test set, by name. The test set of real recordings has the name ""."""
 
     def configure_from_data(self, data: RealAndSyntheticData) -> None:  # type: ignore[override]
         """Build the network for the channels and the task of ``data``. Raises ``UserError`` for unsuitable data."""
         self.task = build_task(data, self.balanced)
-        self.network = self.make_network(classes=self.task.outputs, channels=data.store.dataset.channels)
+        self.network = self.make_network(classes=self.task.output_count, channels=data.store.dataset.channels)
         self._rows_by_set = data.test_rows()
         self._patients = data.store.table["PatientID"].astype(str).to_numpy()
 
@@ -96,7 +96,7 @@ class ClipClassifier(Trainable):
         return self.log_training_loss(self.task.loss(self.network(x), self.task.target(batch)), batch["name"], len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect outputs and targets, from which metrics are computed at the end of the epoch."""
+        """Collect the outputs and targets of a batch, for the metrics at the end of the epoch."""
         row_of_name, offset = [*self._rows_by_set.values()][dataloader_idx], dataloader_idx * len(self._patients)
         rows = torch.tensor([offset + row_of_name[name] for name in batch["name"]], device=self.device)
         self._outputs.append((self.network(batch["x"]).float(), self.task.target(batch), rows))
@@ -106,11 +106,11 @@ class ClipClassifier(Trainable):
 
     def on_validation_epoch_end(self) -> None:
         out, target, _ = self._gather_outputs("val/")[0]
-        means = ("auc", "balanced_accuracy", "r2", "mae")
-        self._log_metrics("val/", {name: v[0] for name, v in self.task.metrics(out, target).items() if name in means})
+        logged = ("auc", "balanced_accuracy", "r2", "mae")
+        self._log_metrics("val/", {name: v[0] for name, v in self.task.metrics(out, target).items() if name in logged})
 
     def on_test_epoch_end(self) -> None:
-        """Log all metrics of each test set, and store the results for ``export``."""
+        """Log all metrics of each test set, and keep the results for ``export``."""
         prefixes = {name: f"test/{name}{'_' if name else ''}" for name in self._rows_by_set}
         gathered = zip(prefixes.items(), self._gather_outputs(*prefixes.values()), strict=True)
         self._test_results = {name: self._evaluate_outputs(*arrays, prefix) for (name, prefix), arrays in gathered}
@@ -126,10 +126,10 @@ class ClipClassifier(Trainable):
 
     @torch.no_grad()
     def export(self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
-        """Write the network, metadata of the task and the training data, test metrics and plots."""
+        """Write the artifact: network, metadata of task and training data, test metrics, and plots."""
         from PIL import Image
 
-        view, first = data.view, data.store.table.iloc[0]  # all recordings have one size
+        view, first = data.view, data.store.table.iloc[0]  # all recordings have equal size
         clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
         if isinstance(view, Clips):
             clip = {"frames": view.frames, "stride": view.stride, "start": view.for_evaluation().start}
@@ -144,23 +144,23 @@ class ClipClassifier(Trainable):
                 record = {**records.pop(""), "interval": f"95 %, {self.repeats} bootstrap samples of patients"}
                 if records:
                     record |= {"anonymised": records, "train_on": str(metadata["train_on"])}
-                write_record(folder / METRICS, record)
+                write_record(folder / METRICS_FILE, record)
             for test_set, result in self._test_results.items():
                 for name, picture in self.task.plots(result.outputs, result.targets).items():
                     Image.fromarray(picture).save(folder / f"{name}{'_' if test_set else ''}{test_set}.png")
 
         if isinstance(self.task, MultilabelTask) and self._test_results:
-            log.info("%s", label_table(self._test_results))
+            log.info("%s", format_label_table(self._test_results))
         write_artifact(root, replace(artifact, fingerprint=fingerprint(self.network)), config, save)
 
     @torch.no_grad()
     def _gather_outputs(self, *prefixes: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Gather outputs (N, K), targets and row numbers (N,) of each test set from all processes; log the losses."""
+        """Outputs (N, K), targets and row numbers (N,) of each test set, from all processes. Logs the losses."""
         out, target, rows = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs = []
         if self.trainer.world_size > 1:
             out, target, rows = (torch.cat([*self.all_gather(part)]) for part in (out, target, rows))
-        unique = np.unique(rows.cpu().numpy(), return_index=True)[1]  # distributed sampling repeats some recordings
+        unique = np.unique(rows.cpu().numpy(), return_index=True)[1]  # a distributed sampler repeats some recordings
         out, target, rows = out[unique], target[unique], rows[unique]
         gathered = []
         for number, prefix in enumerate(prefixes):
@@ -172,12 +172,12 @@ class ClipClassifier(Trainable):
 
     def _log_metrics(self, prefix: str, values: dict[str, float]) -> None:
         for name, value in values.items():
-            if name == "loss" or not math.isnan(value):  # NaN: a class without a patient in this split
+            if name == "loss" or not math.isnan(value):  # the metric of a class without patients in this split is NaN
                 self.log(f"{prefix}{name}", float(value))
 
 
-def label_table(results: Mapping[str, EvaluationResult]) -> str:
-    """Text table of AUC and average precision of each label, for each test set."""
+def format_label_table(results: Mapping[str, EvaluationResult]) -> str:
+    """Format AUC and average precision of each label and test set as a text table."""
     lines = []
     for name, result in results.items():
         images = f"images in {name}, versions of originals" if name else "original images"
@@ -186,7 +186,7 @@ def label_table(results: Mapping[str, EvaluationResult]) -> str:
         width = max(map(len, [*counts, "mean"]))
         for label, count in counts.items():
             positive, negative = count["positive"], count["negative"]
-            text = f"not scored: {positive} positive and {negative} negative images, and both are needed"
+            text = f"not scored: {positive} positive and {negative} negative images, and AUC needs both kinds"
             if positive and negative:
                 share = f"{positive} of {positive + negative} images, {count['patients_positive']} patients"
                 text = f"{_format_label_metrics(f'_{label}', result)}  positive: {share}"

@@ -1,4 +1,4 @@
-"""Tasks of a classifier (class, regression value, several labels), each with loss, metrics and plots."""
+"""Tasks of a classifier (classes, regression, binary labels), each with its loss, metrics and plots."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,28 +20,29 @@ from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
 
 
 class ClassifierTask(ABC):
-    """Base class of tasks. The network has ``outputs`` outputs."""
+    """Base class of the tasks of a classifier."""
 
-    outputs: int
+    output_count: int
+    """Number of outputs K of the network."""
 
     @abstractmethod
     def target(self, batch: Any) -> Tensor:
-        """Ground truth of a batch: (B,), or (B, outputs) for several labels."""
+        """Ground truth of a batch: (B,), or (B, K) for binary labels."""
 
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """Loss, scalar, of outputs (B, outputs) and targets."""
+        """Loss, scalar, of outputs (B, K) for targets (B,) or (B, K)."""
 
     @abstractmethod
     def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Metrics, (R,) each by name, of outputs (N, outputs) and targets (N, ...) with sample weights (R, N)."""
+        """Metrics by name, each (R,), of outputs (N, K) and targets (N, ...), for R sets of sample weights (R, N)."""
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """Number of patients, by metric, for metrics with an exact interval when no error is observed."""
+        """Number of patients, by metric, for metrics that have an exact interval if there are no errors."""
         return {}
 
     def rescale_output(self, network: Classifier) -> None:
-        """Rescale the last layer of ``network``, in place, to outputs in the unit of the data."""
+        """Rescale the last layer of ``network``, in place, so that outputs have the unit of the data."""
         return
 
     @abstractmethod
@@ -50,19 +51,19 @@ class ClassifierTask(ABC):
 
     @abstractmethod
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-        """Plots, uint8 (height, width, 3) each, by name."""
+        """Plots by name, each an RGB image, uint8 (height, width, 3)."""
 
 
 class ClassificationTask(ClassifierTask):
-    """Predict one of the classes ``ids`` with the given ``names`` and loss weights ``weight``."""
+    """Predict the class. ``ids``, ``names`` and ``weight`` are class_id, name and loss weight of each class."""
 
     def __init__(self, ids: Sequence[int], names: Sequence[str], weight: Sequence[float]) -> None:
         self.ids, self.names, self.weight = [*ids], [*names], torch.tensor(weight, dtype=torch.float32)
-        self.outputs = len(self.ids)
+        self.output_count = len(self.ids)
         self._order = np.argsort(self.ids)
 
     def target(self, batch: Any) -> Tensor:
-        """Index in ``ids`` of the class_id of each sample: int64, (B,)."""
+        """Position of each sample's class_id in ``ids``, int64 (B,)."""
         class_id = torch.as_tensor(batch["columns"]["class_id"]).long()
         order = torch.from_numpy(self._order).to(class_id.device)
         sorted_ids = torch.tensor(self.ids, device=class_id.device)[order]
@@ -82,11 +83,11 @@ class ClassificationTask(ClassifierTask):
 
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Confusion matrix, and the one-vs-rest ROC curve of each class."""
-        table = classification.confusion_matrix(out.argmax(axis=1), target, self.outputs)
+        table = classification.confusion_matrix(out.argmax(axis=1), target, self.output_count)
         probabilities, metrics = _softmax(out), self.metrics(out, target)
         auc = {name: metrics[f"auc_{name}"][0] for name in self.names}
         defined = [(k, name) for k, name in enumerate(self.names) if np.isfinite(auc[name])]
-        plotted = defined[:1] if self.outputs == 2 else defined  # two classes have equivalent curves
+        plotted = defined[:1] if self.output_count == 2 else defined  # the curves of two classes are equivalent
         curves = {f"{name}  AUC {auc[name]:.3f}": roc_curve(probabilities[:, k], target == k) for k, name in plotted}
         return {"confusion": plot_confusion_matrix(table, self.names), "roc": plot_roc(curves)}
 
@@ -94,7 +95,7 @@ class ClassificationTask(ClassifierTask):
 class RegressionTask(ClassifierTask):
     """Predict the value of ``column``, standardized by ``mean`` and ``std`` in training."""
 
-    outputs = 1
+    output_count = 1
 
     def __init__(self, column: str, mean: float, std: float) -> None:
         self.column, self.mean, self.std = column, mean, std
@@ -123,14 +124,14 @@ class RegressionTask(ClassifierTask):
 
 
 class MultilabelTask(ClassifierTask):
-    """Predict several binary labels ``names``; NaN is unknown. ``weight`` is the loss weight of positives per label."""
+    """Predict binary labels ``names``; NaN is unknown. ``weight`` is the loss weight of positives, by label."""
 
     def __init__(self, names: Sequence[str], weight: Sequence[float]) -> None:
         self.names, self.weight = [*names], torch.tensor(weight, dtype=torch.float32)
-        self.outputs = len(self.names)
+        self.output_count = len(self.names)
 
     def target(self, batch: Any) -> Tensor:
-        """Labels from 0 to 1, or NaN: float32, (B, K)."""
+        """Labels from 0 to 1, or NaN if unknown: float32, (B, K)."""
         return torch.stack([torch.as_tensor(batch["columns"][name]).float() for name in self.names], dim=1)
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class MultilabelTask(ClassifierTask):
         return {"roc": plot_roc(curves)}
 
     def label_counts(self, target: np.ndarray, patients: np.ndarray) -> dict[str, dict[str, int]]:
-        """Numbers of positive and negative images of each label, and of patients with such images."""
+        """For each label: numbers of positive images, negative images, patients with positive or negative images."""
         counts = {}
         for k, name in enumerate(self.names):
             rows, positive = known_labels(target[:, k])
@@ -171,7 +172,7 @@ class MultilabelTask(ClassifierTask):
 
 
 def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
-    """Build the task of ``data``, with loss weights if ``balanced``. Raises ``UserError`` for constant targets."""
+    """Build the task of ``data``. ``balanced``: see ``ClipClassifier``. Raises ``UserError`` for constant targets."""
     task, train = data.task, data.training_table()
     root = data.synthetic.root if data.synthetic is not None and data.train_on == "synthetic" else data.store.root
     sample_weight = train["Weight"].to_numpy() if "Weight" in train else np.ones(len(train))
@@ -185,20 +186,20 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
             raise UserError(f"{root}: {task.column} has one value in all training data: choose another task.column")
         return RegressionTask(task.column, mean, std)
     assert isinstance(task, Classification)
-    trained = set(train["class_id"].tolist())
-    if len(trained) < 2:
-        raise UserError(f"{root} has {len(trained)} class_id in split TRAIN: a classifier needs two or more")
+    train_ids = set(train["class_id"].tolist())
+    if len(train_ids) < 2:
+        raise UserError(f"{root} has {len(train_ids)} class_id in split TRAIN: a classifier needs two or more")
     held_out = set(data.store.table.loc[data.store.table["Split"] != "TRAIN", "class_id"].tolist())
-    if unseen := sorted((held_out | (set(data.output_names) if task.classes is not None else set())) - trained):
-        raise UserError(f"class_id {unseen[0]} of {root} has no recording in TRAIN: add recordings of this class")
-    known = {number: name for number, name in data.output_names.items() if number in trained}
-    counts = np.array([sample_weight[train["class_id"] == number].sum() for number in known])
+    if missing := sorted((held_out | (set(data.output_names) if task.classes is not None else set())) - train_ids):
+        raise UserError(f"class_id {missing[0]} of {root} has no recording in TRAIN: add recordings of this class")
+    names = {number: name for number, name in data.output_names.items() if number in train_ids}
+    counts = np.array([sample_weight[train["class_id"] == number].sum() for number in names])
     weight = counts.sum() / len(counts) / counts if balanced else np.ones(len(counts))
-    return ClassificationTask([*known], [*known.values()], weight.tolist())
+    return ClassificationTask([*names], [*names.values()], weight.tolist())
 
 
 def _multilabel_task(data: RealAndSyntheticData, names: list[str], balanced: bool) -> MultilabelTask:
-    """Build the task of the labels ``names``. If ``balanced``, the weight of positives is negatives / positives."""
+    """Build the task for the labels ``names``. If ``balanced``, positives weigh negatives / positives in the loss."""
     labels = data.training_table()[names].to_numpy(np.float64)
     positive, negative = np.nansum(labels, axis=0), np.nansum(1 - labels, axis=0)
     if constant := [name for name, *sums in zip(names, positive, negative, strict=True) if not all(sums)]:

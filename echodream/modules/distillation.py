@@ -23,15 +23,15 @@ from echodream.types import Batch
 
 
 class Distillation(LatentDiffusion):
-    """Train a student, which samples in few steps, from the ``teacher``, an artifact with the same settings.
+    """Train a student to sample in few steps like its ``teacher``, the folder of an artifact with equal settings.
 
-    The student begins with the teacher's weights. ``steps`` are the numbers of sampling steps of one student, and
-    ``spacing`` is the spacing of its timesteps. ``guidance`` has the lowest and highest guidance scale by condition,
-    which become an input of the student (2210.03142), or is None. ``teacher_steps`` is the number of first-order steps
-    of the teacher, a multiple of each of ``steps``. Other arguments: see ``LatentDiffusion``.
+    The student begins with the teacher's weights. One student can sample in each of the numbers of steps ``steps``,
+    with timesteps by ``spacing``. ``guidance`` is the range (lowest, highest) of guidance scales of each condition.
+    Guidance scales are an input of the student (2210.03142). ``teacher_steps`` is the number of first-order steps of
+    the teacher, a multiple of each number in ``steps``. For further arguments, see ``LatentDiffusion``.
     """
 
-    has_unused_parameters = True  # null embeddings
+    has_unused_parameters = True  # null embeddings are not used
 
     def __init__(
         self,
@@ -45,8 +45,7 @@ class Distillation(LatentDiffusion):
         **settings: Any,
     ) -> None:
         if initial is not None:
-            problem = "model.initial cannot be combined with distill="
-            raise UserError(f"{problem}: a student begins with its teacher's weights")
+            raise UserError("model.initial is not possible with distill=: a student begins with its teacher's weights")
         super().__init__(initial=teacher, **settings)
         steps = validation.list_of_values("distill.steps", steps)
         limits = {
@@ -59,22 +58,19 @@ class Distillation(LatentDiffusion):
         self.grid = [*map(float, spaced.first_order_times(teacher_steps)), self.process.data_time]
         for number, times in zip(steps, self.process.step_times(self.few_steps), strict=True):
             if teacher_steps % number or not np.allclose(self.grid[:: teacher_steps // number], times):
-                remedy = "give a multiple of each number of steps, for example 16"
-                raise UserError(
-                    f"distill.teacher_steps={teacher_steps} cannot be combined with distill.steps={number}: {remedy}"
-                )
-        self._frozen: list[DiffusionModel] = []  # not a submodule: not in checkpoints and moving averages
+                problem = f"distill.teacher_steps={teacher_steps} cannot be combined with distill.steps={number}"
+                raise UserError(f"{problem}: give a multiple of each number of steps, for example 16")
+        self._frozen: list[DiffusionModel] = []  # checkpoints and moving averages omit networks in a list
 
     def configure_from_data(self, data: StoreData) -> None:
         super().configure_from_data(data)
         self._frozen = [load_diffusion_model(str(self.initial), "lvdm" if self.model.is_video else "lidm")]
         if self._frozen[0].process.few_steps is not None:
-            raise UserError(
-                f"distill.teacher={self.initial} is a distilled model: give the model that it was made from"
-            )
+            problem = f"distill.teacher={self.initial} is a distilled model"
+            raise UserError(f"{problem}: give the model that it was distilled from")
         process = copy.copy(self.process)
         process.few_steps = self.few_steps
-        denoiser = self.model.denoiser.eval()  # without dropout, which Trainer.fit does not turn on again
+        denoiser = self.model.denoiser.eval()  # turns dropout off; Trainer.fit keeps this mode
         self.model = DiffusionModel(denoiser, self.conditioner, process, self.model.metadata)
 
     @property
@@ -83,7 +79,7 @@ class Distillation(LatentDiffusion):
         return self._frozen[0].to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of the method, scalar, for random guidance scales."""
+        """Distillation loss, scalar, for random guidance scales, which are log-uniform in their ranges."""
         values = self.model.conditioner.precompute(self.model.condition_values(batch))
         x = self.model.to_residual(batch["x"], values)
         limits = torch.tensor(list(self.few_steps.guidance.values())).to(x.device, non_blocking=True).view(-1, 2)
@@ -97,44 +93,44 @@ class Distillation(LatentDiffusion):
         """Loss, scalar, for data ``x`` (B, C, *rest) with condition ``values`` and guidance ``scales`` (B, G)."""
 
     def noise_like(self, x: Tensor) -> Tensor:
-        """Noise with the shape of ``x``, as in the training of the teacher."""
+        """Noise with the shape of ``x``, from the noise distribution of the teacher's training."""
         return sample_noise(x.shape, self.shared_noise, device=x.device).to(x.dtype)
 
     def student_x0(
         self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Tensor, position: Tensor
     ) -> Tensor:
-        """The student's x_0, (B, C, *rest), for ``deterministic_step`` to the end of the sampling step of ``t``.
+        """The student's estimate of x_0, (B, C, *rest), for a step from ``t`` to the end of its sampling step.
 
-        ``position`` (B,) is the position of the number of steps in ``steps``.
+        ``position``, int (B,), is the index in ``steps`` of each sample's number of sampling steps.
         """
-        given = {**values, STEPS: position, SCALES: scales}
-        return self.process.predict_x0(x_t, t, self.model(x_t, t, given, self.keep_all(x_t)))
+        inputs = {**values, STEPS: position, SCALES: scales}
+        return self.process.predict_x0(x_t, t, self.model(x_t, t, inputs, self.keep_masks(x_t)))
 
     @torch.no_grad()
     def teacher_x0(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Tensor) -> Tensor:
-        """The teacher's estimate of x_0, (B, C, *rest), with guidance by ``scales``, (B, G)."""
+        """The teacher's estimate of x_0, (B, C, *rest), with the guidance ``scales`` (B, G)."""
         by_name = dict(zip(self.few_steps.guidance, scales.unbind(1), strict=True))
         terms = set_coefficients(by_name, self.teacher.conditioner.names)
         predictions = self.teacher.predictor(values)(x_t, t, list(terms))
         guided = weighted_sum(terms, dict(zip(terms, predictions, strict=True)), x_t)
         return self.process.predict_x0(x_t, t, guided)
 
-    def keep_all(self, x: Tensor) -> dict[str, Tensor]:
-        """Masks that keep every condition of the rows of ``x``."""
+    def keep_masks(self, x: Tensor) -> dict[str, Tensor]:
+        """Masks of the condition dropout, bool (B,), that keep all conditions of the samples ``x``."""
         return {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
 
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
-        """Sample as ``LatentDiffusion.preview`` does, in the largest number of steps of the student."""
+        """Sample previews (``LatentDiffusion.preview``) in the largest number of steps of the student."""
         return super().preview(batch, count, self.few_steps.steps[-1])
 
-    def times(self, values: Sequence[float], device: torch.device) -> Tensor:
-        """Diffusion times as a tensor, (N,)."""
+    def times_tensor(self, values: Sequence[float], device: torch.device) -> Tensor:
+        """Tensor (N,) of N diffusion times, in the time dtype of the process."""
         return torch.tensor(values, dtype=self.process.time_dtype).to(device, non_blocking=True)
 
-    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        """Log the error of samples in few steps: the squared distance to the teacher's samples of the same noise.
+    def _log_held_out_errors(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        """Log the mean squared error between the student's samples and the teacher's samples from the same noise.
 
-        The conditions are those of held-out patients, with the lowest guidance scales.
+        The conditions are those of held-out patients, and the guidance scales are the lowest of their ranges.
         """
         x, values, mask = self._held_out_inputs(batch)
         x = self.model.to_residual(x, values)
@@ -156,39 +152,40 @@ class Distillation(LatentDiffusion):
 
 
 class ConsistencyDistillation(Distillation):
-    """Multistep consistency distillation (2403.06807): within a sampling step, the student's end point is always equal.
+    """Multistep consistency distillation (2403.06807).
 
-    From noisy data at a time of the teacher's grid, the teacher makes one guided step. The student, from before this
-    step, has to end the sampling step at the same point as the student from after this step.
+    From noisy data at a time of the teacher's grid, the teacher makes one guided step. From the points before and after
+    the teacher's step, the student predicts the end point of its sampling step. The loss is the squared distance
+    between the two predicted points.
     """
 
     def distillation_loss(self, x: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None) -> Tensor:
-        rows, grid = len(x), self.times(self.grid, x.device)
+        rows, grid = len(x), self.times_tensor(self.grid, x.device)
         position = torch.randint(len(self.few_steps.steps), (rows,), device=x.device)
         length = (len(grid) - 1) // torch.tensor(self.few_steps.steps).to(x.device, non_blocking=True)[position]
         index = torch.randint(len(grid) - 1, (rows,), device=x.device)
         first = index // length * length
-        t, later, end = grid[index], grid[index + 1], grid[first + length]
+        t, t_next, end = grid[index], grid[index + 1], grid[first + length]
         x_t = self.process.corrupt(x, t, self.noise_like(x)).x_t
-        step, is_end = self.process.deterministic_step, later == end
+        step, is_end = self.process.deterministic_step, t_next == end
         with torch.no_grad():
-            x_later = step(x_t, self.teacher_x0(x_t, t, values, scales), t, later)
-            inside = torch.where(is_end, t, later)  # the student is not needed at the end
-            continued = step(x_later, self.student_x0(x_later, inside, values, scales, position), inside, end)
-            target = torch.where(expand_like(is_end, x), x_later, continued)
-        reached = step(x_t, self.student_x0(x_t, t, values, scales, position), t, end)
-        errors = mean_squared_errors(reached, target, mask)
-        # the errors of all steps are divided by the factor of x_0 in the step
-        share = step(torch.zeros_like(x), torch.ones_like(x), grid[first], end).flatten(1)[:, 0]
-        return (errors / share.square()).mean()
+            x_next = step(x_t, self.teacher_x0(x_t, t, values, scales), t, t_next)
+            inside = torch.where(is_end, t, t_next)  # at the end, the student's prediction is not used
+            end_point = step(x_next, self.student_x0(x_next, inside, values, scales, position), inside, end)
+            target = torch.where(expand_like(is_end, x), x_next, end_point)
+        prediction = step(x_t, self.student_x0(x_t, t, values, scales, position), t, end)
+        errors = mean_squared_errors(prediction, target, mask)
+        # errors are divided by the factor of x_0 in the sampling step from ``first`` to ``end``
+        x0_factor = step(torch.zeros_like(x), torch.ones_like(x), grid[first], end).flatten(1)[:, 0]
+        return (errors / x0_factor.square()).mean()
 
 
 class DistributionMatching(Distillation):
-    """Distribution matching distillation (2405.14867): noisy samples of the student get the teacher's distribution.
+    """Distribution matching distillation (2405.14867): the student's noised samples get the teacher's distribution.
 
-    The gradient for a sample is the difference between the denoised estimates of a second network, which is trained on
-    the samples of the student at the same time, and of the guided teacher. Samples are made as ``stage=image`` and
-    ``stage=video`` do, up to a random step.
+    A second network, ``fake``, is trained on the samples of the student. The gradient for a sample is the difference
+    between the estimates of x_0 by the second network and by the guided teacher. The student samples as in
+    ``stage=image`` and ``stage=video``, up to a random step.
     """
 
     def configure_from_data(self, data: StoreData) -> None:
@@ -206,24 +203,25 @@ class DistributionMatching(Distillation):
 
         with torch.no_grad():
             x_t = self.process.run_steps(grid[: last + 1], self.noise_like(x), estimate)
-        samples = estimate(x_t, self.times(grid[last : last + 1], x.device).expand(len(x)))
+        samples = estimate(x_t, self.times_tensor(grid[last : last + 1], x.device).expand(len(x)))
         return self._matching_loss(samples, values, scales, mask) + self._fake_loss(samples.detach(), values, mask)
 
     def _matching_loss(
         self, samples: Tensor, values: Mapping[str, Tensor], scales: Tensor, mask: Tensor | None
     ) -> Tensor:
+        """Loss, scalar, whose gradient moves ``samples`` towards the distribution of the teacher."""
         t = self.process.sample_t(len(samples), device=samples.device)
         with torch.no_grad():
             x_t = self.process.corrupt(samples, t, self.noise_like(samples)).x_t
             real = self.teacher_x0(x_t, t, values, scales)
-            fake = self.process.predict_x0(x_t, t, self.fake(x_t, t, values, self.keep_all(samples)))
+            fake = self.process.predict_x0(x_t, t, self.fake(x_t, t, values, self.keep_masks(samples)))
             size = (samples - real).abs().flatten(1).mean(dim=1).clamp(min=1e-3)
             target = samples - (fake - real) / expand_like(size, samples)
         return mean_squared_errors(samples, target, mask).mean() / 2
 
     def _fake_loss(self, samples: Tensor, values: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-        """Denoising loss of the second network on ``samples`` of the student."""
+        """Denoising loss, scalar, of the second network on ``samples`` of the student."""
         t = self.process.sample_t(len(samples), device=samples.device)
         noised = self.process.corrupt(samples, t, self.noise_like(samples))
-        prediction = self.fake(noised.x_t, noised.t, values, self.keep_all(samples))
+        prediction = self.fake(noised.x_t, noised.t, values, self.keep_masks(samples))
         return (noised.weight * mean_squared_errors(prediction, noised.target, mask)).mean()

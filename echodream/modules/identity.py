@@ -1,4 +1,4 @@
-"""Training of an image embedding that identifies patients, for tests of anonymized images (``model=identity``)."""
+"""Training of image embeddings that identify patients, for tests of anonymized images (``model=identity``)."""
 
 import logging
 
@@ -11,28 +11,28 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Frames, View
 from echodream.errors import UserError, shortened_list
 from echodream.modules.metric_learning import MetricLearning
-from echodream.networks.batch_norm import convert_to_shared_batch_norm
+from echodream.networks.batch_norm import convert_to_synchronized_batch_norm
 from echodream.types import Batch
 
 log = logging.getLogger(__name__)
 
 _FRAME_KEY_STRIDE = 1 << 20
-"""Upper bound of the frames of a recording. The key of a frame is its store row times this bound plus its index."""
+"""Upper bound of the number of frames of a recording. The key of a frame is store row * bound + frame number."""
 
 
 class Identity(MetricLearning):
-    """Metric learning from single frames, (B, C, H, W). Metrics compare all pairs of held-out frames."""
+    """Metric learning from single frames, (B, C, H, W). The verification metrics use all pairs of held-out frames."""
 
     def configure_from_data(self, data: StoreData) -> None:
         """Build the network, and log the number of held-out patients with only one image."""
         super().configure_from_data(data)
-        convert_to_shared_batch_norm(self.encoder.network)
+        convert_to_synchronized_batch_norm(self.encoder.network)
         assert isinstance(data.view, Frames)
         for split in ("VAL", "TEST"):
             self._check_patients_have_pairs(Recordings(data.store, split), data.view.held_out)
 
     def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
-        """Identity label of each recording: its patient."""
+        """Number of the patient of each recording, as identity label, int64 (N,)."""
         if not isinstance(view, Frames):
             raise UserError("model=identity is trained with single images: give view=frames")
         if len(np.unique(rows.patient_numbers)) < 2:
@@ -46,7 +46,7 @@ class Identity(MetricLearning):
         return self.log_training_loss(loss, batch["name"], len(features), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect embeddings and keys of all frames of the clips, (B, C, F, H, W); the key of padded frames is -1."""
+        """Collect embeddings and keys of all frames of clips (B, C, F, H, W). Padded frames have the key -1."""
         x, frames = batch["x"], batch["x"].shape[2]
         embeddings = self.encoder.embed(self._unwhiten(x.transpose(1, 2).flatten(0, 1)))
         rows = torch.tensor([self._store_row[name] for name in batch["name"]], device=self.device)
@@ -54,10 +54,10 @@ class Identity(MetricLearning):
         self._embeddings.append((embeddings, keys.where(batch["mask"].to(self.device), -1).flatten()))
 
     def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings and store rows of unique frames without padding; ``rows`` are frame keys, which may repeat."""
+        """Embeddings and store rows of unique recorded frames. ``rows`` are frame keys, which may occur twice."""
         keys, first = np.unique(rows, return_index=True)
-        kept = first[keys >= 0]
-        return embeddings[kept], rows[kept] // _FRAME_KEY_STRIDE
+        recorded = first[keys >= 0]
+        return embeddings[recorded], rows[recorded] // _FRAME_KEY_STRIDE
 
     def _check_patients_have_pairs(self, rows: Recordings, held_out: int) -> None:
         """Raise ``UserError`` if no patient has two images; log the number of patients with one image."""

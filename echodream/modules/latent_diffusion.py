@@ -31,17 +31,17 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.types import Batch
 
 _MIN_RESIDUAL_STD = 1e-3
-"""Lower bound of the standard deviation of residuals, for channels without motion."""
-NOISE_BANDS = 4
-"""Number of bands of noise levels with separately logged errors."""
+"""Lower bound of the standard deviation of residuals, because channels without motion have residual 0."""
+NOISE_BAND_COUNT = 4
+"""Number of bands of noise levels. The error of each band is logged separately."""
 _ESTIMATION_SAMPLES = 256
-"""Number of training samples for estimates of reference times and standard deviations of residuals."""
+"""Number of training samples from which reference times and standard deviations of residuals are estimated."""
 
 
 class PrivateSteps(Protocol):
-    """Training steps that are differentially private (``modules.private_training``)."""
+    """Protocol of differentially private training steps (``modules.private_training``)."""
 
-    def plan(self, steps: int) -> None:
+    def choose_noise_multiplier(self, steps: int) -> None:
         """Choose the noise multiplier of DP-SGD for a training run of ``steps`` steps."""
 
     def private_optimizer_step(self, module: "LatentDiffusion", batch: Mapping[str, Any]) -> None:
@@ -51,13 +51,12 @@ class PrivateSteps(Protocol):
 class LatentDiffusion(Trainable):
     """Train a latent diffusion model of images (B, C, H, W) or clips (B, C, F, H, W).
 
-    ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``.
+    ``denoiser`` is a ``functools.partial`` with arguments ``channels``, ``extra_channels`` and ``token_width``.
     ``conditions``, ``width``, ``joint_dropout``: see ``Conditioner``. ``optimizer``, ``schedule``: see ``Trainable``.
     ``checkpointing`` enables gradient checkpointing. ``compile``, ``channels_last``: see ``Denoiser.accelerate``.
-    ``shared_noise``, ``noise_offset``: see ``diffusion.noise``. With ``residual``, the process models residuals
-    (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the denoised estimate of clips. ``initial`` is
-    the folder of an artifact with the same settings, whose weights and metadata the training starts with; data are
-    normalized by its statistics.
+    ``shared_noise``, ``noise_offset``: see ``diffusion.noise``. With ``residual``, the model generates residuals
+    (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the estimate of x_0 of clips. ``initial`` is an
+    artifact with equal settings: training starts with its weights, and uses its metadata and normalization statistics.
     """
 
     bf16_precision: ClassVar[str] = "bf16-mixed"
@@ -81,9 +80,7 @@ class LatentDiffusion(Trainable):
         initial: str | None = None,
     ) -> None:
         super().__init__()
-        self.initial = initial
-        self.auxiliary = auxiliary
-        self.residual = residual
+        self.initial, self.auxiliary, self.residual = initial, auxiliary, residual
         note = ", for example 0.5"
         self.shared_noise = float(validation.number("model.shared_noise", shared_noise, 0, below=1, note=note))
         self.noise_offset = validation.number("model.noise_offset", noise_offset, 0, note=", for example 0.1")
@@ -94,16 +91,16 @@ class LatentDiffusion(Trainable):
         self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
         self.model: DiffusionModel
         self._band_sums: Tensor | None = None
-        """Sum and number of the errors in each band of noise levels since the last log, (2, ``NOISE_BANDS``)."""
+        """Sum and number of errors in each band of noise levels, (2, ``NOISE_BAND_COUNT``), since the last log."""
         self.private: PrivateSteps | None = None
 
-    def make_private(self, steps: "PrivateSteps") -> None:
-        """Train with ``steps`` in place of the steps of Lightning."""
+    def use_private_steps(self, steps: "PrivateSteps") -> None:
+        """Replace the training steps of Lightning by the differentially private ``steps``."""
         self.private, self.automatic_optimization = steps, False
 
     def configure_optimizers(self) -> Any:
         if self.private is not None:
-            self.private.plan(int(self.trainer.estimated_stepping_batches))
+            self.private.choose_noise_multiplier(int(self.trainer.estimated_stepping_batches))
         return super().configure_optimizers()
 
     def configure_from_data(self, data: StoreData) -> None:
@@ -114,14 +111,14 @@ class LatentDiffusion(Trainable):
         if ("reference" in self.conditioner.names) != (isinstance(view, Clips) and view.reference != "none"):
             remedy = "set both, or neither (conditioning=[class_id] view.reference=none)"
             raise UserError(f"conditioning=reference and view.reference need each other: {remedy}")
-        network, metadata = self._new_network(data) if self.initial is None else self._initial_network(data)
+        network, metadata = self._build_network(data) if self.initial is None else self._load_initial_network(data)
         self.model = DiffusionModel(network, self.conditioner, self.process, metadata)
         if self.checkpointing:
             network.enable_gradient_checkpointing()
         network.accelerate(self.compiled, self.channels_last, "model.")
 
-    def _new_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
-        """Untrained network for ``data``, and the metadata of ``data``."""
+    def _build_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
+        """Build the untrained network, and the metadata of the model, for ``data``."""
         store, view, rows = data.store, data.view, data.recordings("TRAIN")
         channels, statistics = store.dataset.channels, store.dataset.statistics
         assert statistics is not None
@@ -152,29 +149,28 @@ class LatentDiffusion(Trainable):
         check_registered(network)
         return network, metadata
 
-    def _initial_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
-        """Trained network and metadata of the artifact ``initial``, whose conditions are copied."""
-        folder, video, found = str(self.initial), isinstance(data.view, Clips), data.store.dataset
+    def _load_initial_network(self, data: StoreData) -> tuple[Denoiser, ModelMetadata]:
+        """Load network and metadata of the artifact ``initial``, and copy the weights of its conditions."""
+        folder, video, dataset = str(self.initial), isinstance(data.view, Clips), data.store.dataset
         model = load_diffusion_model(folder, "lvdm" if video else "lidm")
         same_view = video or model.metadata.frames == (3 if isinstance(data.view, Triplet) else 1)
         same_process = model.process.settings() == self.process.settings()
-        if not (same_view and same_process and model.metadata.encoder == found.encoder):
-            raise UserError(
-                f"initial={folder} has another process, view or autoencoder: give a model that has the same"
-            )
+        if not (same_view and same_process and model.metadata.encoder == dataset.encoder):
+            problem = f"initial={folder} has another process, view or autoencoder"
+            raise UserError(f"{problem}: give a model with the settings of this training")
         self.conditioner.copy_from(model.conditioner)
-        data.store.dataset = replace(found, statistics=model.metadata.statistics)
+        data.store.dataset = replace(dataset, statistics=model.metadata.statistics)
         return model.denoiser.requires_grad_(True).train(), model.metadata
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Training loss, scalar; None after a differentially private step, which updates the weights itself."""
+        """Training loss, scalar. A differentially private step updates the weights itself, and returns None."""
         if self.private is not None:
             self.private.private_optimizer_step(self, batch)
             return None
         return self.log_training_loss(self.training_loss(batch), batch["name"], len(batch["x"]))
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Weighted squared error of the prediction from corrupted latents, scalar, plus the auxiliary loss."""
+        """Loss, scalar: squared error of the prediction, weighted by noise level, plus the weighted auxiliary loss."""
         values = self.model.condition_values(batch)
         x = self.model.to_residual(batch["x"], values)
         noise = add_noise_offset(sample_noise(x.shape, self.shared_noise, device=x.device), self.noise_offset)
@@ -196,11 +192,11 @@ class LatentDiffusion(Trainable):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss of validation patients at fixed noise levels, with equal noise in every epoch."""
-        self._evaluate("val", batch, batch_idx)
+        """Log the loss on validation patients at fixed noise levels. The noise is equal in every epoch."""
+        self._log_held_out_errors("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch, batch_idx)
+        self._log_held_out_errors("test", batch, batch_idx)
 
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
         artifact = replace(artifact, fingerprint=self.model.fingerprint())
@@ -208,17 +204,17 @@ class LatentDiffusion(Trainable):
 
     @torch.no_grad()
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
-        """Sample unscaled latents, (N, C, F, H, W), with the conditions of the first ``count`` rows of ``batch``."""
+        """Sample unscaled latents, (N, C, F, H, W), with the conditions of the first ``count`` samples of ``batch``."""
         values = {name: value[:count] for name, value in self.model.condition_values(batch).items()}
         sampler = SamplingModule(self.model, SamplingConfig(0, steps, None, Guidance())).to(self.device)
         return sampler.sample_latents(list(range(min(count, len(batch["x"])))), values)
 
-    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+    def _log_held_out_errors(self, stage: str, batch: Batch, batch_idx: int) -> None:
         x, values, mask = self._held_out_inputs(batch)
         x = self.model.to_residual(x, values)
         generator = torch.Generator().manual_seed(batch_idx)
         keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
-        for band, t in enumerate(self.process.evenly_spaced_times(NOISE_BANDS).to(x.device), 1):
+        for band, t in enumerate(self.process.evenly_spaced_times(NOISE_BAND_COUNT).to(x.device), 1):
             noise = sample_noise(x.shape, self.shared_noise, generator).to(x.device)
             noised = self.process.corrupt(x, t.expand(len(x)), noise)
             errors = mean_squared_errors(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
@@ -235,9 +231,9 @@ class LatentDiffusion(Trainable):
         return x[clip, :, frame], {name: value[clip] for name, value in values.items()}, None
 
     def _log_noise_band_errors(self, t: Tensor, errors: Tensor) -> None:
-        """Log the unweighted error in each band of noise levels, from band 1 (lowest noise), since the last log."""
-        band = (self.process.relative_time(t) * NOISE_BANDS).long().clamp(max=NOISE_BANDS - 1)
-        inside = (band[:, None] == torch.arange(NOISE_BANDS, device=t.device)).float()
+        """Log the mean unweighted error since the last log, by band of noise levels; band 1 has the least noise."""
+        band = (self.process.relative_time(t) * NOISE_BAND_COUNT).long().clamp(max=NOISE_BAND_COUNT - 1)
+        inside = (band[:, None] == torch.arange(NOISE_BAND_COUNT, device=t.device)).float()
         sums = torch.stack([(errors[:, None] * inside).sum(dim=0), inside.sum(dim=0)])
         self._band_sums = sums if self._band_sums is None else self._band_sums + sums
         if self.logs_this_step:
@@ -248,7 +244,7 @@ class LatentDiffusion(Trainable):
 
 
 def _select_training_samples(data: StoreData) -> list[dict[str, Any]]:
-    """Training samples, evenly spaced over an epoch, for estimates."""
+    """Training samples, evenly spaced over an epoch, to estimate the metadata of a model."""
     samples = data.samples("TRAIN")
     count = min(len(samples), _ESTIMATION_SAMPLES)
     indices = np.linspace(0, len(samples) - 1, count).round().astype(int)
@@ -256,7 +252,7 @@ def _select_training_samples(data: StoreData) -> list[dict[str, Any]]:
 
 
 def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
-    """Mean times of references in training clips; and, for key frames, coefficient of variation of the beat length."""
+    """Mean times of references in training clips; with key frames, also coefficient of variation of beat lengths."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
         return (), None
@@ -269,7 +265,7 @@ def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
 
 
 def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
-    """Standard deviation, per channel, of clips minus their interpolated references."""
+    """Root mean square, per channel, of training clips minus their interpolated references."""
     squares = []
     for sample in _select_training_samples(data):
         x, reference, time = sample["x"], sample["reference"][None], sample["reference_time"][None]
@@ -281,7 +277,7 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
 
 
 def _key_frame_std(data: StoreData, channels: int) -> tuple[float, ...]:
-    """Standard deviation per channel: 1 for the first key frame; that of the second minus the first for the others."""
+    """Scale of each channel of three key frames: 1 for the first, RMS of second minus first for second and third."""
     x = torch.stack([sample["x"] for sample in _select_training_samples(data)]).double()
     difference = x[:, channels : 2 * channels] - x[:, :channels]
     std = difference.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist()

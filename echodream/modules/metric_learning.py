@@ -26,15 +26,15 @@ from echodream.store import Store
 from echodream.weights import fingerprint
 
 MAX_COMPARED_FRAMES = 512
-"""Maximum number of held-out frames for verification metrics, which compare all pairs."""
+"""Maximum number of held-out frames for verification metrics, because these compare all pairs of frames."""
 
 
 class MetricLearning(Trainable):
     """Train an embedding of frames, (B, C, H, W), in which frames of one patient are close to each other.
 
     ``embedder`` is a ``functools.partial`` that builds the network from ``channels``, ``size`` and ``paired``. ``head``
-    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened. If ``range`` is set, for published
-    weights, latents are mapped linearly from ``range`` to [-1, 1]. ``optimizer`` and ``schedule``: see ``Trainable``.
+    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened, or, if ``range`` is set
+    (published weights), mapped linearly from ``range`` to [-1, 1]. ``optimizer`` and ``schedule``: see ``Trainable``.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class MetricLearning(Trainable):
         if on not in STORE_KINDS:
             raise UserError(f"on is {on!r}: give latents or pixels")
         if range is not None and (len(range) != 2 or not range[0] < range[1]):
-            raise UserError(f"model.range is {list(range)}: give the lowest and the highest value, or null")
+            raise UserError(f"model.range is {list(range)}: give the lowest and the highest value of latents, or null")
         self.make_network, self.head, self.on, self.range = embedder, head, on, range
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.encoder: IdentityEncoder
         self.verification_pairs: verification.Pairs | None = None
-        """Pairs of the last validation or test run, for plots."""
+        """Similarities and labels of all pairs of frames of the last validation or test run, for plots."""
         self._embeddings: list[tuple[Tensor, Tensor]] = []
         """Embeddings and store rows of the batches of the current validation or test run."""
 
@@ -80,21 +80,21 @@ class MetricLearning(Trainable):
         """Identity label of each recording, int64 from 0. Raises ``UserError`` for an unsuitable view."""
 
     def prepare_augmentation(self, rows: Recordings) -> None:
-        """Prepare the augmentation for the training recordings ``rows``, if the model has one."""
+        """Prepare augmentation for the training recordings ``rows``. By default, there is no augmentation."""
 
     def vae_fingerprint(self, store: Store) -> str | None:
-        """Fingerprint of the autoencoder of the latents or of the decoded pixels; None if unknown."""
+        """Fingerprint of the autoencoder of the latents or decoded pixels in ``store``; None if it is unknown."""
         return store.dataset.encoder
 
     def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings (N, D) and store rows (N,) of all processes, without duplicate frames."""
+        """Remove duplicate frames from the embeddings (N, D) and store rows (N,) that all processes collected."""
         return embeddings, rows
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log AUC with a patient-bootstrap interval, TAR at FAR 1e-2 and 1e-3, and rank-1 accuracy."""
+        """Log AUC with an interval (bootstrap over patients), TAR at FAR 1e-2 and 1e-3, and rank-1 accuracy."""
         self._log_verification_metrics("val")
 
     def on_test_epoch_end(self) -> None:
@@ -106,7 +106,7 @@ class MetricLearning(Trainable):
         write_artifact(root, artifact, config, self.encoder.save)
 
     def recording_labels(self, names: Sequence[str]) -> Tensor:
-        """Identity labels of the training recordings ``names``, int64 (B,)."""
+        """Identity labels, int64 (B,), of the B training recordings with the FileNames ``names``."""
         return torch.from_numpy(self._identity_of_row[[self._train_row[name] for name in names]]).to(self.device)
 
     def _build_encoder(self, rows: Recordings) -> IdentityEncoder:
@@ -116,7 +116,7 @@ class MetricLearning(Trainable):
                 raise UserError("head=code needs whitened latents: leave on=latents and model.range=null")
             code = {"code": [self.head.features, spec.height, spec.width]}
         size = (spec.height, spec.width)
-        network: Any = self.make_network(channels=spec.channels, size=size, paired=self.head.paired, **code)
+        network: Any = self.make_network(channels=spec.channels, size=size, paired=self.head.needs_pair_layer, **code)
         if isinstance(self.head, CopyCodeLoss):
             network.set_linear_code(*self.head.linear_code(*principal_components(sample_frames(rows))))
         return IdentityEncoder(network, spec)
@@ -129,12 +129,12 @@ class MetricLearning(Trainable):
             mean, std = ((low + high) / 2,) * channels, ((high - low) / 2,) * channels
         elif self._statistics is not None:
             mean, std = tuple(self._statistics.mean), tuple(self._statistics.std)
-        height, width = map(int, rows.table.iloc[0][["FrameHeight", "FrameWidth"]])  # equal in the whole store
+        height, width = map(int, rows.table.iloc[0][["FrameHeight", "FrameWidth"]])  # all recordings have equal size
         encoder = self.vae_fingerprint(rows.store)
         return InputSpec(self.on, channels, height, width, mean, std, encoder, self.head.similarity)
 
     def _unwhiten(self, x: Tensor) -> Tensor:
-        """Convert frames of a batch, (B, C, H, W), to the scale of the store, which the encoder normalizes."""
+        """Convert whitened latents (B, C, H, W) to the scale of the store; pixels are unchanged."""
         return x if self._statistics is None else unwhiten(x, self._statistics, dim=1)
 
     @torch.no_grad()
@@ -144,8 +144,8 @@ class MetricLearning(Trainable):
         if self.trainer.world_size > 1:
             tensors = [torch.cat([*self.all_gather(tensor)]) for tensor in tensors]
         embeddings, rows = self.remove_duplicates(*(tensor.cpu().numpy() for tensor in tensors))
-        kept = verification.subsample_patients(self._patient[rows], MAX_COMPARED_FRAMES)
-        embeddings, rows = embeddings[kept], rows[kept]
+        selected = verification.subsample_patients(self._patient[rows], MAX_COMPARED_FRAMES)
+        embeddings, rows = embeddings[selected], rows[selected]
         patient = self._patient[rows]
         similarity = verification.similarity_matrix(embeddings, self.head.similarity)
         pairs = self.verification_pairs = verification.all_pairs(similarity, patient)
@@ -160,5 +160,5 @@ class MetricLearning(Trainable):
             "rank1": verification.rank1_accuracy(similarity, patient, rows),
         }
         for name, value in values.items():
-            if not math.isnan(value):  # NaN: too few patients for this metric
+            if not math.isnan(value):  # a metric is NaN if there are too few patients
                 self.log(f"{stage}/{name}", value, prog_bar=name == "auc")

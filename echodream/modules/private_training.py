@@ -1,4 +1,4 @@
-"""Private training of a diffusion model: gradient steps that are differentially private for patients."""
+"""Differentially private training (DP-SGD) of a diffusion model. The unit of privacy is the patient."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -14,33 +14,33 @@ from echodream.privacy.private_steps import PrivacyBudget, PrivacySettings, plan
 class PrivateTraining:
     """Differentially private training steps, which replace the normal training steps of a ``LatentDiffusion``.
 
-    ``sampling_rate`` is the probability that a patient takes part in a step. All random numbers come from the secret
-    ``key``, because an attacker who knows the noise can subtract it, and sampling that is known gives no privacy.
+    ``sampling_rate`` is the probability that a patient is sampled in a step. All random numbers come from the secret
+    ``key``: an attacker who knows the noise can subtract it, and sampling adds privacy only if its result is secret.
     """
 
     def __init__(self, settings: PrivacySettings, sampling_rate: float, key: bytes) -> None:
         self.settings, self.sampling_rate, self.key = settings, sampling_rate, key
         self.budget: PrivacyBudget | None = None
 
-    def plan(self, steps: int) -> None:
-        """Choose the noise multiplier of DP-SGD for a training run of ``steps`` steps. Raises ``UserError``."""
+    def choose_noise_multiplier(self, steps: int) -> None:
+        """Choose the noise multiplier of DP-SGD for ``steps`` training steps. Raises ``UserError``."""
         self.budget = plan_budget(self.settings, self.sampling_rate, steps)
 
     def private_optimizer_step(self, module: LatentDiffusion, batch: Mapping[str, Any]) -> None:
-        """Update ``module`` by one DP-SGD step with a ``batch`` of ``PatientBatches``."""
+        """Update ``module`` by one DP-SGD step. ``batch`` is a batch of ``PatientBatches``."""
         assert self.budget is not None
         optimizer: Any = module.optimizers()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         step = module.trainer.global_step
-        mean = private_gradient(
-            self._gradients(module, batch, parameters, step),
+        private_gradients = private_gradient(
+            self._patient_gradients(module, batch, parameters, step),
             parameters,
             self.settings.clip,
             self.budget.noise,
             self.settings.patients,
             secret_seed(self.key, "noise", step),
         )
-        for parameter, gradient in zip(parameters, mean, strict=True):
+        for parameter, gradient in zip(parameters, private_gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
         optimizer.zero_grad()
@@ -48,10 +48,10 @@ class PrivateTraining:
         if schedule is not None:
             schedule.step()
 
-    def _gradients(
+    def _patient_gradients(
         self, module: LatentDiffusion, batch: Mapping[str, Any], parameters: list[Tensor], step: int
     ) -> Iterator[list[Tensor]]:
-        """Gradient of the mean loss of each patient's samples."""
+        """For each patient of ``batch``: gradients of the mean loss of the patient's samples, one per parameter."""
         for patient in batch["patients"]:
             name = patient["name"][0]
             torch.manual_seed(secret_seed(self.key, "training", step, name))
@@ -62,8 +62,7 @@ class PrivateTraining:
                 for parameter, gradient in zip(parameters, gradients, strict=True)
             ]
 
-    def record(self, initial: str) -> dict[str, Any]:
-        """Privacy guarantee for artifact.json; ``initial``: fingerprint of the public weights before the training."""
+    def guarantee_record(self, initial: str) -> dict[str, Any]:
+        """Privacy guarantee for artifact.json. ``initial`` is the fingerprint of the public initial weights."""
         assert self.budget is not None
-        own = {"unit": "patient", "clip": self.settings.clip, "initial": initial}
-        return {**asdict(self.budget), **own}
+        return {**asdict(self.budget), "unit": "patient", "clip": self.settings.clip, "initial": initial}

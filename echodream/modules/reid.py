@@ -1,4 +1,4 @@
-"""Training of the re-identification embedding that the privacy filter uses (``model=reid``)."""
+"""Training of the re-identification embedding model for the privacy filter (``model=reid``)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from echodream.weights import fingerprint
 
 
 class Reid(MetricLearning):
-    """Metric learning from pairs of frames, (B, C, H, W) each, and from augmented copies of frames."""
+    """Metric learning from pairs of frames, each (B, C, H, W), and from augmented copies of frames."""
 
     bf16_precision: ClassVar[str] = "bf16-mixed"
 
@@ -41,20 +41,19 @@ class Reid(MetricLearning):
         self.augmentation = augmentation or ReidAugmentation()
 
     def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
-        """Identity label of each recording: its patient, or the recording itself with ``view.identity=recording``."""
+        """Identity label of each recording: its patient, or, with ``view.identity=recording``, the recording."""
         if not isinstance(view, Pairs):
             raise UserError("model=reid is trained with pairs of frames: give view=pairs")
         return view.identity_labels(rows)
 
     def prepare_augmentation(self, rows: Recordings) -> None:
-        if self.head.only_copies and not self.augmentation.makes_copies:
-            raise UserError(
-                "head=copies is trained with copies: set model.copies.frames and model.copies.share above 0"
-            )
+        if self.head.needs_copy_pairs and not self.augmentation.makes_copies:
+            remedy = "set model.copies.frames and model.copies.share above 0"
+            raise UserError(f"head=copies is trained with copies: {remedy}")
         self.augmentation.prepare(rows, latents=self.on == "latents")
 
     def vae_fingerprint(self, store: Store) -> str | None:
-        """Fingerprint of the autoencoder of the store, else of the autoencoder of the copies."""
+        """Fingerprint of the autoencoder of the store; if it is unknown, of the autoencoder that makes copies."""
         return super().vae_fingerprint(store) or self.augmentation.vae_fingerprint
 
     def on_train_epoch_start(self) -> None:
@@ -73,24 +72,24 @@ class Reid(MetricLearning):
         return self.log_training_loss(loss, [*batch["name"], *batch["other_name"]], len(batch["x"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect embeddings and store rows, from which metrics are computed at the end of the epoch."""
+        """Collect the embeddings and store rows of a batch, for the metrics at the end of the epoch."""
         names = [*batch["name"], *batch["other_name"]]
         rows = torch.tensor([self._store_row[name] for name in names], device=self.device)
         x = torch.cat([batch["x"], batch["other"]])
         self._embeddings.append((self.encoder.embed(self._unwhiten(x)), rows))
 
     def _add_copies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frames and copies (N, C, H, W), original frames (N, C, H, W), identities (N,) and pairs of rows (P, 2).
+        """Frames with copies (N, C, H, W), their original frames (N, C, H, W), labels (N,) and pairs of rows (P, 2).
 
-        Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame. Heads with
-        ``only_copies`` get only pairs of copies of one frame.
+        Each copy forms a pair with a second copy of its frame, and a pair with a copy of the next frame. Heads with
+        ``needs_copy_pairs`` get only the pairs of copies of one frame.
         """
         x = originals = torch.cat([batch["x"], batch["other"]])
         identity = self.recording_labels([*batch["name"], *batch["other_name"]])
         first = torch.arange(len(batch["x"]), device=self.device)
         pairs = torch.stack([first, first + len(first)], dim=1)
         copies = self.augmentation.sample_copies(
-            len(first), with_originals=self.head.needs_linear_code, distinct=self.head.only_copies
+            len(first), with_originals=self.head.needs_linear_code, distinct=self.head.needs_copy_pairs
         )
         if copies is None:
             return x, originals, identity, pairs
@@ -98,21 +97,21 @@ class Reid(MetricLearning):
         if copies.originals is not None:
             originals = torch.cat([originals, self._whiten(copies.originals)])
         else:
-            one = torch.arange(len(copies.rows), device=self.device) + len(x)
-            other = one + len(one)
-            same_frame = torch.stack([one, other], 1)
-            pairs = torch.cat([pairs, same_frame, torch.stack([one, other.roll(1)], 1)])
-            pairs = same_frame if self.head.only_copies else pairs
+            first_copy = torch.arange(len(copies.rows), device=self.device) + len(x)
+            second_copy = first_copy + len(first_copy)
+            same_frame = torch.stack([first_copy, second_copy], 1)
+            pairs = torch.cat([pairs, same_frame, torch.stack([first_copy, second_copy.roll(1)], 1)])
+            pairs = same_frame if self.head.needs_copy_pairs else pairs
             labels = torch.cat([labels, labels])
         return torch.cat([x, self._whiten(copies.frames)]), originals, torch.cat([identity, labels]), pairs
 
     def _whiten(self, stored: Tensor) -> Tensor:
-        """Whiten frames in the scale of the store, (B, C, H, W); frames of pixels are unchanged."""
+        """Whiten unscaled latents (B, C, H, W) of the store; pixels are unchanged."""
         return (stored if self._statistics is None else whiten(stored, self._statistics, dim=1)).to(self.device)
 
 
 def load_reid(folder: str | Path) -> IdentityEncoder:
-    """Load the artifact of model=reid or model=identity, frozen and in ``eval`` mode. Raises ``UserError``."""
+    """Load an artifact of model=reid or model=identity, frozen and in ``eval`` mode. Raises ``UserError``."""
     artifact, encoder = read_artifact(folder, "reid", "identity"), load_identity_encoder(folder)
     if fingerprint(encoder.network) != artifact.fingerprint:
         raise UserError(f"{folder}: the weights have changed since training: train the {artifact.model} again")

@@ -1,7 +1,6 @@
-"""Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise."""
+"""Augmentations of ``model=reid``: copies of training frames, resampled latents, and noise."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from echodream.store import Statistics
 from echodream.weights import fingerprint
 
 PIXEL_TRANSFORMS = tuple(field.name for field in fields(Augment) if field.name != "flip")
-"""Settings of ``Augment`` that a copy disables at random, each with probability 0.5."""
+"""Settings of ``Augment``, each of which is disabled for a copy with probability 0.5."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Copies:
     """Copies of training frames for one batch, in the scale of the store."""
 
     frames: Tensor
-    """P copies, (P, C, H, W), if ``originals`` is set; else P pairs, (2 P, C, H, W), first all first members."""
+    """P copies, (P, C, H, W), if ``originals`` is set. Else 2 P copies, of which copies n and n + P form pair n."""
     rows: Tensor
-    """Training recording of each original frame: int64 (P,)."""
+    """Row of the training recording of each original frame, int64 (P,)."""
     originals: Tensor | None = None
     """Original frame of each copy, (P, C, H, W)."""
 
@@ -43,38 +42,38 @@ class FrameBank:
     """Training frames and their copies."""
 
     frames: Tensor
-    """Original frame and its V copies, in the scale of the store: (N, V + 1, C, H, W)."""
+    """N original frames, each followed by its V copies, in the scale of the store: (N, V + 1, C, H, W)."""
     rows: Tensor
-    """Training recording of each original frame: int64 (N,)."""
+    """Row of the training recording of each original frame, int64 (N,)."""
 
     def sample_pairs(self, count: int, distinct: bool = False) -> Copies:
         """Two different versions (original or copy) of each of ``count`` random frames.
 
         With ``distinct``, no frame is selected twice, so there are at most N pairs.
         """
-        picked = torch.randperm(len(self.rows))[:count] if distinct else torch.randint(len(self.rows), (count,))
-        count = len(picked)
+        indices = torch.randperm(len(self.rows))[:count] if distinct else torch.randint(len(self.rows), (count,))
+        count = len(indices)
         first, step = (torch.randint(self.frames.shape[1] - shift, (count,)) for shift in (0, 1))
         second = (first + 1 + step) % self.frames.shape[1]
-        return Copies(torch.cat([self.frames[picked, first], self.frames[picked, second]]), self.rows[picked])
+        return Copies(torch.cat([self.frames[indices, first], self.frames[indices, second]]), self.rows[indices])
 
     def sample_with_originals(self, count: int) -> Copies:
-        """A random copy of each of ``count`` random frames, with the original frame."""
-        picked = torch.randint(len(self.rows), (count,))
+        """Sample ``count`` random frames, with a random copy of each frame."""
+        indices = torch.randint(len(self.rows), (count,))
         copy = torch.randint(1, self.frames.shape[1], (count,))
-        return Copies(self.frames[picked, copy], self.rows[picked], self.frames[picked, 0])
+        return Copies(self.frames[indices, copy], self.rows[indices], self.frames[indices, 0])
 
 
 class CopyAugmentation:
-    """Makes ``variants`` copies of each of ``frames`` random training frames at the start of each epoch.
+    """Make ``variants`` copies of each of ``frames`` random training frames at the start of each epoch.
 
-    Copies pass through the frozen autoencoder in the folder ``vae``. For latents: decode, change the pixels by
-    ``augment``, encode. For pixels: change, encode, decode. If the decoder has noise, each copy is decoded with new
-    noise, so that the model learns to ignore the generated speckle.
+    Copies pass through the frozen autoencoder in the folder ``vae``. Latents are decoded, changed by ``augment`` and
+    encoded; pixels are changed, encoded and decoded. If the decoder has noise, each copy is decoded with new noise, so
+    that the model learns to ignore the generated speckle.
 
-    Each change of an ``Augment`` is disabled with probability 0.5, so that copies with a single change occur, too. A
+    Each change of an ``Augment`` is disabled with probability 0.5, so that some copies have a single change. A
     ``RandomTransform`` is sampled as for the copies of the filter, and mixes in frames of other patients. For a batch
-    of B pairs, ``share`` * B pairs of copies are sampled. All randomness comes from torch's global generator.
+    of B pairs, ``share`` * B pairs of copies are sampled. All random numbers come from torch's global generator.
     """
 
     def __init__(self, vae: str, augment: Augment | RandomTransform, frames: int, variants: int, share: float) -> None:
@@ -84,84 +83,85 @@ class CopyAugmentation:
         self.folder, self.augment, self.frames, self.variants, self.share = vae, augment, frames, variants, share
         self.network: Any = None
         self.vae_fingerprint: str | None = None
-        """Fingerprint of the autoencoder; None before it is loaded."""
+        """Fingerprint of the autoencoder; None before ``load_autoencoder``."""
 
     def load_autoencoder(self, expected: str | None) -> None:
-        """Load the autoencoder if copies are enabled; ``expected`` is its required fingerprint, if any."""
+        """Load the autoencoder if copies are enabled. ``expected`` is its required fingerprint; None allows any."""
         if not self.frames or not self.share:
             return
         if not Path(self.folder).is_dir():
-            remedy = "train it (model=vae), or disable copies (model.copies.frames=0)"
-            raise UserError(f"model.vae={self.folder} does not exist, and copies are made with it: {remedy}")
+            remedy = "train a vae (model=vae), or disable copies (model.copies.frames=0)"
+            raise UserError(f"model.vae={self.folder} does not exist, and copies need this vae: {remedy}")
         self.network = load_frozen_autoencoder(self.folder)
         self.vae_fingerprint = fingerprint(self.network)
         if expected is not None and self.vae_fingerprint != expected:
-            raise UserError(f"model.vae={self.folder} is not the encoder of these latents: give the right autoencoder")
+            raise UserError(f"model.vae={self.folder} is not the encoder of these latents: give the vae of the latents")
 
     def build_frame_bank(self, rows: Recordings, device: torch.device) -> FrameBank | None:
-        """Random frames of random recordings with their copies, on the CPU; None if copies are disabled."""
+        """Sample random frames of random recordings, and copy them, for the CPU; None if copies are disabled."""
         if self.network is None:
             return None
         self.network.to(device)
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
-        picked = rng.integers(len(rows), size=self.frames)
-        frames = [rows.read(row, [int(rng.integers(rows.frames[row]))], rng)[:, 0] for row in picked.tolist()]
+        row_numbers = rng.integers(len(rows), size=self.frames)
+        frames = [rows.read(row, [int(rng.integers(rows.frames[row]))], rng)[:, 0] for row in row_numbers.tolist()]
         statistics = rows.store.dataset.statistics
-        patients = np.split(rows.patient_numbers[picked], range(16, self.frames, 16))
+        patients = np.split(rows.patient_numbers[row_numbers], range(16, self.frames, 16))
         chunks = [
             self.copy_frames(chunk.to(device), statistics, rng, numbers).cpu()
             for chunk, numbers in zip(torch.stack(frames).split(16), patients, strict=True)
         ]
-        return FrameBank(torch.cat(chunks), torch.from_numpy(picked))
+        return FrameBank(torch.cat(chunks), torch.from_numpy(row_numbers))
 
     @torch.no_grad()
     def copy_frames(
         self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator, patients: np.ndarray | None = None
     ) -> Tensor:
-        """Frames (K, C, H, W), latents if ``statistics``, to originals and V copies as stored: (K, V + 1, C, H, W).
+        """Copy frames (K, C, H, W), which are whitened latents if ``statistics`` are given, or pixels.
 
-        ``patients``: number of the patient of each frame, (K,); None disables the mixing of patients.
+        Returns originals and V copies in the scale of the store, (K, V + 1, C, H, W). ``patients`` (K,) are the numbers
+        of the patients of the frames; None disables the mixing of patients.
         """
-        others = self._sample_others(len(x), patients, rng)
+        partners = self._sample_partners(len(x), patients, rng)
         if statistics is not None:
             x = unwhiten(x, statistics, dim=1)
-            pixels, weights = self._change_pixels(self._decode_variants(x), rng, others)
-            copies = torch.lerp(self._encode(pixels), x[others], weights)
+            pixels, weights = self._change_pixels(self._decode_variants(x), rng, partners)
+            copies = torch.lerp(self._encode(pixels), x[partners], weights)
         else:
-            pixels, weights = self._change_pixels(x.repeat_interleave(self.variants, dim=0), rng, others)
+            pixels, weights = self._change_pixels(x.repeat_interleave(self.variants, dim=0), rng, partners)
             latents = self._encode(pixels)
-            latents = torch.lerp(latents, self._encode(x[others]), weights) if weights.any() else latents
+            latents = torch.lerp(latents, self._encode(x[partners]), weights) if weights.any() else latents
             copies = self._decode(latents)
             copies = copies.mean(dim=1, keepdim=True) if x.shape[1] == 1 else copies
         return torch.cat([x[:, None], copies.unflatten(0, (len(x), self.variants))], dim=1)
 
-    def _sample_others(self, frames: int, patients: np.ndarray | None, rng: np.random.Generator) -> list[int]:
-        """For each of K * V copies, a random frame of another patient among the K frames; else its own frame."""
+    def _sample_partners(self, frames: int, patients: np.ndarray | None, rng: np.random.Generator) -> list[int]:
+        """Index of a random frame of another patient, or, without one, of its own frame, for each of K * V copies."""
         own = [frame for frame in range(frames) for _ in range(self.variants)]
         if patients is None or isinstance(self.augment, Augment) or not self.augment.needs_other_patient:
             return own
         choices = [np.flatnonzero(patients != patient) for patient in patients]
         return [int(rng.choice(choices[frame])) if len(choices[frame]) else frame for frame in own]
 
-    def _change_pixels(self, pixels: Tensor, rng: np.random.Generator, others: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _change_pixels(self, pixels: Tensor, rng: np.random.Generator, partners: list[int]) -> tuple[Tensor, Tensor]:
         """Frames with random changes, (K * V, C, H, W), and mixing weights of latents, (K * V, 1, 1, 1).
 
-        ``others``: index, below K, of the frame that is mixed into each copy.
+        ``partners`` are the indices, from 0 to K - 1, of the frames that are mixed into the copies.
         """
         frames, changed, weights = pixels.cpu()[:, :, None], [], []
-        for frame, other in zip(frames, others, strict=True):
+        for frame, partner in zip(frames, partners, strict=True):
             if isinstance(self.augment, Augment):
                 changed.append(self._select_random_transforms(self.augment, rng)(frame, rng)[:, 0])
                 weights.append(0.0)
             else:
                 transform = self.augment.sample(rng)
-                changed.append(transform.change_pixels(frame, rng, frames[other * self.variants])[:, 0])
+                changed.append(transform.change_pixels(frame, rng, frames[partner * self.variants])[:, 0])
                 weights.append(transform.interpolate)
         return torch.stack(changed).to(pixels.device), torch.tensor(weights).view(-1, 1, 1, 1).to(pixels.device)
 
     @staticmethod
     def _select_random_transforms(augment: Augment, rng: np.random.Generator) -> Augment:
-        """``augment`` with a random selection of its changes; a flip keeps its own probability."""
+        """Copy of ``augment`` in which random changes are disabled, except the flip, which has its own probability."""
         return replace(augment, **{name: 0.0 for name in PIXEL_TRANSFORMS if rng.random() < 0.5})
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -189,10 +189,10 @@ class CopyAugmentation:
 
 
 def sample_frames(rows: Recordings, frames: int = 4096, seed: int = 0) -> Tensor:
-    """Sample about ``frames`` frames, evenly over recordings and time, as ``rows`` reads them: (N, C, H, W)."""
+    """Sample about ``frames`` frames, (N, C, H, W), evenly over the recordings ``rows`` and over time."""
     rng, per_recording = np.random.default_rng(seed), max(1, frames // len(rows))
     indices = [np.unique(np.linspace(0, length - 1, per_recording).round().astype(int)) for length in rows.frames]
-    clips = [rows.read(row, each.tolist(), rng) for row, each in enumerate(indices)]
+    clips = [rows.read(row, selected.tolist(), rng) for row, selected in enumerate(indices)]
     return torch.cat(clips, dim=1).transpose(0, 1)
 
 
@@ -204,16 +204,16 @@ def principal_components(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class GaussianRedraw:
-    """Noise latents, and replace them by a posterior sample of a Gaussian model of the training latents.
+    """Add noise to latents, and replace them by posterior samples of a Gaussian model of the training latents.
 
-    Approximates SDEdit, noising and denoising by a diffusion model, without that model. The noise standard deviation is
-    log-uniform between ``low`` and ``high`` (whitened units). ``share`` is the probability for each frame.
+    Approximates SDEdit (noising and denoising by a diffusion model) without a diffusion model. The standard deviation
+    of the noise is log-uniform from ``low`` to ``high`` (whitened units). ``share`` is the probability for a frame.
     """
 
     def __init__(self, share: float, low: float, high: float) -> None:
         validation.fraction("model.redraw.share", share)
         if not 0 < low <= high < math.inf:
-            raise UserError(f"model.redraw.low and high are {low} and {high}: give two positive numbers in this order")
+            raise UserError(f"model.redraw.low={low} and high={high}: give two positive numbers, low not above high")
         self.share, self.low, self.high = share, low, high
         self.mean, self.variance, self.axes = torch.zeros(0), torch.zeros(0), torch.zeros(0, 0)
 
@@ -222,12 +222,12 @@ class GaussianRedraw:
         self.mean, self.variance, self.axes = principal_components(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Redraw a random ``share`` of the rows of whitened latents, (B, C, H, W)."""
-        chosen = torch.rand(len(x)) < self.share
+        """Replace whitened latents, (B, C, H, W), each with probability ``share``."""
+        is_replaced = torch.rand(len(x)) < self.share
         ends = torch.tensor([self.low, self.high]).log()
         sigma = (ends[0] + (ends[1] - ends[0]) * torch.rand(len(x))).exp()
         redrawn = self.sample_posterior(x, sigma.to(x.device))
-        return torch.where(chosen.to(x.device).view(-1, 1, 1, 1), redrawn, x)
+        return torch.where(is_replaced.to(x.device).view(-1, 1, 1, 1), redrawn, x)
 
     def sample_posterior(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Add noise of ``sigma``, (B,), to ``x``, (B, C, H, W), and sample the Gaussian posterior of clean ``x``."""
@@ -241,10 +241,10 @@ class GaussianRedraw:
 
 
 class ReidAugmentation:
-    """All augmentations of ``model=reid``, each of which may be absent.
+    """All augmentations of ``model=reid``. Each augmentation is optional.
 
-    ``copies`` adds pairs of copies to each batch. ``redraw`` redraws latents (not pixels). ``noise`` is the maximum
-    standard deviation of Gaussian noise, in normalized units; each frame has a uniform random standard deviation.
+    ``copies`` adds pairs of copies to each batch. ``redraw`` resamples latents (not pixels). ``noise`` is the maximum
+    standard deviation of Gaussian noise, in normalized units. Each frame has a random standard deviation.
     """
 
     def __init__(
@@ -254,20 +254,20 @@ class ReidAugmentation:
         self.copies, self.noise = copies, noise
         self.redraw = redraw if redraw is not None and redraw.share else None
         self.frame_bank: FrameBank | None = None
-        """Copies of the current epoch."""
+        """Training frames of the current epoch with their copies; None if copies are disabled."""
 
     @property
     def makes_copies(self) -> bool:
-        """Whether batches have copies."""
+        """Whether copies are added to the batches."""
         return self.copies is not None and bool(self.copies.frames and self.copies.share)
 
     @property
     def vae_fingerprint(self) -> str | None:
-        """Fingerprint of the autoencoder that makes copies, once it is loaded."""
+        """Fingerprint of the autoencoder that makes copies; None before it is loaded."""
         return None if self.copies is None else self.copies.vae_fingerprint
 
     def prepare(self, rows: Recordings, latents: bool) -> None:
-        """Load the autoencoder for copies, and fit the Gaussian to training latents."""
+        """Load the autoencoder for copies, and fit the Gaussian model of ``redraw`` to training latents."""
         if self.copies is not None:
             self.copies.load_autoencoder(rows.store.dataset.encoder if latents else None)
         self.redraw = self.redraw if latents else None
@@ -279,7 +279,7 @@ class ReidAugmentation:
         self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
 
     def sample_copies(self, pairs: int, *, with_originals: bool, distinct: bool = False) -> Copies | None:
-        """Copies for a batch of ``pairs`` pairs of frames, ``distinct`` or repeated; None if copies are disabled."""
+        """Sample copies for a batch of ``pairs`` pairs of frames; None if copies are disabled. See ``FrameBank``."""
         count = 0 if self.copies is None else max(int(distinct), round(self.copies.share * pairs))
         if self.frame_bank is None or not count:
             return None
@@ -287,11 +287,11 @@ class ReidAugmentation:
         return bank.sample_with_originals(count) if with_originals else bank.sample_pairs(count, distinct)
 
     def augment_whitened(self, x: Tensor) -> Tensor:
-        """Redraw some of the frames of the data module: whitened latents, (B, C, H, W); pixels stay."""
+        """Apply ``redraw`` to whitened latents, (B, C, H, W); pixels are unchanged."""
         return x if self.redraw is None else self.redraw(x)
 
     def augment_inputs(self, x: Tensor, std: Tensor) -> Tensor:
-        """Add Gaussian noise to frames and copies, (B, C, H, W), relative to ``std``, the input std of the network."""
+        """Add Gaussian noise to frames (B, C, H, W), in units of ``std``, the input std of the network."""
         if not self.noise:
             return x
         level = self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)

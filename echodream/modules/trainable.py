@@ -24,27 +24,27 @@ _VALID_INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("momentum", {"minimum": 0, "below": 1}),
     ("power", {"above": 0}),
 )
-"""Valid interval of each numeric setting of optimizers and learning-rate schedules."""
+"""Valid interval of each numeric setting of optimizers and learning-rate schedules, by the name of the setting."""
 
 
 @dataclass(frozen=True)
 class OptimizerGroup:
-    """Parameters of one optimizer, with its settings."""
+    """Parameters and settings of one optimizer and its learning-rate schedule."""
 
     parameters: Iterable[torch.nn.Parameter]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of the optimizer that differ from the configured keywords."""
-    steps: Callable[[int], int] | None = None
-    """Function from the training steps to the steps of the learning-rate schedule; None: all training steps."""
+    """Keywords of the optimizer that replace the configured keywords."""
+    schedule_steps: Callable[[int], int] = lambda steps: steps
+    """Function from the number of training steps to the number of steps of the learning-rate schedule."""
 
 
 class Trainable(pl.LightningModule):
-    """LightningModule that builds its network for a data module, and exports an artifact."""
+    """LightningModule that builds its network for a data module, and writes an artifact after training."""
 
     make_optimizer: Callable[..., torch.optim.Optimizer]
-    """``functools.partial`` of an optimizer, called with the parameters."""
+    """``functools.partial`` of an optimizer, called with the parameters of the network."""
     make_schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None
-    """``functools.partial`` of a schedule, called with ``optimizer`` and ``num_training_steps``; or None."""
+    """``functools.partial`` of a schedule, called with ``optimizer`` and ``num_training_steps``; None: no schedule."""
     metrics_without_value: ClassVar[tuple[str, ...]] = ()
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
@@ -52,23 +52,23 @@ class Trainable(pl.LightningModule):
     bf16_precision: ClassVar[str] = "32-true"
     """Precision of a training with ``trainer.precision=auto`` on a device that computes in bf16."""
     columns: tuple[str, ...] = ()
-    """Columns of FileList.csv that each batch must contain."""
-    _last_loss: tuple["_HostFlag", list[str]] | None = None
-    """Whether the last training loss is finite, and the recordings of its batch, until it was checked."""
+    """Columns of FileList.csv that each batch has to contain."""
+    _unchecked_loss: tuple["_HostFlag", list[str]] | None = None
+    """Whether the last training loss is finite, and the recordings of its batch; None after the check."""
 
     @abstractmethod
     def configure_from_data(self, data: StoreData) -> None:
         """Build the network for the shapes and labels of ``data``. Raises ``UserError`` if the data are unsuitable."""
 
     def finish_training(self, data: StoreData) -> None:
-        """Last changes of the network after training, before its test and export."""
+        """Change the network after training, before its test and export."""
 
     @abstractmethod
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
         """Write the artifact to the folder ``root``; ``config`` is the configuration as yaml."""
 
     def configure_optimizers(self) -> Any:
-        """Build one optimizer for all trainable parameters, with a learning-rate schedule per step."""
+        """Build one optimizer for all trainable parameters. A learning-rate schedule advances in each step."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         (optimizer,), schedulers = self.build_optimizers([OptimizerGroup(trainable)])
         if not schedulers:
@@ -82,18 +82,18 @@ class Trainable(pl.LightningModule):
         schedule = self.make_schedule
         check_optimizer_settings(self.make_optimizer, schedule)
         precision = str(self.trainer.precision)
-        optimizer = choose_fused(self.make_optimizer, self.device, precision)
+        optimizer = resolve_fused(self.make_optimizer, self.device, precision)
         with _torch_errors_as_user_errors("model.module.optimizer"):
             optimizers = [optimizer(group.parameters, **group.settings) for group in groups]
         if precision.startswith("bf16"):
-            for item in optimizers:  # without a gradient scaler, Lightning can clip gradients of a fused optimizer
+            for item in optimizers:  # lets Lightning clip gradients of fused optimizers; bf16 has no gradient scaler
                 item._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if schedule is None:
             return optimizers, []
         steps = int(self.trainer.estimated_stepping_batches)
         with _torch_errors_as_user_errors("model.module.schedule"):
             return optimizers, [
-                schedule(optimizer=item, num_training_steps=steps if group.steps is None else group.steps(steps))
+                schedule(optimizer=item, num_training_steps=group.schedule_steps(steps))
                 for item, group in zip(optimizers, groups, strict=True)
             ]
 
@@ -104,12 +104,12 @@ class Trainable(pl.LightningModule):
         raise UserError(f"the {quantity} is not finite on a batch of {names}: {remedy}")
 
     def log_training_loss(self, loss: Tensor, recordings: Sequence[str], batch_size: int, **options: Any) -> Tensor:
-        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` for an infinite loss or NaN.
+        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` if the loss is infinite or NaN.
 
-        On a GPU, the loss is checked at the next step, or before a checkpoint is written, so that no step waits for it.
+        On a GPU, the loss is checked in the next step or before a checkpoint, so that no step waits for the GPU.
         """
         self.check_last_loss()
-        self._last_loss = _HostFlag(torch.isfinite(loss)), list(recordings)
+        self._unchecked_loss = _HostFlag(torch.isfinite(loss)), list(recordings)
         if not _HostFlag.is_asynchronous(loss.device):
             self.check_last_loss()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size, **options)
@@ -117,7 +117,7 @@ class Trainable(pl.LightningModule):
 
     def check_last_loss(self) -> None:
         """Raise ``UserError`` if the last training loss is not finite."""
-        last, self._last_loss = self._last_loss, None
+        last, self._unchecked_loss = self._unchecked_loss, None
         if last is not None and not last[0].read():
             self.raise_not_finite("loss", last[1])
 
@@ -129,36 +129,36 @@ class Trainable(pl.LightningModule):
 
     @property
     def logs_this_step(self) -> bool:
-        """Whether the loggers get the values of this training step."""
+        """Whether Lightning passes the logged values of the current training step to the loggers."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(every) and (self.trainer.global_step + 1) % every == 0
 
 
 class _HostFlag:
-    """Copy of a boolean tensor in the memory of the CPU, which waits for the GPU only when it is read."""
+    """Copy of a boolean tensor in CPU memory. Only the method ``read`` waits for the GPU."""
 
     def __init__(self, flag: Tensor) -> None:
-        self.flag, self.copied = flag, None
+        self.flag, self.copy_event = flag, None
         if flag.is_cuda:
             self.flag = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
-            self.copied = torch.cuda.Event()
-            self.copied.record()
+            self.copy_event = torch.cuda.Event()
+            self.copy_event.record()
 
     @staticmethod
     def is_asynchronous(device: torch.device) -> bool:
-        """Whether a tensor on ``device`` is computed after the call that computes it returns."""
+        """Whether calls on ``device`` return before their result is computed."""
         return device.type == "cuda"
 
     def read(self) -> bool:
-        """The boolean; waits until the GPU has copied it to the CPU."""
-        if self.copied is not None:
-            self.copied.synchronize()
+        """Wait for the copy from the GPU, and return the boolean."""
+        if self.copy_event is not None:
+            self.copy_event.synchronize()
         return bool(self.flag)
 
 
 @contextmanager
 def _torch_errors_as_user_errors(key: str) -> Iterator[None]:
-    """Context that converts torch's errors about settings to ``UserError`` with the configuration ``key``."""
+    """Context that converts errors of torch about settings to ``UserError`` with the configuration key ``key``."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
@@ -166,10 +166,10 @@ def _torch_errors_as_user_errors(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {reason}; change this setting, or model.lr") from error
 
 
-def choose_fused(
+def resolve_fused(
     optimizer: Callable[..., torch.optim.Optimizer], device: torch.device, precision: str
 ) -> Callable[..., torch.optim.Optimizer]:
-    """Resolve the keyword ``fused`` of the partial ``optimizer``: one kernel updates all parameters.
+    """Set the keyword ``fused`` of the partial ``optimizer``: a fused optimizer updates all parameters in one kernel.
 
     "auto" is true on a GPU and on a CPU for an optimizer that has the keyword. With a gradient scaler (16-mixed), the
     keyword is false, because Lightning cannot clip the gradients of a fused optimizer then. Raises ``UserError``.
@@ -189,7 +189,7 @@ def choose_fused(
 
 
 def check_optimizer_settings(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
-    """Raise ``UserError`` if a keyword of the partials ``optimizer`` and ``schedule`` is out of range."""
+    """Raise ``UserError`` if a keyword of the partials ``optimizer`` or ``schedule`` has an invalid value."""
     settings = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
     for key, interval in _VALID_INTERVALS:
         if key in settings:

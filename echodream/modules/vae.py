@@ -1,4 +1,4 @@
-"""Training of the autoencoder of frames (``model=vae``), and encoding and decoding of stores."""
+"""Training of the autoencoder of frames (``model=vae``), and modules that encode and decode stores."""
 
 import itertools
 import logging
@@ -44,13 +44,13 @@ class VAE(Trainable):
 
     ``losses`` are loss terms by name (conf/loss/autoencoder.yaml); None or weight 0 disables a term. A
     ``PatchAdversarial`` adds a discriminator with its own optimizer. ``clip`` is the maximum gradient norm; 0 disables
-    clipping. ``optimizer`` and ``schedule``: see ``Trainable``. ``compile`` is torch.compile of encoder and decoder,
-    ``channels_last`` this memory format of the network.
+    clipping. ``optimizer`` and ``schedule``: see ``Trainable``. ``compile`` compiles encoder and decoder with
+    torch.compile. ``channels_last`` selects the channels-last memory format.
     """
 
     bf16_precision: ClassVar[str] = "bf16-mixed"
     metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
-    """Metrics that are NaN if no pixel moves."""
+    """These metrics of moving pixels are NaN if no pixel moves."""
 
     def __init__(
         self,
@@ -81,38 +81,39 @@ class VAE(Trainable):
             raise UserError("model.compile=true is not possible with loss.adversarial: give model.compile=false")
         compile_in_place([network.encoder, network.decoder], compile, "model.compile")
         self._recordings: list[str] = []
-        """Recordings of the current batch, for error messages."""
+        """Names of the recordings of the current batch, for error messages."""
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """Build optimizers and schedules of autoencoder, discriminator and, with ``decoder_only``, decoder."""
+        """Build optimizers and schedules for autoencoder, discriminator and, if ``decoder_only``, decoder."""
         adversarial = self.adversarial
         if adversarial is None:
             return self.build_optimizers([OptimizerGroup(self.network.parameters())])
         if (steps := int(self.trainer.estimated_stepping_batches)) <= adversarial.start:
-            problem = f"it starts at batch {adversarial.start}, and the training has {steps} batches"
+            problem = f"the loss starts at batch {adversarial.start}, and the training has {steps} batches"
             log.warning("train: the adversarial loss is not used; %s; lower loss.adversarial.start", problem)
         settings = adversarial.optimizer_settings(discriminator=True)
         discriminator = OptimizerGroup(adversarial.discriminator.parameters(), settings)
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
-        first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
+        autoencoder = OptimizerGroup(self.network.parameters(), {}, lambda steps: min(adversarial.start, steps))
         noise = decoder_noise(self.network)
         modules = (self.network.post_quant_conv, self.network.decoder) if noise is None else (noise,)
         parameters = itertools.chain(*(module.parameters() for module in modules if module is not None))
         settings = adversarial.optimizer_settings(discriminator=False)
-        second = OptimizerGroup(parameters, settings, lambda steps: max(steps - adversarial.start, 1))
-        return self.build_optimizers([first, replace(discriminator, steps=second.steps), second])
+        decoder = OptimizerGroup(parameters, settings, lambda steps: max(steps - adversarial.start, 1))
+        discriminator = replace(discriminator, schedule_steps=decoder.schedule_steps)
+        return self.build_optimizers([autoencoder, discriminator, decoder])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient norm, after unscaling of mixed precision."""
+        """Clip the norm of unscaled gradients. Raises ``UserError`` if the norm is infinite or NaN."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.clip or torch.inf)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None and not torch.isfinite(norm):  # a gradient scaler skips steps with infinite gradients
+        if scaler is None and not torch.isfinite(norm):  # a gradient scaler skips steps that are not finite
             self.raise_not_finite("gradient", self._recordings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Train the autoencoder, then the discriminator, on one batch; log the losses."""
+        """Train the autoencoder and then the discriminator on one batch, and log the losses."""
         x, self._recordings = batch["x"], batch["name"]
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -125,18 +126,18 @@ class VAE(Trainable):
         if noise is not None:
             noise.active.fill_(started)
         with self.toggled_optimizer(generator):
-            fixed = self.adversarial is not None and trained_batches >= self.adversarial.decoder_start
-            with torch.set_grad_enabled(not (fixed and self.adversarial.decoder_only)):
+            noisy = self.adversarial is not None and trained_batches >= self.adversarial.decoder_start
+            with torch.set_grad_enabled(not (noisy and self.adversarial.decoder_only)):
                 posterior = self.network.encode(x).latent_dist
             latents = posterior.sample()
-            if fixed:
+            if noisy:
                 latents = self.adversarial.add_latent_noise(latents)
             reconstruction = self.network.decode(latents).sample
             noise_only = decoder_only and noise is not None
             terms = {name: term for name, term in self.terms.items() if not noise_only or term.compares_pixels}
             losses = {name: term(x, reconstruction, posterior) for name, term in terms.items()}
             if adversarial is not None and adversarial.local_share:
-                smooth = adversarial.window_means(x), adversarial.window_means(reconstruction)
+                smooth = adversarial.local_means(x), adversarial.local_means(reconstruction)
                 for name in (name for name, term in terms.items() if term.compares_pixels):
                     losses[name] = losses[name].lerp(terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
@@ -162,11 +163,11 @@ class VAE(Trainable):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the reconstruction quality of clips (B, C, F, H, W), and return reconstructions, (B * F, C, H, W)."""
+        """Log the reconstruction quality of clips (B, C, F, H, W), and return reconstructions (B * F, C, H, W)."""
         return self._log_reconstruction_quality(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the reconstruction quality of clips of test patients, and return reconstructions, (B * F, C, H, W)."""
+        """Log the reconstruction quality of clips of test patients, and return reconstructions (B * F, C, H, W)."""
         return self._log_reconstruction_quality(batch, "test")
 
     def configure_from_data(self, data: StoreData) -> None:
@@ -175,26 +176,25 @@ class VAE(Trainable):
         if self.adversarial is not None:
             samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
             frames = [sample["x"] for sample in itertools.islice(map(samples.__getitem__, EpochSampler(samples)), 256)]
-            self.adversarial.fit_residual(torch.stack(frames))
+            self.adversarial.fit_residual_std(torch.stack(frames))
 
     def finish_training(self, data: StoreData) -> None:
-        """Fit scale and correlation of the decoder noise, which is random in training mode, to training recordings."""
+        """Fit the scale and the correlation of the decoder noise to training recordings."""
         noise = decoder_noise(self.network)
         if noise is not None and not noise.active:
-            log.warning(
-                "train: frames are decoded without speckle, because the decoder noise (vae.noise) was not trained"
-            )
+            reason = "the decoder noise (vae.noise) was not trained"
+            log.warning("train: frames are decoded without speckle, because %s", reason)
         elif noise is not None:
             self.network.eval()
             recordings = Recordings(data.store, "TRAIN")
-            disturb = None if self.adversarial is None else self.adversarial.add_latent_noise
-            fit_noise_scale(self.network, training_frames(recordings).to(self.device), disturb)
+            add_noise = None if self.adversarial is None else self.adversarial.add_latent_noise
+            fit_noise_scale(self.network, training_frames(recordings).to(self.device), add_noise)
             clips = [clip.to(self.device) for clip in training_clips(recordings)]
             set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
-        """Write the network to a diffusers folder, with mean and std of latents of ``frames`` training frames."""
+        """Write the network to a diffusers folder, with mean and std of the latents of ``frames`` training frames."""
         samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
         selected = list(itertools.islice(EpochSampler(samples), frames))
         moments = PosteriorMoments()
@@ -211,7 +211,7 @@ class VAE(Trainable):
         x = clips.transpose(1, 2).flatten(0, 1)
         reconstruction = reconstruct(self.network, x).float()
         bicubic = bicubic_round_trip(x, downsampling_factor(self.network))
-        has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # metrics over fewer pixels are too noisy
+        has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # with fewer pixels, metrics are too noisy
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
             self._log_frame_mean(f"{stage}/{name}", metric(x, reconstruction))
             self._log_frame_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[has_motion])
@@ -220,7 +220,7 @@ class VAE(Trainable):
         return reconstruction
 
     def _log_frame_mean(self, name: str, values: Tensor) -> None:
-        """Log the mean over the frames of all batches and devices; NaN without frames."""
+        """Log the mean of ``values`` over the frames of all batches and devices; NaN if there are no frames."""
         mean = values.mean() if len(values) else torch.zeros((), device=self.device)
         self.log(name, mean, batch_size=len(values), on_epoch=True, sync_dist=True, prog_bar=name == "val/psnr")
 
@@ -234,39 +234,39 @@ class VAE(Trainable):
 
 
 NOISE_FACTORS = tuple(percent / 100 for percent in range(50, 151, 2))
-"""Candidates of ``fit_noise_scale``."""
+"""Candidates for the scale of the decoder noise (``fit_noise_scale``)."""
 NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Candidates of ``fit_noise_correlation``."""
+"""Candidates for the correlation of the decoder noise (``fit_noise_correlation``)."""
 
 
-def training_frames(recordings: Recordings, count: int = 32, each: int = 4) -> Tensor:
-    """``each`` evenly spaced frames of each of ``count`` evenly spread recordings: (N, C, H, W)."""
+def training_frames(recordings: Recordings, count: int = 32, per_recording: int = 4) -> Tensor:
+    """Frames (N, C, H, W): ``per_recording`` evenly spaced frames of each of ``count`` evenly spaced recordings."""
     rows = np.unique(np.linspace(0, len(recordings) - 1, min(count, len(recordings))).round().astype(int))
     rng, frames = np.random.default_rng(0), []
     for row in rows.tolist():
-        places = np.linspace(0, recordings.frames[row] - 1, each).round().astype(int).tolist()
-        frames += [recordings.read(row, range(place, place + 1), rng)[:, 0] for place in places]
+        indices = np.linspace(0, recordings.frames[row] - 1, per_recording).round().astype(int).tolist()
+        frames += [recordings.read(row, range(index, index + 1), rng)[:, 0] for index in indices]
     return torch.stack(frames)
 
 
 @torch.no_grad()
 def fit_noise_scale(
-    network: "AutoencoderKL", frames: Tensor, disturb: Callable[[Tensor], Tensor] | None = None
+    network: "AutoencoderKL", frames: Tensor, add_noise: Callable[[Tensor], Tensor] | None = None
 ) -> None:
     """Scale the decoder noise, in place, so that reconstructions have the power spectrum of the originals.
 
-    The factor is the one of ``NOISE_FACTORS`` with the smallest log-spectral distance between ``frames``, (N, C, H, W)
-    in [-1, 1], and their reconstructions. Training with a discriminator does not determine the amount exactly.
-    ``disturb`` adds errors to the latents, as those of a diffusion model: from such latents, less speckle is decoded.
+    The scale is the value of ``NOISE_FACTORS`` with the smallest log-spectral distance between ``frames``, (N, C, H, W)
+    in [-1, 1], and their reconstructions. Training with a discriminator determines the amount of noise only roughly.
+    ``add_noise`` adds noise to latents, because latents of a diffusion model have errors, which reduce the speckle.
     """
     noise = decoder_noise(network)
     assert noise is not None
     target = radial_power(frames.mean(dim=1).cpu().numpy())
     latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
-    if disturb is not None:
+    if add_noise is not None:
         with torch.random.fork_rng(devices=[latents.device] if latents.is_cuda else []):
             torch.manual_seed(0)
-            latents = disturb(latents)
+            latents = add_noise(latents)
 
     def decode(factor: float) -> Tensor:
         noise.scale.fill_(factor)
@@ -278,7 +278,7 @@ def fit_noise_scale(
 
     smooth, speckled = decode(0), decode(1)
     distances = {}
-    for factor in NOISE_FACTORS:  # decoded frames are a linear function of the factor
+    for factor in NOISE_FACTORS:  # before clamping, decoded frames are linear in the factor
         decoded = torch.lerp(smooth, speckled, factor).clamp(-1, 1)
         power = radial_power(decoded.mean(dim=1).cpu().numpy())
         distances[factor] = log_spectral_estimate(power, target).value
@@ -286,9 +286,9 @@ def fit_noise_scale(
 
 
 def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> list[Tensor]:
-    """Clips of the first ``length`` frames of ``count`` recordings with at least ``length`` frames: (F, C, H, W) each.
+    """Clips, each (F, C, H, W), of the first ``length`` frames of ``count`` recordings of at least ``length`` frames.
 
-    The recordings are evenly spread over the table. Returns fewer clips if fewer recordings are long enough.
+    The recordings are evenly spaced in the table. If fewer recordings are long enough, there are fewer clips.
     """
     rows = np.flatnonzero(recordings.frames >= length)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
@@ -298,10 +298,10 @@ def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> 
 
 @torch.no_grad()
 def fit_noise_correlation(network: "AutoencoderKL", clips: Sequence[Tensor]) -> float:
-    """Correlation of the decoder noise of consecutive frames that gives reconstructions the flicker of the originals.
+    """Correlation of the decoder noise of consecutive frames with which reconstructions flicker like the originals.
 
     Returns the value of ``NOISE_CORRELATIONS`` with the smallest log-spectral distance between the temporal power
-    spectra of ``clips``, (F, C, H, W) in [-1, 1], and of their reconstructions; 1 (static noise) without clips.
+    spectra of ``clips``, each (F, C, H, W) in [-1, 1], and of reconstructed clips; 1 (static noise) without clips.
     """
     if not clips:
         return 1.0
@@ -319,7 +319,7 @@ def fit_noise_correlation(network: "AutoencoderKL", clips: Sequence[Tensor]) -> 
 
 
 def decode_recording(network: "AutoencoderKL", latents: Tensor, seed: int, budget: int) -> Tensor:
-    """Decode all frames of a recording, (F, D, h, w), with the decoder noise of ``seed``: float32, (F, C, H, W)."""
+    """Decode the latents of a recording, (F, D, h, w), with decoder noise by ``seed``: float32 (F, C, H, W)."""
     parts, numbers = [], iter(range(len(latents)))
     for part in split_into_chunks(latents, budget):
         with noise_seeds(network, [seed] * len(part), list(itertools.islice(numbers, len(part)))):
@@ -328,23 +328,23 @@ def decode_recording(network: "AutoencoderKL", latents: Tensor, seed: int, budge
 
 
 MAX_CPU_FRAMES = 16
-"""Maximum number of frames per forward pass on a CPU; 64 frames exceed the cache and are slower."""
+"""Maximum number of frames per forward pass on a CPU. 64 frames exceed the cache, which is slower."""
 
 
 def split_into_chunks(frames: Tensor, budget: int) -> tuple[Tensor, ...]:
-    """Split ``frames`` (N, C, H, W) into chunks of at most ``budget``, or on a CPU at most ``MAX_CPU_FRAMES``."""
+    """Split ``frames`` (N, C, H, W) into chunks of at most ``budget`` frames, on a CPU at most ``MAX_CPU_FRAMES``."""
     return frames.split(min(budget, MAX_CPU_FRAMES) if frames.device.type == "cpu" else budget)
 
 
 class VaeEncoder(pl.LightningModule):
-    """Encode frames as posteriors, with at most ``budget`` frames per forward pass."""
+    """Encode frames as Gaussian posteriors, with at most ``budget`` frames per forward pass."""
 
     def __init__(self, network: "AutoencoderKL", budget: int) -> None:
         super().__init__()
         self.network, self.budget = network, budget
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[tuple[Tensor, Tensor]]:
-        """Unscaled posterior mean and std of each recording in the batch: float32 (F, D, h, w) on the CPU."""
+        """Unscaled posterior mean and std of each recording in the batch, each float32 (F, D, h, w) on the CPU."""
         moments = []
         for frames in split_into_chunks(batch.frames, self.budget):
             x = from_uint8(frames).to(self.network.dtype).contiguous(memory_format=torch.channels_last)
@@ -362,7 +362,7 @@ class VaeDecoder(pl.LightningModule):
         self.network, self.budget, self.grey = network, budget, grey
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
-        """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``."""
+        """Pixels of each recording in the batch, uint8 (F, H, W, C) on the CPU. If ``grey``, C is 1."""
         named_lengths = list(zip(batch.names, batch.lengths, strict=True))
         seeds = iter([crc32(name.encode()) for name, length in named_lengths for _ in range(length)])
         numbers = iter([number for _, length in named_lengths for number in range(length)])
@@ -377,7 +377,7 @@ class VaeDecoder(pl.LightningModule):
 
 
 def load_vae(folder: str) -> Any:
-    """Load the network of a VAE artifact or diffusers folder. Raises ``UserError`` if an artifact's weights changed."""
+    """Load a VAE from an artifact or a diffusers folder. Raises ``UserError`` if an artifact's weights changed."""
     is_artifact = (Path(folder) / METADATA_FILE).is_file() or not (Path(folder) / "config.json").is_file()
     artifact, network = read_artifact(folder, "vae") if is_artifact else None, load_frozen_autoencoder(folder)
     if artifact is not None and fingerprint(network) != artifact.fingerprint:

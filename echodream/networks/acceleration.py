@@ -1,4 +1,4 @@
-"""Memory format and compilation of networks, which change the time of training and sampling and the rounding only."""
+"""Memory format and compilation of networks: they change the computing time and the rounding of results only."""
 
 import importlib.util
 import os
@@ -14,11 +14,11 @@ from echodream import validation
 from echodream.errors import UserError
 
 CUDA_GRAPHS = "reduce-overhead"
-"""Value of ``compile`` for compilation with CUDA graphs, one for each shape of the inputs."""
+"""Value of the setting ``compile`` that uses CUDA graphs: one graph is recorded for each input shape."""
 
 
 def use_channels_last(network: nn.Module) -> None:
-    """Store the weights of all convolutions in channels-last memory format, which their outputs take over."""
+    """Store the weights of all convolutions in channels-last memory format, so that their outputs have this format."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -33,10 +33,10 @@ def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
 
 
 def compile_in_place(modules: Iterable[nn.Module], setting: bool | str, key: str) -> None:
-    """Compile ``modules`` with torch.compile at their first call; their weights keep their names.
+    """Compile ``modules`` with torch.compile at their first call. Names in the state dict stay the same.
 
-    ``setting``: False, True, or ``CUDA_GRAPHS``. Without a GPU, ``CUDA_GRAPHS`` is compilation for fixed shapes. Raises
-    ``UserError``, with the name ``key`` of the setting, for another value, and if this machine cannot compile.
+    ``setting`` is False, True, or ``CUDA_GRAPHS``. Without a GPU, ``CUDA_GRAPHS`` compiles for fixed input shapes.
+    Raises ``UserError`` for another ``setting``, or if this machine cannot compile. ``key`` is the name of the setting.
     """
     if not isinstance(setting, bool) and setting != CUDA_GRAPHS:
         validation.refuse(key, setting, f"give true, false or {CUDA_GRAPHS}")
@@ -46,8 +46,8 @@ def compile_in_place(modules: Iterable[nn.Module], setting: bool | str, key: str
     missing = [f"the C++ compiler {compiler}"] * (shutil.which(compiler) is None)
     missing += ["the package triton"] * (torch.cuda.is_available() and importlib.util.find_spec("triton") is None)
     if missing:
-        shown = str(setting).lower()
-        raise UserError(f"{key}={shown} needs {' and '.join(missing)}: install it on this machine, or give {key}=false")
+        value = str(setting).lower()
+        raise UserError(f"{key}={value} needs {' and '.join(missing)}: install it on this machine, or give {key}=false")
     for module in modules:
         if setting == CUDA_GRAPHS:
             module.compile(mode=CUDA_GRAPHS, dynamic=False)

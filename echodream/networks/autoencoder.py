@@ -12,9 +12,9 @@ from torch import Tensor
 from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.decoder_noise import (
-    CONFIG_KEY,
-    CORRELATION_KEY,
-    EARLIER_KEY,
+    NOISE_CHANNELS_KEY,
+    NOISE_CORRELATION_KEY,
+    OLD_NOISE_KEY,
     add_decoder_noise,
     decoder_noise,
     set_noise_correlation,
@@ -35,11 +35,11 @@ def build_autoencoder(
     noise: int = 0,
     weights: str | None = None,
 ) -> "AutoencoderKL":
-    """Build an AutoencoderKL. Each level except the last halves height and width.
+    """Build an AutoencoderKL. Each level of the encoder except the last halves height and width.
 
     Frames are (B, ``channels``, H, W), latents (B, ``latent``, h, w). ``noise`` is the number of noise maps from which
-    the decoder generates speckle (``DecoderNoise``); 0 disables it. ``weights`` is a diffusers folder, which also
-    defines the architecture, or a CompVis .ckpt file. Raises ``UserError`` if the weights do not match the settings.
+    the decoder generates speckle (``DecoderNoise``); 0 disables speckle. ``weights`` is a diffusers folder, which also
+    defines the architecture, or a CompVis .ckpt file. Raises ``UserError`` if ``weights`` do not match the settings.
     """
     from diffusers import AutoencoderKL
 
@@ -71,7 +71,7 @@ def build_autoencoder(
 
 
 def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
-    """Load the AutoencoderKL that diffusers saved in ``folder``. Raises ``UserError`` for other or unsafe weights."""
+    """Load an AutoencoderKL from a diffusers folder. Raises ``UserError`` if the files are unsuitable or unsafe."""
     from diffusers import AutoencoderKL
 
     folder = Path(folder)
@@ -79,8 +79,8 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError("it is not a JSON object")
-        channels, correlation = config.pop(CONFIG_KEY, None), config.pop(CORRELATION_KEY, None)
-        if config.pop(EARLIER_KEY, False):
+        channels, correlation = config.pop(NOISE_CHANNELS_KEY, None), config.pop(NOISE_CORRELATION_KEY, None)
+        if config.pop(OLD_NOISE_KEY, False):
             raise UserError(f"{folder} has the decoder noise of an earlier version: train the vae again")
         network = AutoencoderKL.from_config(config)
         if channels is not None:
@@ -93,7 +93,7 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
     file = diffusers_weights_file(folder)
     old_name = r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)"
     state = {
-        re.sub(old_name, lambda match: _OLD_ATTENTION_NAMES[match[1]], name): value
+        re.sub(old_name, lambda match: _CURRENT_ATTENTION_NAMES[match[1]], name): value
         for name, value in read_weights(file).items()
     }
     load_strictly(network, state, file)
@@ -106,17 +106,17 @@ def load_frozen_autoencoder(folder: str | Path) -> "AutoencoderKL":
 
 
 def reconstruct(network: "AutoencoderKL", x: Tensor) -> Tensor:
-    """Encode frames (B, C, H, W) in [-1, 1], and decode the posterior mean to frames of equal shape and range."""
+    """Encode frames (B, C, H, W) in [-1, 1], and decode the posterior mean to (B, C, H, W) in [-1, 1]."""
     return network.decode(network.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
 
 
 def downsampling_factor(network: "AutoencoderKL") -> int:
-    """Ratio of frame height to latent height, which equals the ratio of the widths."""
+    """Frame height divided by latent height, which equals frame width divided by latent width."""
     return 2 ** (len(network.config.block_out_channels) - 1)
 
 
 def check_frame_size(store: Store, channels: int, factor: int) -> None:
-    """Raise ``UserError`` unless videos have ``channels`` channels, and height and width divisible by ``factor``."""
+    """Raise ``UserError`` unless frames have ``channels`` channels, and height and width divisible by ``factor``."""
     if store.dataset.channels != channels:
         problem = f"{store.root} has {store.dataset.channels} channels, this vae takes {channels}"
         raise UserError(f"{problem}: ingest with data.grey={str(channels == 1).lower()}, or choose another vae")
@@ -127,12 +127,12 @@ def check_frame_size(store: Store, channels: int, factor: int) -> None:
 
 
 _COMPVIS_ATTENTION_NAMES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Current diffusers names of attention layers, by their name before diffusers 0.17."""
+_CURRENT_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Current name of each attention layer of diffusers, by its name before diffusers 0.17."""
 
 
 def _load_compvis_weights(network: "AutoencoderKL", path: str) -> None:
-    """Load a CompVis checkpoint without its loss, discriminator and EMA weights. All other weights must match."""
+    """Load a CompVis checkpoint. Weights of loss, discriminator and EMA are ignored; all others have to match."""
     state = read_weights(path)
     state = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
     names, current = compvis_names(network), network.state_dict()
@@ -153,6 +153,7 @@ def compvis_names(network: "AutoencoderKL") -> dict[str, str]:
 
 
 def _compvis_name(name: str, last_level: int) -> str:
+    """CompVis name of the diffusers weight ``name``. ``last_level`` is the index of the smallest level."""
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
     name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda match: f"up.{last_level - int(match[1])}.block", name)

@@ -7,16 +7,16 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SharedBatchNorm(_BatchNorm):
-    """Batch normalization with statistics over all processes, whose batches have equal sizes; also on CPUs."""
+class SynchronizedBatchNorm(_BatchNorm):
+    """Batch normalization over the batches of all processes, on CPUs and GPUs. All processes need equal batch sizes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x``, (B, C, ...); ordinary batch normalization with one process or in ``eval`` mode."""
+        """Normalize ``x``, (B, C, ...). With one process or in ``eval`` mode, this is ordinary batch normalization."""
         is_distributed = distributed.is_available() and distributed.is_initialized()
         processes = distributed.get_world_size() if is_distributed else 1
         if not self.training or processes == 1:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce  # all_reduce with gradients
+        from torch.distributed.nn.functional import all_reduce  # differentiable
 
         dims, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
         count = x.numel() // x.shape[1] * processes
@@ -36,15 +36,15 @@ class SharedBatchNorm(_BatchNorm):
             raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
 
 
-def convert_to_shared_batch_norm(network: nn.Module) -> nn.Module:
-    """Replace each 1D or 2D batch normalization of ``network`` by ``SharedBatchNorm``, in place."""
+def convert_to_synchronized_batch_norm(network: nn.Module) -> nn.Module:
+    """Replace each BatchNorm1d and BatchNorm2d of ``network`` by ``SynchronizedBatchNorm``, in place."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            shared: Any = SharedBatchNorm(child.num_features, child.eps, child.momentum)
+            layer: Any = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
             for key in ("weight", "bias"):
-                setattr(shared, key, getattr(child, key))
-            shared.load_state_dict(child.state_dict())
-            setattr(network, name, shared.train(child.training))
+                setattr(layer, key, getattr(child, key))
+            layer.load_state_dict(child.state_dict())
+            setattr(network, name, layer.train(child.training))
         else:
-            convert_to_shared_batch_norm(child)
+            convert_to_synchronized_batch_norm(child)
     return network

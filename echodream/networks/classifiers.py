@@ -41,14 +41,14 @@ class FramePooling(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Classifier of clips, (B, C, F, H, W) to logits (B, ``classes``); F is 1 for single frames.
+    """Classifier of clips, (B, C, F, H, W) to logits (B, ``classes``). Single frames are clips with F = 1.
 
     With ``dims`` 2, a 2D network processes each frame, and ``pooling`` ("mean", "max" or "attention") combines the
     frame features. With ``dims`` 3, the network has 3D convolutions, or R(2+1)D convolutions if ``factorised``.
     ``block`` is "basic" (ResNet-18), "bottleneck" (ResNet-50) or "dense" (DenseNet). ``widths`` and ``layers`` are the
     channels and numbers of blocks of the four levels; ``widths`` of a DenseNet are stem channels and growth rate.
     ``stem`` and ``stride`` are the kernel size and stride of the first convolution, over ``dims`` axes. ``weights`` is
-    a file of torchvision weights for this architecture, whose classification layer is not loaded.
+    a file of torchvision weights for this architecture. The classification layer in ``weights`` is not loaded.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
     def save(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Write the weights to a safetensors file, and the architecture and ``metadata`` to config.json."""
+        """Write the weights to model.safetensors, and architecture and ``metadata`` to config.json, in ``folder``."""
         save_network(self, folder, {"_class_name": "Classifier", "architecture": self.settings, **metadata})
 
 
@@ -101,14 +101,14 @@ def _check_architecture(settings: dict[str, Any]) -> None:
     """Raise ``UserError`` for invalid values or combinations of the architecture ``settings``."""
     dims = settings["dims"]
     if dims not in (2, 3):
-        raise UserError(f"backbone.dims is {dims!r}: give 2 (each frame separately) or 3 (space and time together)")
+        raise UserError(f"backbone.dims is {dims!r}: give 2 (2D convolutions) or 3 (convolutions over space and time)")
     dense = settings["block"] == "dense"
     for name, count in (("widths", 2 if dense else 4), ("layers", 4), ("stem", dims), ("stride", dims)):
         validation.whole_numbers(f"backbone.{name}", settings[name], count)
     for name, choices in (("block", ("basic", "bottleneck", "dense")), ("pooling", POOLINGS)):
         validation.one_of(f"backbone.{name}", settings[name], choices)
     if dims == 3 and settings["pooling"] != "mean":
-        raise UserError("backbone.pooling is for 2D backbones: with backbone.dims=3 leave it at mean")
+        raise UserError("backbone.pooling is for 2D backbones: with backbone.dims=3 give backbone.pooling=mean")
     if dense and dims != 2:
         raise UserError("backbone.block=dense is a 2D network: give backbone.dims=2")
     if settings["factorised"] and (dims, settings["block"], settings["max_pool"]) != (3, "basic", False):
@@ -116,7 +116,7 @@ def _check_architecture(settings: dict[str, Any]) -> None:
 
 
 def _build_backbone(settings: dict[str, Any]) -> nn.Module:
-    """Build the network without classification layer: (B, C, H, W) or, if ``dims`` is 3, (B, C, F, H, W) to (B, D)."""
+    """Build the feature network: (B, C, H, W), or (B, C, F, H, W) if ``dims`` is 3, to features (B, D)."""
     if settings["factorised"]:
         return R2Plus1dBackbone(*(settings[name] for name in ("channels", "widths", "layers", "stem", "stride")))
     if settings["block"] == "dense":
@@ -126,12 +126,12 @@ def _build_backbone(settings: dict[str, Any]) -> nn.Module:
 
 
 def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
-    """Load torchvision weights, without the classification layer, into ``body``. Raises ``UserError`` if unsuitable.
+    """Load torchvision weights, except the classification layer. Raises ``UserError`` for another architecture.
 
     If ``channels`` is 1, weights of the first convolution are summed over the three input colors.
     """
-    classification = ("fc.", "classifier.")
-    state = {name: value for name, value in read_weights(path).items() if not name.startswith(classification)}
+    head = ("fc.", "classifier.")
+    state = {name: value for name, value in read_weights(path).items() if not name.startswith(head)}
     first = "conv1.weight"
     if isinstance(body, R2Plus1dBackbone):
         first = "stem.0.weight"
@@ -147,21 +147,21 @@ def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
 
 
 def monai_resnet_name(name: str) -> str:
-    """MONAI's name of the torchvision weight ``name``. Names of 2D networks are equal in both libraries."""
+    """MONAI's name of the torchvision weight ``name``. For 2D networks, MONAI and torchvision have equal names."""
     name = re.sub(r"^stem\.0\.", "conv1.", re.sub(r"^stem\.1\.", "bn1.", name))
     name = re.sub(r"\.conv([12])\.1\.", r".bn\1.", name)
     return re.sub(r"\.(conv[12])\.0\.", r".\1.", name)
 
 
 def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
-    """Load the network, in ``eval`` mode, and config.json of ``Classifier.save``. Raises ``UserError``.
+    """Load a classifier in ``eval`` mode, and its config.json. Raises ``UserError`` if ``folder`` has no classifier.
 
-    ``class_ids`` and ``class_names`` are in the order of the logits. ``task`` is "classification", "labels" or
-    "regression"; the output of a regression is the value of ``column``.
+    In config.json, ``class_ids`` and ``class_names`` are in the order of the logits. ``task`` is "classification",
+    "labels" or "regression". The output of a regression is the value of ``column``.
     """
     folder = Path(folder)
     if (folder / RUNS_FILE).is_file():
-        raise UserError(f"{folder} holds several classifiers, of folds or seeds: give the folder of one of them")
+        raise UserError(f"{folder} holds several classifiers, of folds or seeds: give the folder of one classifier")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = Classifier(**config["architecture"])
@@ -175,20 +175,20 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
 
 
 def clip_start(metadata: Mapping[str, Any]) -> str:
-    """Position of the test clips of a classifier (``view.start``): "first", "spread" or "centre"."""
+    """Position of test clips in a recording (``view.start``), from config.json: "first", "spread" or "centre"."""
     start = str(metadata.get("start", "centre"))
     return start if start in ("first", "spread") else "centre"
 
 
-def blur_by_downsampling(x: Tensor, share: float) -> Tensor:
-    """Blur clips, (B, C, F, H, W): downsample to the ``share`` of height and width, and upsample to the full size."""
+def blur_by_downsampling(x: Tensor, factor: float) -> Tensor:
+    """Blur clips, (B, C, F, H, W): downsample height and width by ``factor``, 0 to 1, and upsample to (H, W)."""
     frames = flatten_frames(x)
-    size = [max(1, round(side * share)) for side in frames.shape[-2:]]
+    size = [max(1, round(side * factor)) for side in frames.shape[-2:]]
     small = functional.interpolate(frames, size=size, mode="bilinear", antialias=True)
     blurred = functional.interpolate(small, size=frames.shape[-2:], mode="bicubic").clamp(-1, 1)
     return blurred.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
 def flatten_frames(x: Tensor) -> Tensor:
-    """Frames of all clips in one batch: (B, C, F, H, W) to (B * F, C, H, W)."""
+    """Flatten a batch of clips to a batch of frames: (B, C, F, H, W) to (B * F, C, H, W)."""
     return x.transpose(1, 2).flatten(0, 1)

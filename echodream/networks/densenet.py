@@ -1,4 +1,4 @@
-"""DenseNet of MONAI (Huang et al. 2017) with a configurable first convolution, also for small images."""
+"""DenseNet of MONAI (Huang et al. 2017). The first convolution is configurable, for small images such as latents."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class DenseNetBackbone(nn.Module):
     """DenseNet without a classification layer: (B, C, H, W) to (B, D). DenseNet-121 has ``layers`` (6, 12, 24, 16).
 
     The first convolution has kernel size ``stem``, ``stride`` and ``width`` output channels. Each layer adds ``growth``
-    channels. Three transitions between blocks halve channels, height and width.
+    channels. A transition after each block except the last halves channels, height and width.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class DenseNetBackbone(nn.Module):
         """Features: (B, C, H, W) to (B, D). Raises ``UserError`` if height or width is below ``minimum_side``."""
         height, width = x.shape[-2:]
         if min(height, width) < self.minimum_side:
-            problem = f"images of {width}x{height} are too small for this DenseNet, which needs {self.minimum_side}"
-            raise UserError(f"{problem}: give backbone=densenet121_latents, which needs 8")
+            problem = f"images of {width}x{height} are too small: this DenseNet needs {self.minimum_side} pixels"
+            raise UserError(f"{problem}: give backbone=densenet121_latents, which needs 8 pixels")
         return self.net(x)
 
 
 def monai_densenet_name(name: str) -> str:
-    """Name in ``DenseNetBackbone`` of the torchvision weight ``name``, which contains norm.1 or norm1."""
+    """Name in ``DenseNetBackbone`` of the torchvision weight ``name``, in which norm1 may be written norm.1."""
     return "net." + re.sub(r"(denselayer\d+)\.(norm|conv)\.?([12])\.", r"\1.layers.\2\3.", name)

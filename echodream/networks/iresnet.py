@@ -28,7 +28,7 @@ class IResNetBlock(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Block output: (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+        """Block output: (B, inputs, H, W) to (B, outputs, ceil(H / stride), ceil(W / stride))."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         return shortcut + self.bn3(self.conv2(y))
@@ -37,9 +37,9 @@ class IResNetBlock(nn.Module):
 class IResNet(nn.Module):
     """IResNet that maps normalized frames (B, C, H, W) to embeddings (B, D).
 
-    The network has a 3 x 3 convolution, four levels of ``layers`` blocks with ``widths`` channels, ``dropout``, and a
-    linear layer with batch normalization. Each level halves height and width of frames of ``size``, (H, W). ``weights``
-    is a file with the names of the published ArcFace weights.
+    The network has a 3 x 3 convolution, four levels of residual blocks, ``dropout``, and a linear layer with batch
+    normalization. ``layers`` and ``widths`` are the numbers of blocks and the channels of the levels. Each level halves
+    height and width. ``size`` is the frame size (H, W). ``weights`` is a file with weights named as in ArcFace files.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def build_resnet(settings: Mapping[str, Any], **options: Any) -> Any:
-    """Build MONAI's ResNet with the architecture ``settings`` of config.json and further keywords of MONAI."""
+    """Build MONAI's ResNet with the architecture ``settings`` of config.json; ``options`` are keywords of MONAI."""
     from monai.networks.nets.resnet import ResNet
 
     return ResNet(

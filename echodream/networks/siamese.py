@@ -1,4 +1,4 @@
-"""Identity networks: frame embeddings in which frames of one patient are close to each other."""
+"""Identity networks: they map frames to embeddings, and embeddings of one patient are close to each other."""
 
 import json
 import math
@@ -18,8 +18,8 @@ from echodream.networks.resnet import build_resnet
 from echodream.weights import CONFIG, WEIGHTS, load_strictly, read_weights, save_network
 
 STORE_KINDS = {"latents": "latent", "pixels": "video"}
-"""Kind of store that holds each input of an identity network (``on=``)."""
-SIMILARITIES = ("cosine", "pearson")
+"""Kind of store, by input of the identity network (``on=``)."""
+NETWORK_SIMILARITIES = ("cosine", "pearson")
 
 
 class Siamese(nn.Module):
@@ -31,14 +31,14 @@ class Siamese(nn.Module):
     ``weights`` is a file of the published network (``model.*``, ``fc_end.*``) or of this class. ``size`` is not used.
 
     With ``code``, (features, H, W), the embedding is a linear code of the frame (``set_linear_code``) plus a correction
-    by the network. Two constants are appended. ``constant_feature`` makes the cosine similarity of two codes decrease
-    with their Euclidean distance. ``correction_feature``, 0 for linear codes, compensates for the bias of corrections,
-    which move embeddings of new patients towards embeddings of training patients.
+    by the network. Two constants are appended to the embedding. ``constant_feature`` makes the cosine similarity of two
+    codes decrease with their Euclidean distance. ``correction_feature``, which is 0 in a linear code alone, compensates
+    that corrections move embeddings of new patients towards embeddings of training patients.
     """
 
     constant_feature: float = 2.0
     correction_feature: float = 0.3
-    """Constants in units of the root mean square of the linear code over training frames."""
+    """``constant_feature`` and ``correction_feature`` are in units of the RMS of linear codes of training frames."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Siamese(nn.Module):
         self.code: nn.Linear | None = None
         if code is not None:
             self.code = nn.Linear(channels * math.prod(code[1:]), features).requires_grad_(False)
-            with torch.no_grad():  # a small initial correction
+            with torch.no_grad():  # the initial correction is small
                 self.body.fc.weight.mul_(0.01)
                 self.body.fc.bias.zero_()
         if weights is not None:
@@ -105,39 +105,39 @@ class Siamese(nn.Module):
         return torch.cat([features, constants], dim=1)
 
     def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
-        """Logits (B,) that the embeddings ``a`` and ``b``, (B, D) each, have one identity. Only if ``paired``."""
+        """Logits (B,) that ``a`` and ``b``, (B, D), have one identity. Raises ``UserError`` unless ``paired``."""
         if self.pair is None:
             raise UserError("this identity network has no layer for pairs of embeddings: train it with head=published")
         return self.pair((a - b).abs()).squeeze(1)
 
 
 IdentityNetwork = Siamese | IResNet
-"""Network class, by ``_class_name`` in config.json."""
-NETWORKS: dict[str, type[IdentityNetwork]] = {"Siamese": Siamese, "IResNet": IResNet}
+NETWORK_CLASSES: dict[str, type[IdentityNetwork]] = {"Siamese": Siamese, "IResNet": IResNet}
+"""Class of identity networks, by ``_class_name`` in config.json."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Specification of the input of an identity network, and the similarity measure of its embeddings."""
+    """Input format and normalization of an identity network, and the similarity measure of its embeddings."""
 
     on: str
-    """Input of the network: "latents" (unscaled, as in a store) or "pixels" (in [-1, 1])."""
+    """Input of the network: "latents" (unscaled, as in a store of latents) or "pixels" (in [-1, 1])."""
     channels: int
     height: int
     width: int
     mean: tuple[float, ...]
-    """Mean of each channel. Inputs are normalized by (x - mean) / std."""
+    """Mean of each channel, (C,). Inputs are normalized by (x - mean) / std."""
     std: tuple[float, ...]
     encoder: str | None
-    """Fingerprint of the VAE that encoded the latents or decoded the pixels; None if unknown."""
+    """Fingerprint of the VAE that encoded the latents or decoded the pixels; None if the VAE is unknown."""
     similarity: str
-    """Similarity measure, "cosine" or "pearson"."""
+    """Similarity measure of embeddings, "cosine" or "pearson"."""
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width)
         if not all(validation.is_whole(size, 1) for size in sizes):
             raise ValueError(f"invalid channels, height and width {sizes}")
-        if self.on not in STORE_KINDS or self.similarity not in SIMILARITIES:
+        if self.on not in STORE_KINDS or self.similarity not in NETWORK_SIMILARITIES:
             raise ValueError(f"invalid input {self.on!r} or similarity {self.similarity!r}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or not min(self.std) > 0:
             raise ValueError(f"the normalization needs {self.channels} means and positive standard deviations")
@@ -156,7 +156,7 @@ class IdentityEncoder(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings of latents, unscaled as in a store, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
+        """Embeddings of unscaled latents, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
         return self.network(self.normalize(x))
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class IdentityEncoder(nn.Module):
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """Embeddings in float32, without gradients. Raises ``UserError`` if the frame size differs from training."""
+        """Embeddings (B, D), float32, of frames (B, C, H, W). Raises ``UserError`` if the frame size is wrong."""
         self._check_input(x)
         return self(x.float()).float()
 
@@ -176,7 +176,7 @@ class IdentityEncoder(nn.Module):
 
     @torch.no_grad()
     def embed_linearly(self, x: Tensor) -> Tensor:
-        """Linear code of frames, without the correction by the network. Only if ``has_linear_embedding``."""
+        """Linear codes of frames, without the correction by the network. Needs ``has_linear_embedding``."""
         self._check_input(x)
         network: Any = self.network
         return network.linear_code(self.normalize(x.float())).float()
@@ -189,19 +189,19 @@ class IdentityEncoder(nn.Module):
             raise UserError(f"{problem}: choose the network that was trained on this study")
 
     def save(self, folder: Path) -> None:
-        """Write the weights to a safetensors file, and architecture and input specification to config.json."""
+        """Write the weights to model.safetensors, and architecture and ``input_spec`` to config.json, in ``folder``."""
         config = {"_class_name": type(self.network).__name__, "architecture": self.network.settings}
         save_network(self.network, folder, {**config, "sees": asdict(self.input_spec)})
 
 
 def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
-    """Load an identity network, frozen and in ``eval`` mode. Raises ``UserError`` if ``folder`` has none."""
+    """Load an identity network, frozen and in ``eval`` mode. Raises ``UserError`` if ``folder`` holds no network."""
     folder = Path(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         spec = dict(config["sees"])
         input_spec = InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])})
-        network = NETWORKS[config["_class_name"]](**config["architecture"])
+        network = NETWORK_CLASSES[config["_class_name"]](**config["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         remedy = "train one with train.py model=reid or model=identity"
         raise UserError(f"{folder} is not a readable identity network: {remedy}") from error

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def factorized_convolution(inputs: int, outputs: int, middle: int, stride: int = 1) -> nn.Sequential:
-    """Convolution of clips (B, C, F, H, W): 3 x 3 over space to ``middle`` channels, then 3 over frames."""
+    """(2+1)D convolution of clips (B, C, F, H, W): 1 x 3 x 3 to ``middle`` channels, then 3 x 1 x 1 to ``outputs``."""
     return nn.Sequential(
         nn.Conv3d(inputs, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False),
         nn.BatchNorm3d(middle),
@@ -31,7 +31,7 @@ class R2Plus1dBlock(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm3d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Block output for clips (B, C, F, H, W); the block divides F, H and W by the stride."""
+        """Block output: (B, inputs, F, H, W) to (B, outputs, F / stride, H / stride, W / stride), rounded up."""
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(self.conv2(self.conv1(x)) + shortcut)
 
@@ -47,7 +47,7 @@ class R2Plus1dBackbone(nn.Module):
         self, channels: int, widths: Sequence[int], layers: Sequence[int], stem: Sequence[int], stride: Sequence[int]
     ) -> None:
         super().__init__()
-        middle = max(1, 45 * widths[0] // 64)  # 45 for 64 channels in the published network
+        middle = max(1, 45 * widths[0] // 64)  # 45 channels if ``widths[0]`` is 64, as published
         (kernel_f, kernel_h, kernel_w), (stride_f, stride_h, stride_w) = stem, stride
         spatial = ((1, kernel_h, kernel_w), (1, stride_h, stride_w), (0, kernel_h // 2, kernel_w // 2))
         temporal = ((kernel_f, 1, 1), (stride_f, 1, 1), (kernel_f // 2, 0, 0))

@@ -70,7 +70,7 @@ def evaluate(
     classifier = None if artifact is None else ClassifierExtractor(artifact)
     if classifier is not None:  # an extractor with the same weights replaces the classifier
         candidates = [each for each in networks if isinstance(each, ClassifierExtractor)]
-        classifier = next((each for each in candidates if each.weights == classifier.weights), classifier)
+        classifier = next((each for each in candidates if each.weights_hash == classifier.weights_hash), classifier)
     regression = None if regressor is None else load_regressor(regressor)
     real_store = Store(real, kind="video")
     train = select_recordings(real_store, f"real={real}", "TRAIN")

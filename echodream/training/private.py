@@ -60,7 +60,7 @@ def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings
     key = secret_key(work / KEY_FILE)
     own = ViewDataset(samples.rows, samples.view, secret_seed(key, "views"), data.columns, samples.augment)
     data.private_batches = PatientBatches(own, sampling_rate, settings.examples, key)
-    module.make_private(PrivateTraining(settings, sampling_rate, key))
+    module.use_private_steps(PrivateTraining(settings, sampling_rate, key))
 
 
 def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
     steps = module.private if isinstance(module, LatentDiffusion) else None
     if not isinstance(steps, PrivateTraining):
         return None
-    return steps.record(read_artifact(cfg.model.module.initial, cfg.model.name).fingerprint)
+    return steps.guarantee_record(read_artifact(cfg.model.module.initial, cfg.model.name).fingerprint)
 
 
 def _check_public(cfg: DictConfig, data: StoreData) -> None:

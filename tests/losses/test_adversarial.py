@@ -79,7 +79,7 @@ def test_invalid_settings_are_refused(wrong: dict[str, object], words: str) -> N
 def test_the_discriminator_can_get_frames_minus_their_local_mean() -> None:
     """In units of the standard deviation of this residual in training frames; the mean is that of scipy."""
     adversarial, frames = PatchAdversarial(C, width=8, layers=2, start=0, local_mean=5), images(0) * 0.02 - 0.9
-    adversarial.fit_residual(frames)
+    adversarial.fit_residual_std(frames)
     seen: list[Tensor] = []
     adversarial.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     adversarial.generator_loss(frames)

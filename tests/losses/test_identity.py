@@ -147,7 +147,7 @@ def test_each_head_yaml_builds_its_loss(name: str, kind: type[IdentityLoss]) -> 
         cfg = compose("train", ["model=reid", "data=phantom", f"head={name}"])
     head = instantiate(cfg.model.module.head)
     assert type(head) is kind
-    assert (head.paired, head.similarity) == ((True, "pearson") if name == "published" else (False, "cosine"))
+    assert (head.needs_pair_layer, head.similarity) == ((True, "pearson") if name == "published" else (False, "cosine"))
 
 
 @pytest.mark.parametrize(

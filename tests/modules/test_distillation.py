@@ -298,5 +298,5 @@ def test_what_cannot_be_distilled_is_refused(study: Path, overrides: list[str], 
 def test_a_student_is_no_teacher(study: Path) -> None:
     if not (study / "lidm_consistency").exists():
         engine.train(distil_cfg(study, "lidm", "consistency"))
-    with pytest.raises(UserError, match="is a distilled model: give the model that it was made from"):
+    with pytest.raises(UserError, match="is a distilled model: give the model that it was distilled from"):
         built(study, "lidm", "consistency", f"distill.teacher={study}/lidm_consistency")

@@ -16,7 +16,7 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
-from echodream.modules.trainable import OptimizerGroup, Trainable, check_optimizer_settings, choose_fused
+from echodream.modules.trainable import OptimizerGroup, Trainable, check_optimizer_settings, resolve_fused
 from tests.support.tiny_diffusion import latent_store, train_cfg
 
 WRONG = [
@@ -172,15 +172,15 @@ def unfused(params: Any, lr: float) -> torch.optim.Optimizer:
 def test_where_an_optimizer_is_fused(
     function: Any, fused: Any, device: str, precision: str, expected: dict[str, bool]
 ) -> None:
-    made: Any = choose_fused(partial(function, lr=0.1, fused=fused), torch.device(device), precision)
+    made: Any = resolve_fused(partial(function, lr=0.1, fused=fused), torch.device(device), precision)
     assert (made.func, made.keywords) == (function, {"lr": 0.1, **expected})
 
 
 def test_fused_settings_that_are_not_possible_are_refused() -> None:
     device = torch.device("cpu")
     with pytest.raises(UserError, match=r"^model.fused is 'yes': give auto, true or false$"):
-        choose_fused(partial(torch.optim.AdamW, fused="yes"), device, "32-true")
+        resolve_fused(partial(torch.optim.AdamW, fused="yes"), device, "32-true")
     with pytest.raises(UserError, match=r"^model.fused=true is not possible: unfused has no fused version; give auto$"):
-        choose_fused(partial(unfused, fused=True), device, "32-true")
+        resolve_fused(partial(unfused, fused=True), device, "32-true")
     plain = partial(torch.optim.SGD, lr=0.1)
-    assert choose_fused(plain, device, "32-true") is plain
+    assert resolve_fused(plain, device, "32-true") is plain

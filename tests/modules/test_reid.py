@@ -119,7 +119,7 @@ def test_copies_form_pairs_with_patient_labels(latents: Path) -> None:
 
 
 class CopySpy(Spy):
-    only_copies = True
+    needs_copy_pairs = True
 
 
 def test_a_copy_detection_head_gets_only_pairs_of_copies_of_different_frames(

@@ -138,7 +138,7 @@ def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, ca
     said = caplog.text
     assert "tested on 8 original images, of 4 TEST patients" in said
     assert "tested on 8 images in masked, versions of originals, of 4 TEST patients" in said
-    assert said.count("not scored: 8 positive and 0 negative images, and both are needed") == 2
+    assert said.count("not scored: 8 positive and 0 negative images, and AUC needs both kinds") == 2
 
 
 @pytest.mark.slow

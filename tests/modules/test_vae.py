@@ -557,4 +557,4 @@ def test_an_adversarial_loss_that_never_starts_is_said(caplog: pytest.LogCapture
     for start in (3, 2):
         caplog.clear()
         fit(VAE(network(), {"l1": L1(1), "adversarial": discriminator(start=start)}, sgd), batches(3))
-        assert ("the adversarial loss is not used; it starts at batch 3" in caplog.text) == (start == 3)
+        assert ("the adversarial loss is not used; the loss starts at batch 3" in caplog.text) == (start == 3)

@@ -79,7 +79,7 @@ def test_cuda_graphs_are_for_fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> No
 class OneBuffer(nn.Module):
     """Writes every output to the same memory, as CUDA graphs do."""
 
-    reuses_output = False
+    reuses_output_memory = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_predictions_of_cuda_graphs_stay_after_the_next_call() -> None:
 
     first, second = two()
     assert torch.equal(first, second)  # without the copy, the first prediction is lost
-    network.reuses_output = True
+    network.reuses_output_memory = True
     first, second = two()
     assert torch.equal(2 * first, second)
 

@@ -116,10 +116,10 @@ def reference(state: State, x: Tensor) -> Tensor:
 def test_small_images_need_densenet121_latents() -> None:
     found = network(4, stem=[3, 3], stride=[1, 1], max_pool=False)
     assert found(torch.zeros(B, 4, 1, 8, 14)).shape == (B, K)
-    with pytest.raises(UserError, match=r"images of 14x7 are too small for this DenseNet, which needs 8"):
+    with pytest.raises(UserError, match=r"images of 14x7 are too small: this DenseNet needs 8 pixels"):
         found(torch.zeros(B, 4, 1, 7, 14))
     with pytest.raises(
-        UserError, match=r"images of 28x28 are too small .* needs 32: give backbone=densenet121_latents"
+        UserError, match=r"images of 28x28 are too small: .* needs 32 pixels: give backbone=densenet121_latents"
     ):
         network(4)(torch.zeros(B, 4, 1, 28, 28))
     assert made("densenet121_latents").keywords["stride"] == [1, 1]

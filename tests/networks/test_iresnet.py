@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.batch_norm import SharedBatchNorm, convert_to_shared_batch_norm
+from echodream.networks.batch_norm import SynchronizedBatchNorm, convert_to_synchronized_batch_norm
 from echodream.networks.iresnet import IResNet
 from echodream.networks.siamese import IdentityEncoder, InputSpec, load_identity_encoder
 from echodream.weights import fingerprint
@@ -89,7 +89,7 @@ def test_dropout_is_before_the_linear_layer_and_only_in_training() -> None:
 
 def test_an_identity_encoder_is_saved_and_loaded(tmp_path: Path) -> None:
     sees = InputSpec("pixels", C, H, W, (0.5,) * C, (2.0,) * C, None, "cosine")
-    network = convert_to_shared_batch_norm(tiny())
+    network = convert_to_synchronized_batch_norm(tiny())
     made = IdentityEncoder(network, sees)  # type: ignore[arg-type]
     made.save(tmp_path)
     found, x = load_identity_encoder(tmp_path), torch.randn(B, C, H, W)
@@ -114,16 +114,16 @@ def test_published_weights_have_the_same_names(tmp_path: Path) -> None:
         IResNet(C, (H + 16, W), **TINY, weights=str(tmp_path / "backbone.pth"))
 
 
-def test_shared_batch_norm_with_one_process_is_ordinary_batch_norm() -> None:
+def test_synchronized_batch_norm_with_one_process_is_ordinary_batch_norm() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(
         nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=0.01, momentum=0.3), nn.Flatten(), nn.BatchNorm1d(30)
     )
     for part in (plain[1], plain[3]):
         nn.init.normal_(part.weight)  # type: ignore[arg-type]
-    shared = convert_to_shared_batch_norm(nn.Sequential(*(type(part)(*_arguments(part)) for part in plain)))
+    shared = convert_to_synchronized_batch_norm(nn.Sequential(*(type(part)(*_arguments(part)) for part in plain)))
     shared.load_state_dict(plain.state_dict())
-    assert sum(isinstance(part, SharedBatchNorm) for part in shared) == 2  # type: ignore[attr-defined]
+    assert sum(isinstance(part, SynchronizedBatchNorm) for part in shared) == 2  # type: ignore[attr-defined]
     for _ in range(2):
         x = torch.randn(4, 2, 2, 5)
         assert torch.equal(shared(x), plain(x))

@@ -1,1 +1,1 @@
-"""Denoisers of the diffusion models. ``registry.DENOISERS`` lists all denoisers."""
+"""Denoiser networks of the diffusion models. ``registry.DENOISERS`` lists all denoisers."""

@@ -50,7 +50,7 @@ class VideoTransformer(_Transformer):
 
     def __init__(self, network: Any) -> None:
         super().__init__(network)
-        del network.temp_pos_embed  # for a fixed number of frames; ``predict`` computes it for each clip length
+        del network.temp_pos_embed  # it has a fixed clip length; ``predict`` computes the embedding of each clip
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
@@ -73,11 +73,11 @@ def build_transformer(
     sample_size: int,
     dropout: float = 0.0,
 ) -> ImageTransformer | VideoTransformer:
-    """Build a transformer for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
+    """Build a diffusion transformer for samples with ``channels`` channels: clips if ``video``, else images.
 
-    A patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Networks of
-    clips have ``layers`` spatial and ``layers`` temporal blocks. ``sample_size`` scales the position embeddings.
-    ``dropout`` is the dropout probability of the blocks in training.
+    Conditions have ``extra_channels`` channels, and tokens of ``token_width`` dimensions. A patch of ``patch_size`` x
+    ``patch_size`` latent pixels is a token of ``heads`` x ``head_width`` dimensions. Networks of clips have ``layers``
+    spatial and ``layers`` temporal blocks. ``sample_size`` scales position embeddings. ``dropout`` is a probability.
     """
     from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 
@@ -88,7 +88,7 @@ def build_transformer(
     width = heads * head_width
     if width % 4:
         problem = f"denoiser.heads={heads} times denoiser.head_width={head_width} is {width}"
-        raise UserError(f"{problem}: give a multiple of 4 (sines and cosines of two coordinates)")
+        raise UserError(f"{problem}: give a multiple of 4, which position embeddings need")
     arguments: dict[str, Any] = {
         "num_attention_heads": heads,
         "attention_head_dim": head_width,

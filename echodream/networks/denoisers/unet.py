@@ -25,20 +25,20 @@ class _UNet(Denoiser):
 
     @property
     def size_multiple(self) -> int:
-        return int(self.patch * 2 ** (len(self.network.config.block_out_channels) - 1))
+        return int(self.patch_side * 2 ** (len(self.network.config.block_out_channels) - 1))
 
     @property
-    def patch(self) -> int:
-        """Side p of latent patches, p x p, that become one pixel of the network with p^2 times the channels."""
+    def patch_side(self) -> int:
+        """Side p of the patches: p x p latent pixels with C channels become one pixel with p^2 * C channels."""
         return int(self.network.config.get("latent_patch") or 1)
 
     @property
     def channels(self) -> int:
-        return super().channels // self.patch**2
+        return super().channels // self.patch_side**2
 
     @property
     def extra_channels(self) -> int:
-        return int(self.network.config.in_channels) // self.patch**2 - self.channels
+        return int(self.network.config.in_channels) // self.patch_side**2 - self.channels
 
     @property
     def token_width(self) -> int:
@@ -53,8 +53,8 @@ class ImageUNet(_UNet):
     is_video = False
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        output = self.network(pixel_unshuffle(x, self.patch), t, encoder_hidden_states=tokens).sample
-        return pixel_shuffle(output, self.patch)
+        output = self.network(pixel_unshuffle(x, self.patch_side), t, encoder_hidden_states=tokens).sample
+        return pixel_shuffle(output, self.patch_side)
 
 
 class UnconditionalImageUNet(_UNet):
@@ -65,14 +65,14 @@ class UnconditionalImageUNet(_UNet):
     takes_tokens = False
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        return pixel_shuffle(self.network(pixel_unshuffle(x, self.patch), t).sample, self.patch)
+        return pixel_shuffle(self.network(pixel_unshuffle(x, self.patch_side), t).sample, self.patch_side)
 
 
 class _TemporalConvolution(nn.Conv3d):
-    """Convolution over 3 frames, computed as a 2D convolution over frames and pixels, which is faster."""
+    """3 x 1 x 1 convolution over frames, computed as a 2D convolution over (frames, pixels), which is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = conv2d(x.flatten(3), self.weight[..., 0], self.bias, padding=(1, 0))  # b c f (h w)
+        flat = conv2d(x.flatten(3), self.weight[..., 0], self.bias, padding=(1, 0))  # (B, C, F, H * W)
         return flat.unflatten(3, x.shape[3:])
 
 
@@ -91,10 +91,10 @@ class VideoUNet(_UNet):
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         config = self.network.config
         ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
-        frames_first = pixel_unshuffle(x.transpose(1, 2), self.patch)  # b c f h w -> b f c h w
+        frames_first = pixel_unshuffle(x.transpose(1, 2), self.patch_side)  # (B, F, C, H, W)
         zeros = torch.zeros(len(x), ids, dtype=x.dtype, device=x.device)
         output = self.network(frames_first, t, tokens, added_time_ids=zeros).sample
-        return pixel_shuffle(output, self.patch).transpose(1, 2)
+        return pixel_shuffle(output, self.patch_side).transpose(1, 2)
 
 
 _IMAGE_BLOCKS = {
@@ -107,8 +107,8 @@ _VIDEO_BLOCKS = {
     "cross": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
 }
 _HEAD_DIMENSION = 8
-_VIDEO_GROUPS = 32
-"""Groups of GroupNorm in diffusers' spatio-temporal blocks. A block of 32 channels ignores the timestep."""
+_VIDEO_NORM_GROUPS = 32
+"""Number of groups of GroupNorm in the spatio-temporal blocks of diffusers."""
 
 
 def build_unet(
@@ -124,15 +124,15 @@ def build_unet(
     patch: int = 1,
     dropout: float = 0.0,
 ) -> ImageUNet | VideoUNet:
-    """Build a U-Net for images or, with ``video``, for videos.
+    """Build a U-Net for images or, with ``video``, for clips.
 
-    ``channels`` are those of samples, ``extra_channels`` those of conditions; tokens have ``token_width`` values.
-    ``widths`` are the channels of the levels. ``attention`` is the type of attention per level: "none", "self" (over
-    pixels, images only), or "cross" (over pixels, frames and tokens). The middle block always has "cross". ``heads`` is
-    the number of attention heads, for all levels or per level. For "self", ``heads`` is the dimension of a head
-    (attention_head_dim of diffusers). ``groups`` is the number of groups of GroupNorm (images only). With ``patch`` p,
-    patches of p x p latents become one pixel with p^2 times the channels, which reduces computation. ``dropout`` is the
-    probability that an activation of a residual block is set to zero in training (images only).
+    Samples have ``channels`` channels, conditions ``extra_channels``, and tokens ``token_width`` dimensions. ``widths``
+    are the numbers of channels of the levels. ``attention`` is a type of attention for each level: "none", "self" (over
+    pixels, images only), or "cross" (over pixels, frames and tokens). The middle block has "cross" attention. ``heads``
+    is the number of attention heads of all levels, or a list with one number per level. For "self" attention, ``heads``
+    is the dimension of a head (attention_head_dim of diffusers). ``groups`` is the number of groups of GroupNorm
+    (images only). With ``patch`` p, patches of p x p latent pixels become one pixel with p^2 times the channels, which
+    reduces computation. ``dropout`` is the dropout probability of residual blocks in training (images only).
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
@@ -144,16 +144,16 @@ def build_unet(
     for key, number in (("layers", layers), ("groups", groups), ("patch", patch)):
         validation.whole_number(f"denoiser.{key}", number)
     if validation.number("denoiser.dropout", dropout, 0, below=1) and video:
-        raise UserError(f"denoiser.dropout={dropout}: the U-Net for videos has no dropout; give denoiser.dropout=0")
+        raise UserError(f"denoiser.dropout={dropout}: the U-Net for clips has no dropout; give denoiser.dropout=0")
     blocks = _VIDEO_BLOCKS if video else _IMAGE_BLOCKS
     if len(attention) != len(widths) or any(kind not in blocks for kind in attention):
         remedy = f"give one of {', '.join(blocks)} for each of denoiser.widths={list(widths)}"
         raise UserError(f"denoiser.attention is {list(attention)}: {remedy}")
-    divisor, name = (_VIDEO_GROUPS, "the groups of GroupNorm,") if video else (groups, "denoiser.groups")
+    divisor, name = (_VIDEO_NORM_GROUPS, "the groups of GroupNorm,") if video else (groups, "denoiser.groups")
     if any(width % divisor for width in widths):
         raise UserError(f"denoiser.widths is {list(widths)}: give multiples of {name} {divisor}")
     heads_per_level = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-    kinds = [*attention[:-1], "cross"]  # the middle block has the heads of the last level
+    kinds = [*attention[:-1], "cross"]  # the middle block has "cross" attention with the heads of the last level
     if len(heads_per_level) != len(widths) or any(
         count < 1 or (kind != "none" and width % count)
         for width, count, kind in zip(widths, heads_per_level, kinds, strict=True)
@@ -195,8 +195,8 @@ def build_unconditional_unet(
 ) -> UnconditionalImageUNet:
     """Build a U-Net for images without conditions, the LIDM of EchoNet-Synthetic.
 
-    Settings: see ``build_unet``. Here, "cross" means "self", because there are no tokens, and a list of ``heads`` means
-    heads of dimension 8.
+    The settings are those of ``build_unet``. Because there are no tokens, "self" attention replaces "cross" attention.
+    If ``heads`` is a list, each head has dimension 8.
     """
     from diffusers import UNet2DModel
 

@@ -10,7 +10,7 @@ from echodream.weights import fingerprint
 
 
 class ClassifierExtractor(Extractor):
-    """Penultimate features of the classifier in ``folder``. Clips have the training length; ``size`` is (H, W, C)."""
+    """Penultimate features of the classifier in ``folder``. Clips have the classifier's length and stride."""
 
     network: Classifier
     inputs = (FRAMES, CLIPS)
@@ -18,14 +18,15 @@ class ClassifierExtractor(Extractor):
     def __init__(self, folder: str, name: str | None = None) -> None:
         self.network, self.metadata = load_classifier(folder)
         self.name = name or Path(folder).absolute().name
-        self.weights = fingerprint(self.network)
-        self.clips = ((int(self.metadata["frames"]), int(self.metadata["stride"])),)
+        self.weights_hash = fingerprint(self.network)
+        self.clip_types = ((int(self.metadata["frames"]), int(self.metadata["stride"])),)
         self.start = clip_start(self.metadata)
         self.size = (int(self.metadata["height"]), int(self.metadata["width"]), self.network.settings["channels"])
-        self.resize = f"none: {self.size[1]}x{self.size[0]}"
+        """Frame size (H, W, C) of the classifier."""
+        self.resizing = f"none: {self.size[1]}x{self.size[0]}"
 
     def features(self, x: Tensor) -> Tensor:
         return self.network.features(x)
 
-    def scores(self, features: Tensor) -> Tensor | None:
+    def class_logits(self, features: Tensor) -> Tensor | None:
         return self.network.head(features)

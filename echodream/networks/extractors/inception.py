@@ -1,6 +1,6 @@
 """InceptionV3 (1512.00567), the network of the Frechet inception distance. Layers have the published weights' names.
 
-The network of FID has two differences: average pooling excludes the padding, and the last block has max pooling.
+Unlike InceptionV3, the network of FID excludes padding from average pooling, and its last block has max pooling.
 """
 
 from pathlib import Path
@@ -12,14 +12,14 @@ from torch.nn import functional
 from echodream.networks.extractors.base import FRAMES, Extractor, load_weights_file
 from echodream.store.checksums import file_sha256
 
-SIDE = 299
-CLASSES = 1008
-INSTRUCTIONS = (
+INPUT_SIDE = 299
+CLASS_COUNT = 1008
+DOWNLOAD_INSTRUCTIONS = (
     "FID's weights are pt_inception-2015-12-05-6726825d.pth, published at github.com/mseitzer/pytorch-fid/releases: "
     "download them and give extractors=[inception:/path/to/the/file]"
 )
 Branches = dict[str, list[tuple[int, str]]]
-"""Output channels and kernel of each convolution of a branch. Two parallel convolutions are written "1x3 3x1"."""
+"""Output channels and kernel size of each convolution, by branch. "1x3 3x1" are two parallel convolutions."""
 MIXED_5_BRANCHES: Branches = {
     "branch1x1": [(64, "1x1")],
     "branch5x5": [(48, "1x1"), (64, "5x5")],
@@ -39,9 +39,9 @@ MIXED_7_BRANCHES: Branches = {
 
 def mixed_6_branches(width: int) -> Branches:
     """Branches of a Mixed_6 block, with factorized 7x7 convolutions of ``width`` channels."""
-    doubled = [(width, "1x1"), (width, "7x1"), (width, "1x7"), (width, "7x1"), (192, "1x7")]
-    single = [(width, "1x1"), (width, "1x7"), (192, "7x1")]
-    return {"branch1x1": [(192, "1x1")], "branch7x7": single, "branch7x7dbl": doubled}
+    branch7x7dbl = [(width, "1x1"), (width, "7x1"), (width, "1x7"), (width, "7x1"), (192, "1x7")]
+    branch7x7 = [(width, "1x1"), (width, "1x7"), (192, "7x1")]
+    return {"branch1x1": [(192, "1x1")], "branch7x7": branch7x7, "branch7x7dbl": branch7x7dbl}
 
 
 class Inception(Extractor):
@@ -49,21 +49,21 @@ class Inception(Extractor):
 
     network: "InceptionV3"
     name, inputs = "inception", (FRAMES,)
-    resize = f"bicubic, antialiased, to {SIDE}x{SIDE}; grey as three equal channels"
+    resizing = f"bicubic, antialiased, to {INPUT_SIDE}x{INPUT_SIDE}; grey as three equal channels"
 
     def __init__(self, path: str) -> None:
         self.network = InceptionV3().eval()
-        load_weights_file(self.network, path, INSTRUCTIONS)
-        self.weights = file_sha256(Path(path))
+        load_weights_file(self.network, path, DOWNLOAD_INSTRUCTIONS)
+        self.weights_hash = file_sha256(Path(path))
 
     def features(self, x: Tensor) -> Tensor:
         frames = x[:, :, 0].expand(-1, 3, -1, -1)
-        resized = functional.interpolate(frames, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        resized = functional.interpolate(frames, size=(INPUT_SIDE, INPUT_SIDE), mode="bicubic", antialias=True)
         gray_levels = (resized + 1) * 127.5
         return self.network((gray_levels - 128) / 128)
 
-    def scores(self, features: Tensor) -> Tensor:
-        """Logits (B, 1008) without bias, the convention of the inception score with this network."""
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Logits (B, 1008) without the bias, from which the inception score of this network is computed."""
         return self.network.fc(features) - self.network.fc.bias
 
     def metric_name(self, metric: str, frames: int) -> str:
@@ -74,7 +74,7 @@ class Inception(Extractor):
 
 
 class InceptionV3(nn.Module):
-    """Network from frames (B, 3, 299, 299), about in [-1, 1], to features (B, 2048)."""
+    """Network from frames (B, 3, 299, 299), pixels in about [-1, 1], to features (B, 2048)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class InceptionV3(nn.Module):
         self.Mixed_7a = InceptionBlock(768, MIXED_7A_BRANCHES, stride=2)
         self.Mixed_7b = InceptionBlock(1280, MIXED_7_BRANCHES, 192)
         self.Mixed_7c = InceptionBlock(2048, MIXED_7_BRANCHES, 192, max_pool=True)
-        self.fc = nn.Linear(2048, CLASSES)
+        self.fc = nn.Linear(2048, CLASS_COUNT)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
@@ -103,7 +103,7 @@ class InceptionV3(nn.Module):
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution, batch normalization and ReLU."""
+    """2D convolution, batch normalization and ReLU."""
 
     def __init__(
         self,
@@ -122,10 +122,11 @@ class ConvBatchNorm(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Inception block: concatenated ``branches`` and a pooling branch, with a 1x1 convolution to ``pooled`` channels.
+    """Inception block: concatenated ``branches`` and a pooling branch.
 
-    The pooling branch has average pooling, or ``max_pool``. With ``stride`` 2, the pooling branch has max pooling and
-    no convolution; the last convolutions and the pooling have stride 2 and no padding.
+    The pooling branch has average pooling, or max pooling with ``max_pool``, and a 1x1 convolution to ``pooled``
+    channels. With ``stride`` 2, the pooling branch has max pooling and no convolution; the pooling and the last
+    convolution of each branch have stride 2 and no padding.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class InceptionBlock(nn.Module):
         super().__init__()
         self.stride, self.max_pool = stride, max_pool or stride > 1
         self.branches: list[list[list[str]]] = []
-        """Names of the parallel convolutions in each step of each branch."""
+        """Names of the convolutions, by branch and position in the branch. Parallel convolutions share a position."""
         for branch, layers in branches.items():
             steps, inputs = [], channels
             for number, (outputs, kernels) in enumerate(layers, 1):
@@ -161,5 +162,5 @@ class InceptionBlock(nn.Module):
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """3x3 average pooling with stride 1, which excludes the padding from the mean."""
+    """3x3 average pooling with stride 1. The padding is excluded from the mean."""
     return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

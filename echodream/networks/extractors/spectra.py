@@ -14,13 +14,13 @@ CLIP_FRAMES = 32
 
 
 class Spectrum(Extractor):
-    """Power spectra of gray levels, 0 to 255. ``power`` maps a clip (F, H, W) to its power at R frequencies, (R,)."""
+    """Power spectra of gray levels, 0 to 255. ``power`` maps a clip (F, H, W) to the power at R frequencies, (R,)."""
 
-    weights, resize, measures = "none", "none", "spectrum"
+    weights_hash, resizing, feature_kind = "none", "none", "spectrum"
 
     def __init__(self, name: str, metric: str, power: Callable[[np.ndarray], np.ndarray], clip_frames: int = 1) -> None:
         self.name, self.metric, self.power = name, metric, power
-        self.inputs, self.clips = ((FRAMES,), ()) if clip_frames == 1 else ((CLIPS,), ((clip_frames, 1),))
+        self.inputs, self.clip_types = ((FRAMES,), ()) if clip_frames == 1 else ((CLIPS,), ((clip_frames, 1),))
         self.network = nn.Identity()
 
     def features(self, x: Tensor) -> Tensor:
@@ -33,10 +33,10 @@ class Spectrum(Extractor):
 
 
 def spatial_spectrum() -> Spectrum:
-    """Radially averaged spatial power spectrum of single frames, R = n/2 - 1 (``texture.radial_power``)."""
+    """Radially averaged spatial power spectrum of single frames (``metrics.texture.radial_power``)."""
     return Spectrum("spectrum", "log-spectral distance", lambda clip: radial_power(clip)[0])
 
 
 def temporal_spectrum() -> Spectrum:
-    """Temporal power spectrum of pixels in clips, R = F/2 - 1 (``texture.temporal_power``)."""
+    """Temporal power spectrum of pixels in clips of F frames, at F/2 - 1 frequencies (``texture.temporal_power``)."""
     return Spectrum("temporal_spectrum", "temporal log-spectral distance", temporal_power, CLIP_FRAMES)

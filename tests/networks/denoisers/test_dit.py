@@ -109,7 +109,7 @@ def test_a_network_that_diffusers_does_not_have_is_refused_before_training(monke
     denoiser = transformer(False)
     denoiser.network.__class__ = type("OwnNet", (type(denoiser.network),), {})
     monkeypatch.setitem(DENOISERS, "OwnNet", type(denoiser))
-    with pytest.raises(UserError, match=r"has a network OwnNet, which is none of diffusers"):
+    with pytest.raises(UserError, match=r"has a network OwnNet, which is not a class of diffusers"):
         check_registered(denoiser)
 
 
@@ -144,7 +144,7 @@ def test_every_denoiser_of_images_goes_with_the_dropout_of_the_demo(tmp_path: Pa
     with torch.device("meta"):
         network = instantiate(dit)(channels=4, extra_channels=0, token_width=8).network
     assert network.config.dropout == dit.dropout > 0
-    with pytest.raises(UserError, match=r"an imported denoiser keeps its own; give denoiser\.dropout=0"):
+    with pytest.raises(UserError, match=r"an imported denoiser keeps its dropout; give denoiser\.dropout=0"):
         instantiate(imported)(channels=4, extra_channels=0, token_width=8)
 
 
@@ -183,7 +183,7 @@ def test_a_new_file_registers_its_denoiser(tmp_path: Path, monkeypatch: pytest.M
     assert {name: kind for name, kind in found.items() if name in DENOISERS} == DENOISERS
     assert [found[name].__name__ for name in found.keys() - DENOISERS.keys()] == ["Hunyuan"]
     (tmp_path / "again.py").write_text(code.replace("Hunyuan(", "Again("))
-    with pytest.raises(TypeError, match="needs a network_class of its own"):
+    with pytest.raises(TypeError, match="needs another network_class"):
         denoisers_by_network(denoisers)
 
 

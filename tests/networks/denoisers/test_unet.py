@@ -321,7 +321,7 @@ def edit(folder: Path, **changes: Any) -> Path:
 
 
 def test_folders_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config.json does not describe a diffusers model: give its folder"):
+    with pytest.raises(UserError, match=r"config.json is not of a diffusers model: give the folder of a model"):
         load_denoiser(tmp_path)
     for text in ("[]", "{", "{}", "3"):
         (tmp_path / "config.json").write_text(text)
@@ -384,11 +384,11 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 def test_what_is_asked_of_a_loaded_network_is_checked() -> None:
     made = image()
     made.check_dimensions(C, E, D)
-    with pytest.raises(UserError, match=r"the denoiser has 4 as channels of a latent, and 5 is needed"):
+    with pytest.raises(UserError, match=r"the number of latent channels of the denoiser is 4, and 5 is needed"):
         made.check_dimensions(5, E, D)
-    with pytest.raises(UserError, match=r"has 3 as channels of a reference, and 0 is"):
+    with pytest.raises(UserError, match=r"number of reference channels of the denoiser is 3, and 0 is"):
         made.check_dimensions(C, 0, D)
-    with pytest.raises(UserError, match=r"has 6 as width of the condition's tokens, and 1 is"):
+    with pytest.raises(UserError, match=r"width of condition tokens of the denoiser is 6, and 1 is"):
         made.check_dimensions(C, E, 1)
 
 
@@ -483,7 +483,7 @@ def test_dropout_is_for_training_only(build: Callable[..., Denoiser], tmp_path: 
 
 
 def test_dropout_that_is_not_possible_is_refused() -> None:
-    with pytest.raises(UserError, match=r"denoiser\.dropout=0\.1: the U-Net for videos has no dropout"):
+    with pytest.raises(UserError, match=r"denoiser\.dropout=0\.1: the U-Net for clips has no dropout"):
         build_unet(C, 0, D, True, [32], 1, ["cross"], heads=2, dropout=0.1)
     with pytest.raises(UserError, match=r"denoiser\.dropout"):
         build_unet(C, 0, D, False, [32], 1, ["cross"], heads=2, dropout=1)

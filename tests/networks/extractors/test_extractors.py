@@ -130,12 +130,12 @@ def test_inception_resizes_frames_as_pillow(files: Path) -> None:
     for channel in seen[0][0]:
         assert channel.numpy() * 128 + 128 == pytest.approx(truth, abs=0.01)
     assert features.shape == (1, 2048)
-    scores = extractor.scores(features)
+    scores = extractor.class_logits(features)
     assert scores is not None
     assert scores.detach().numpy() == pytest.approx(
         (features @ extractor.network.fc.weight.T).detach().numpy(), abs=1e-4
     )
-    assert extractor.weights == hashlib.sha256((files / "inception.pth").read_bytes()).hexdigest()
+    assert extractor.weights_hash == hashlib.sha256((files / "inception.pth").read_bytes()).hexdigest()
     assert [extractor.metric_name(name, 1) for name in ("frechet", "kernel", "recall")] == [
         "FID",
         "KID",
@@ -145,7 +145,7 @@ def test_inception_resizes_frames_as_pillow(files: Path) -> None:
 
 def test_only_16_and_128_frames_are_called_fvd(files: Path) -> None:
     extractor = I3d(str(files / "i3d.safetensors"), [16, 24, 128])
-    assert extractor.clips == ((16, 1), (24, 1), (128, 1))
+    assert extractor.clip_types == ((16, 1), (24, 1), (128, 1))
     assert [extractor.metric_name("frechet", frames) for frames in (16, 24, 128)] == [
         "FVD16",
         "frechet[i3d, 24 frames]",

@@ -46,7 +46,7 @@ def test_dinov2_features_are_the_class_token(tmp_path: Path) -> None:
     levels = levels + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     assert levels[0].mean(dim=(1, 2)) == pytest.approx([float((x[0] + 1).mean() / 2)] * 3, abs=0.01)
     assert extractor.inputs == ("frames",)
-    assert len(extractor.weights) == 64
+    assert len(extractor.weights_hash) == 64
 
 
 def test_videomae_features_are_the_mean_patch(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_videomae_features_are_the_mean_patch(tmp_path: Path) -> None:
         other = extractor.features(x.flip(2))
     assert found.shape == (2, 24)
     assert (found - other).abs().max() > 1e-4  # the order of frames counts
-    assert extractor.clips == ((6, 1),)
-    assert extractor.resize.startswith("bicubic, antialiased, to 32x32")
+    assert extractor.clip_types == ((6, 1),)
+    assert extractor.resizing.startswith("bicubic, antialiased, to 32x32")
 
 
 def test_other_and_incomplete_networks_are_refused(tmp_path: Path) -> None:

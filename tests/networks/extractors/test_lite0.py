@@ -20,7 +20,7 @@ def test_photographs_are_recognized(name: str, label: int) -> None:
     photo = Image.fromarray(load_sample_image(name))
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
-    square = photo.crop((left, top, left + side, top + side)).resize((lite0.SIZE, lite0.SIZE), Image.Resampling.BICUBIC)
+    square = photo.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
     x = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None] / 127.5 - 1
     network = lite0.load_lite0()
     with torch.inference_mode():
