@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from echodream.config.error_messages import report_user_errors
-from echodream.config.help import options_first, print_help
+from echodream.config.help import print_help, put_options_first
 from echodream.config.launchers import objective_value
 from echodream.config.own_studies import check_own_study
 from echodream.config.paths import CONF_DIR
@@ -31,7 +31,7 @@ def _compose_and_run(config: str, job: Callable[[DictConfig], object]) -> None:
 
     print_help(config)
     check_own_study(sys.argv[1:])
-    sys.argv[1:] = options_first(sys.argv[1:])
+    sys.argv[1:] = put_options_first(sys.argv[1:])
     with progress_to_file():
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config)(job)()
 

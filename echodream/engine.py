@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config.checks import refuse_impossible_pairs, refuse_missing_and_null, refuse_unread_keys
+from echodream.config.checks import refuse_incompatible_choices, refuse_missing_and_null, refuse_unknown_keys
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import is_first_process
 from echodream.runs.instantiate_stage import StageCall, stage_call
@@ -63,9 +63,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 def check_and_resolve(cfg: DictConfig) -> None:
     """Refuse impossible settings before slow imports, then resolve the interpolations of ``cfg`` in place."""
-    refuse_unread_keys(cfg, task_overrides())
+    refuse_unknown_keys(cfg, task_overrides())
     if HydraConfig.initialized():
-        refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
+        refuse_incompatible_choices(cfg, HydraConfig.get().runtime.choices)
     refuse_missing_and_null(cfg)
     OmegaConf.resolve(cfg)
 

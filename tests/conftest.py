@@ -40,7 +40,7 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.fixture(scope="session", autouse=True)
 def no_store_is_recorded_as_verified() -> Iterator[None]:
     """Otherwise tests would leave records in the folder runs/ of the working directory."""
-    with mock.patch("echodream.runs.verified_stores.SETTLING_NS", 10**18):
+    with mock.patch("echodream.runs.verified_stores.TIMESTAMP_RESOLUTION_NS", 10**18):
         yield
 
 

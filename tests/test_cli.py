@@ -163,7 +163,7 @@ def test_the_recorded_command_does_not_say_where_raw_files_and_keys_lie(monkeypa
 def test_a_defect_of_the_program_is_not_dressed_up_as_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sample.py", "stage=verify", "src=x"])
-    monkeypatch.setattr("echodream.engine.refuse_unread_keys", lambda *_: 1 / 0)
+    monkeypatch.setattr("echodream.engine.refuse_unknown_keys", lambda *_: 1 / 0)
     GlobalHydra.instance().clear()
     with pytest.raises(ZeroDivisionError):
         cli.sample()

@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from echodream.config.checks import refuse_impossible_pairs, refuse_unread_keys
+from echodream.config.checks import refuse_incompatible_choices, refuse_unknown_keys
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from tests.support.launching import pipeline
@@ -167,8 +167,8 @@ def problem(program: str, given: list[str], own: Path | None) -> str | None:
         cfg = compose(program, [*given, *where], return_hydra_config=True)
         chosen = OmegaConf.to_container(cfg.hydra.runtime.choices)
         assert isinstance(chosen, dict)
-        refuse_unread_keys(cfg, given)
-        refuse_impossible_pairs(cfg, {str(group): choice for group, choice in chosen.items()})
+        refuse_unknown_keys(cfg, given)
+        refuse_incompatible_choices(cfg, {str(group): choice for group, choice in chosen.items()})
     except (HydraException, UserError, ValueError) as error:
         return str(error)
     return None

@@ -78,10 +78,10 @@ def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) ->
 def test_every_setting_of_a_stage_is_a_key_and_paths_are_declared_as_such(stage: str) -> None:
     """What a stage reads decides whether it is complete, so no path may be declared as another text."""
     call = stage_call(composed("sample", f"stage={stage}", "data=phantom"))
-    assert call.arguments.keys() == call.hints.keys()
+    assert call.arguments.keys() == call.type_hints.keys()
     assert call.name == stage
-    for name, hint in call.hints.items():
+    for name, hint in call.type_hints.items():
         value = call.arguments[name]
         if isinstance(value, str) and value.startswith(("data/", "models/", "samples/", "reports/", "raw/")):
             assert "Path" in hint, name
-    assert (call.hints.get("dst") == "OutputPath") == (stage not in ("doctor", "verify", "track"))
+    assert (call.type_hints.get("dst") == "OutputPath") == (stage not in ("doctor", "verify", "track"))

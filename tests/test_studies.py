@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config.checks import refuse_impossible_pairs
+from echodream.config.checks import refuse_incompatible_choices
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.errors import UserError
@@ -161,7 +161,7 @@ def test_the_lines_for_recordings_that_no_phantom_writes_compose(study: str, sta
     for line in listed:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(line.program, list(line.overrides), return_hydra_config=True)
-        refuse_impossible_pairs(cfg, OmegaConf.to_container(cfg.hydra.runtime.choices))  # type: ignore[arg-type]
+        refuse_incompatible_choices(cfg, OmegaConf.to_container(cfg.hydra.runtime.choices))  # type: ignore[arg-type]
     assert stages <= {line.what for line in listed}
 
 
@@ -338,7 +338,7 @@ def test_half_a_published_model_is_refused(kind: str, experiment: str, other: st
     cfg = composed(kind, experiment, other)
     chosen = OmegaConf.to_container(cfg.hydra.runtime.choices)
     with pytest.raises(UserError, match=says):
-        refuse_impossible_pairs(cfg, chosen)  # type: ignore[arg-type]
+        refuse_incompatible_choices(cfg, chosen)  # type: ignore[arg-type]
 
 
 def test_a_search_path_of_ones_own_keeps_the_settings_of_an_experiment(tmp_path: Path) -> None:

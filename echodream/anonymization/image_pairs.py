@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from echodream import validation
-from echodream.datamodules.anonymized import match_versions
+from echodream.datamodules.anonymized import version_rows
 from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.errors import UserError
-from echodream.store import Store, complete_store
+from echodream.store import Store, open_complete
 from echodream.store.schema import SPLITS
 
 ORIGINAL_FRAMES = "OriginalFrames"
@@ -46,7 +46,7 @@ class ImageSet:
 
 def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
     """Open the original store ``real`` and the anonymized store ``src``. Raises ``UserError`` for unsuitable stores."""
-    original, anonymized = complete_store(real, "real"), complete_store(src, "src")
+    original, anonymized = open_complete(real, "real"), open_complete(src, "src")
     a, b = original.dataset, anonymized.dataset
     if (a.kind, a.channels) != (b.kind, b.channels):
         raise UserError(
@@ -111,7 +111,7 @@ def _match_recordings(originals: Recordings, store: Store, original_column: str)
     remedy = "give anonymized versions of the same images, or splits= with the splits that were anonymized"
     remedy += "; for a set without pairs give paired=false"
     roots = store.root, originals.store.root
-    matched = recordings.select(match_versions(names, originals.names, all_originals, roots, remedy))
+    matched = recordings.select(version_rows(names, originals.names, all_originals, roots, remedy))
     columns = ["FrameWidth", "FrameHeight", *([] if ORIGINAL_FRAMES in store.table else ["NumberOfFrames"])]
     sizes = [side.table[columns].to_numpy(int) for side in (originals, matched)]
     if len(wrong := np.flatnonzero((sizes[0] != sizes[1]).any(axis=1))):

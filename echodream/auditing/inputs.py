@@ -15,7 +15,7 @@ from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder, check_initial_model, check_training_store, has_known_generator
 from echodream.networks.autoencoder import load_frozen_autoencoder
-from echodream.store import Store, complete_store
+from echodream.store import Store, open_complete
 from echodream.store.schema import SPLITS
 from echodream.weights import fingerprint
 
@@ -58,7 +58,7 @@ def open_inputs(
     invalid_splits = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
     if invalid_splits or not held_out:
         raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
-    source, patients = complete_store(src, "src"), complete_store(real, "real")
+    source, patients = open_complete(src, "src"), open_complete(real, "real")
     if not source.dataset.synthetic:
         raise UserError(f"src={source.root} is not synthetic: give samples that stage=filter wrote")
     if patients.dataset.synthetic:

@@ -1,4 +1,4 @@
-"""Configuration: folders, composition, help and error messages. Its import registers experiment sections with hydra."""
+"""Configuration: folders, composition, help and error messages. The import registers experiment sections in hydra."""
 
 from echodream.config import experiment_sections
 

@@ -15,7 +15,7 @@ from echodream.config.paths import CONF_DIR
 _OLD_UNET_GROUP = re.compile(r"^(image_unet|video_unet)@denoiser=(.*)$")
 _GUIDANCE_SCALE = re.compile(r"^guidance\.(\w+)=")
 _SWEEP_ARGUMENT = re.compile(r"(-m|--multirun)$|launcher=(?!null$)|hparams_search=(?!null$)|hydra.mode=MULTIRUN$")
-"""Arguments that make a command a sweep, which runs once per value."""
+"""Arguments that make a command a sweep: the command runs once for each value."""
 _TEXT_KEY = re.compile(
     r"\+*(data|experiment|raw|src|dst|work|real|further|training|reference|artifact|generator|autoencoder|regressor|images|videos|latents"
     r"|labels|onto|pairs|protocol|audit|private|paths\.\w+|data\.name|data\.source\.(table|key_file))"
@@ -29,7 +29,7 @@ def replace_aliases(arguments: Sequence[str]) -> list[str]:
     """Replace old spellings in ``arguments``, each with a notice on stderr, and quote paths for hydra.
 
     The guidance scale of a condition that conf/guidance does not list gets a "+": guidance.age=2 becomes
-    +guidance.age=2. ``refuse_impossible_pairs`` checks this scale against the conditions of the model.
+    +guidance.age=2. ``refuse_incompatible_choices`` checks that the model has this condition.
     """
     is_sweep = any(_SWEEP_ARGUMENT.match(argument) for argument in arguments)
     return [_quote_text(_replace_alias(argument), is_sweep) for argument in arguments]
@@ -39,11 +39,11 @@ def _quote_text(argument: str, is_sweep: bool) -> str:
     """Quote the value of ``argument`` if its key takes a text and hydra would not read the value as this text.
 
     For example, raw=2024 is not read as a number, and raw=/data/Echo (1) is not an error. Quoted values, null and
-    interpolations stay; in a sweep, a,b are two values.
+    interpolations do not change. In a sweep, raw=a,b is not quoted, because it means two values.
     """
     key, equals, value = argument.partition("=")
     is_list_possible = _TEXT_OR_LIST_KEY.fullmatch(key) is not None
-    is_number = key == "pairs" and value.isdigit()  # of stage=audit; a csv file of the stages pairs and linkability
+    is_number = key == "pairs" and value.isdigit()  # pairs= is a number in stage=audit, a path in stage=linkability
     if not equals or is_number or not (is_list_possible or _TEXT_KEY.fullmatch(key)):
         return argument
     if value == "~" or value.startswith("~/"):  # some shells do not expand ~ after "="
@@ -52,16 +52,16 @@ def _quote_text(argument: str, is_sweep: bool) -> str:
         parsed = OverridesParser.create().parse_override(f"{key}={value}").value()
     except HydraException:
         parsed = 0
-    is_flag = isinstance(parsed, bool) and key == "synthetic"  # of stage=ingest; a store of the classifiers
+    is_flag = isinstance(parsed, bool) and key == "synthetic"  # synthetic= is a boolean in stage=ingest, else a path
     is_list = isinstance(parsed, list) and is_list_possible
     if parsed is None or is_flag or is_list or (isinstance(parsed, Sweep) and is_sweep):
         return argument
     if isinstance(parsed, str) and (parsed == value or value[:1] in "'\"" or "\\" in value):
         return f"{key}={value}"
-    return f"{key}={quote(value)}"
+    return f"{key}={quote_value(value)}"
 
 
-def quote(value: str) -> str:
+def quote_value(value: str) -> str:
     """Quote ``value`` so that hydra reads it as text."""
     return QuotedString(value, Quote.double).with_quotes()
 

@@ -17,13 +17,13 @@ from echodream.errors import UserError
 _REQUIRED_IN_TRAINING = ("src", "dst", "work", "callbacks.checkpoint")
 
 
-def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Refuse overrides ``+key=value`` of unknown keys, and ``group=[a,b]`` whose choices set the same key."""
+def refuse_unknown_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Refuse overrides ``+key=value`` of unknown keys, and ``group=[a,b]`` if both choices set the same key."""
     for override in overrides:
         _refuse_duplicate_keys(override)
         key = override.lstrip("+").split("=", 1)[0]
         parts = key.split(".")
-        is_guidance_scale = parts[0] == "guidance" and len(parts) == 2  # see ``_check_generator``
+        is_guidance_scale = parts[0] == "guidance" and len(parts) == 2  # checked by ``_check_generator``
         if not override.startswith("+") or "@" in key or is_group(key) or is_guidance_scale:
             continue
         parents = [OmegaConf.select(cfg, ".".join(parts[:depth])) for depth in range(1, len(parts))]
@@ -43,11 +43,11 @@ def _refuse_duplicate_keys(override: str) -> None:
                 raise UserError(f"{group}={files[key]} and {group}={name} both set {key}: leave one of them out")
 
 
-def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
+def refuse_incompatible_choices(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
     """Refuse incompatible choices. ``chosen`` maps each config group to its choice.
 
-    ``model.needs``, or ``needs`` of a stage, lists the possible choices of other groups. The sampler must be possible
-    for the diffusion process of the generator, and the guidance scales for its conditions.
+    For other groups, ``model.needs`` (in a training) or ``needs`` (in a stage) lists the supported choices.
+    The diffusion process of the generator must support the sampler. Guidance scales are for the generator's conditions.
     """
     kind, needs = ("model", "model.needs") if "model" in chosen else ("stage", "needs")
     for group, possible in (OmegaConf.select(cfg, needs) or {}).items():
@@ -57,14 +57,13 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
             names = f"{kind}={chosen[kind]}{experiment} cannot be combined with {group}={choice}"
             raise UserError(f"{names}: choose one of {join_names(possible)}")
     if chosen.get("distill") is not None and cfg.model.name not in ("lidm", "lvdm"):
-        raise UserError(f"model={cfg.model.name} cannot be distilled: distill= goes with model=lidm and model=lvdm")
+        raise UserError(f"model={cfg.model.name} cannot be distilled: use distill= with model=lidm or model=lvdm")
     if OmegaConf.select(cfg, "canaries") and "model" in chosen:
         if cfg.model.name not in ("lidm", "lvdm"):
-            raise UserError(f"model={cfg.model.name} has no canaries: canaries= goes with model=lidm and model=lvdm")
+            raise UserError(f"model={cfg.model.name} has no canaries: use canaries= with model=lidm or model=lvdm")
         if chosen.get("distill") is not None:
-            raise UserError(
-                f"distill={chosen['distill']} has no canaries: its teacher was trained on the patients, too"
-            )
+            problem = f"distill={chosen['distill']} cannot use canaries=, as its teacher was trained on all patients"
+            raise UserError(f"{problem}: remove canaries=")
     video = OmegaConf.select(cfg, "denoiser.video")
     if video is not None and video != cfg.model.video:
         kind, model = ("clips", "lvdm") if video else ("images", "lidm")
@@ -73,7 +72,7 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
 
 
 def _check_generator(cfg: DictConfig) -> None:
-    """Check that the diffusion model of the stage, if readable, supports the guidance scales, sampler and spacing."""
+    """Check that the diffusion model of the stage, if it is readable, supports guidance scales, sampler and spacing."""
     guidance, sampler, spacing = (OmegaConf.select(cfg, key) for key in ("guidance", "sampler", "spacing"))
     artifact = OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator")
     if artifact is None or (guidance is None and "sampler" not in cfg):

@@ -17,8 +17,8 @@ def is_group(name: str) -> bool:
     return (CONF_DIR / name).is_dir()
 
 
-def join_names(names: Iterable[str], wrong: str = "") -> str:
-    """Join ``names`` by commas, and suggest a name that is similar to the ``wrong`` name."""
+def join_names(names: Iterable[str], unknown: str = "") -> str:
+    """Join ``names`` by commas, and suggest a name that is similar to the name ``unknown``."""
     names = list(names)
-    similar = difflib.get_close_matches(wrong, names, 1)
+    similar = difflib.get_close_matches(unknown, names, 1)
     return ", ".join(names) + (f" (did you mean {similar[0]!r}?)" if similar else "")

@@ -1,4 +1,4 @@
-"""Composition of a command line in this process, without ``hydra.main``."""
+"""Composition of the configuration of a command in this process, without ``hydra.main``."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from echodream.config.aliases import quote
+from echodream.config.aliases import quote_value
 from echodream.config.choices import group_choices, join_names
 from echodream.config.error_messages import error_sentence
-from echodream.config.help import options_first
+from echodream.config.help import put_options_first
 from echodream.config.own_studies import check_own_study
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
@@ -28,15 +28,15 @@ _COMMAND_LINE_GROUPS = ("launcher", "hparams_search")
 
 @contextmanager
 def composed_command(program: str, arguments: Sequence[str]) -> Iterator[DictConfig]:
-    """Configuration of the command ``program``.py ("train" or "sample") with ``arguments``, inside the block.
+    """Context manager that yields the configuration of ``program``.py ("train" or "sample") with ``arguments``.
 
-    Errors of the configuration are raised as ``UserError``. At the end of the block, the global state of hydra is as
-    before.
+    Errors of the configuration are raised as ``UserError``. At the end of the block, the previous global state of
+    hydra is restored.
     """
     with _global_hydra_state():
         try:
             check_own_study(arguments)
-            yield _compose(program, _overrides(options_first(arguments)))
+            yield _compose(program, _hydra_overrides(put_options_first(arguments)))
         except UserError:
             raise
         except Exception as error:
@@ -48,7 +48,7 @@ def composed_command(program: str, arguments: Sequence[str]) -> Iterator[DictCon
 
 @contextmanager
 def _global_hydra_state() -> Iterator[None]:
-    """Use a new global state of hydra in the block, and restore the previous state at its end."""
+    """Use a new global state of hydra in the block, and restore the previous state at the end of the block."""
     instances = Singleton._instances
     before = {kind: instances.pop(kind) for kind in _GLOBAL_STATE if kind in instances}
     try:
@@ -59,8 +59,8 @@ def _global_hydra_state() -> Iterator[None]:
         instances.update(before)  # type: ignore[arg-type]
 
 
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    """Overrides of hydra in ``arguments``; --config-dir becomes a search path. Other options are refused."""
+def _hydra_overrides(arguments: Sequence[str]) -> list[str]:
+    """Hydra overrides in ``arguments``; --config-dir becomes hydra.searchpath, and other options are refused."""
     overrides, folders = [], []
     for before, argument in pairwise(["", *arguments]):
         option, _, value = argument.partition("=")
@@ -74,12 +74,12 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
             overrides.append(argument)
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:
         raise UserError(f"--config-dir {missing[0]} does not exist: give a folder with your own studies")
-    paths = ",".join(quote(f"file://{Path(folder).absolute()}") for folder in folders)
+    paths = ",".join(quote_value(f"file://{Path(folder).absolute()}") for folder in folders)
     return [*overrides, *([f"hydra.searchpath=[{paths}]"] if paths else [])]
 
 
 def _compose(program: str, overrides: list[str]) -> DictConfig:
-    """The composed configuration; hydra's part is set as the current ``HydraConfig``, as in ``hydra.main``."""
+    """The composed configuration without hydra's own part, which becomes ``HydraConfig`` as in ``hydra.main``."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name=program):
         cfg = compose(program, overrides, return_hydra_config=True)
     for group in _COMMAND_LINE_GROUPS:
@@ -98,8 +98,8 @@ def _compose(program: str, overrides: list[str]) -> DictConfig:
 def study_arguments() -> list[str]:
     """Arguments of the current command that select the study and the size of its models, for another command.
 
-    These are ``data=``, ``preset=``, ``experiment=``, overrides ``data.*=`` and ``--config-dir``. Raises ``UserError``
-    if ``data=`` is missing.
+    The arguments are ``data=``, ``preset=``, ``experiment=``, overrides ``data.*=`` and ``--config-dir``. Raises
+    ``UserError`` if ``data=`` is missing.
     """
     current = HydraConfig.get()
     choices = current.runtime.choices
@@ -109,10 +109,10 @@ def study_arguments() -> list[str]:
         f"{group}={choices[group]}" for group in ("data", "preset", "experiment") if choices.get(group) is not None
     ]
     overrides = [text for text in current.overrides.task if text.lstrip("+~").startswith("data.")]
-    return [*chosen, *overrides, *(part for folder in own_folders() for part in ("--config-dir", folder))]
+    return [*chosen, *overrides, *(part for folder in user_config_folders() for part in ("--config-dir", folder))]
 
 
-def own_folders() -> list[str]:
-    """Folders of the user with configurations, from --config-dir or hydra.searchpath, as absolute paths."""
+def user_config_folders() -> list[str]:
+    """Absolute paths of the user's folders with configurations, from --config-dir or hydra.searchpath."""
     sources = [source for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
     return [source.path for source in sources if Path(source.path) != CONF_DIR]

@@ -1,4 +1,4 @@
-"""Conversion of user errors, also of libraries, into one sentence on stderr and exit status 1."""
+"""Conversion of user errors, including errors of libraries, into one sentence on stderr and exit status 1."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from echodream.config.aliases import quote
+from echodream.config.aliases import quote_value
 from echodream.config.choices import group_choices, is_group, join_names
 from echodream.config.launchers import is_sweep_run, launcher_error_message, missing_package_message
 from echodream.config.own_studies import yaml_error_message
@@ -28,22 +28,23 @@ from echodream.errors import UserError
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SUBMITIT_EXECUTOR" not in os.environ
 """Whether the user requests tracebacks. Launcher jobs inherit HYDRA_FULL_ERROR from ``_make_hydra_raise_errors``."""
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
-_GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
+_MISSING_GROUP = re.compile(r"You must specify '([^']+)'")
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 _DISK_FULL = re.compile(f"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}")
 _LIST_GROUPS = ("conditioning", "logger")
 """Config groups whose choice is a list, which may be empty."""
 _UNEXPECTED_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
-_TARGET = re.compile(r"target '([\w.]+)'")
+_FAILED_TARGET = re.compile(r"target '([\w.]+)'")
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
 
 
 def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a command: a user error ends it with one sentence on stderr. HYDRA_FULL_ERROR=1 shows tracebacks.
+    """Decorator of a command: a user error ends the command with one sentence on stderr.
 
-    Outside ``hydra.main`` it handles composition errors, inside it handles errors of the job, because hydra prints a
-    long text about an exception that passes through ``hydra.main``. In a sweep, a failed run prints its sentence and
-    raises the error. Hydra then continues with the other runs and fails at the end.
+    With HYDRA_FULL_ERROR=1, tracebacks are shown. Outside ``hydra.main``, the decorator handles errors of composition.
+    Inside ``hydra.main``, it handles errors of the job, because hydra prints a long text about an exception that leaves
+    ``hydra.main``. In a sweep, a failed run prints its error message and raises the error. Hydra then continues with
+    the other runs, and the sweep fails at its end.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,10 +97,10 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
         return _unknown_choice_message(error)
     if isinstance(error, OverrideParseException):
         key, equals, value = error.override.partition("=")
-        example = f": {shlex.quote(f'{key}={quote(value)}')}" if equals and value[:1] not in "[{'\"" else ""
+        example = f": {shlex.quote(f'{key}={quote_value(value)}')}" if equals and value[:1] not in "[{'\"" else ""
         remedy = f"write key=value, and quote values with special characters{example}"
         return f"the override {error.override!r} cannot be read: {remedy}"
-    if isinstance(error, HydraException) and (match := _GROUP_NEEDED.search(str(error))):
+    if isinstance(error, HydraException) and (match := _MISSING_GROUP.search(str(error))):
         return f"{match[1]}= is needed: choose one of {join_names(group_choices(match[1]))}"
     if isinstance(error, HydraException) and (match := _UNKNOWN_KEY.search(str(error))):
         return _unknown_key_message(match[1], config, list(arguments), error)
@@ -112,10 +113,10 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
         return _wrong_argument_message(error, arguments)
     if (message := _disk_error_message(error)) is not None:
         return message
-    return _one_line(error) if isinstance(error, HydraException | OmegaConfBaseException) else None
+    return _one_line_message(error) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line_message(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -139,10 +140,10 @@ def _disk_error_message(error: BaseException) -> str | None:
 def _unknown_choice_message(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
-        return _one_line(error)
+        return _one_line_message(error)
     if (message := missing_package_message(group)) is not None:
         return message
-    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a subfolder, such as denoiser=image_unet/small
+    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # choice in a subfolder, such as denoiser=image_unet/small
         group, _, choice = str(error.missing_cfg_file).partition("/")
     options = sorted({*(error.options or ()), *group_choices(group)} - {"base"})
     return f"{group}={choice} is not known: choose one of {join_names(options, choice)}"
@@ -158,14 +159,14 @@ def _null_group_message(arguments: Iterable[str]) -> str | None:
 
 
 def _unknown_key_message(key: str, config: str, arguments: list[str], error: BaseException) -> str:
-    """Message about an unknown ``key``, with the known keys of the configuration composed without ``key``."""
+    """Message about an unknown ``key`` that lists the known keys, from the configuration composed without ``key``."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     all_overrides = [argument for argument in arguments if not argument.startswith("-")]
     overrides = [override for override in all_overrides if override.split("=", 1)[0].lstrip("+~") != key]
     if len(overrides) == len(all_overrides):
-        return _one_line(error)  # the key is in a file of conf/ or --config-dir
+        return _one_line_message(error)  # the key is in a file of conf/ or --config-dir
     parent, _, last = key.rpartition(".")
     final = last
     GlobalHydra.instance().clear()
@@ -173,7 +174,7 @@ def _unknown_key_message(key: str, config: str, arguments: list[str], error: Bas
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(config, overrides)
     except (HydraException, OmegaConfBaseException) as other:
-        return error_sentence(other, config, overrides) or _one_line(error)
+        return error_sentence(other, config, overrides) or _one_line_message(error)
     while parent and not OmegaConf.is_dict(OmegaConf.select(cfg, parent, throw_on_missing=False)):
         parent, _, last = parent.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -182,7 +183,7 @@ def _unknown_key_message(key: str, config: str, arguments: list[str], error: Bas
         names = list(parameter_hints(str(node["_target_"])))
         if last in names and last in cfg:
             return f"unknown key {key!r}: write {key.removeprefix(f'{parent}.')}="
-    if not parent and key != final and final in cfg:  # such as process.spacing= for the key spacing= of a stage
+    if not parent and key != final and final in cfg:  # process.spacing= for the key spacing= of a stage
         return f"unknown key {key!r}: write {final}="
     if last in names:  # hydra cannot replace a mapping by a command-line override
         return f"{key} is a mapping: add its entries one by one, +{key}.<name>=<value>"
@@ -203,8 +204,8 @@ def _wrong_argument_message(error: InstantiationException, arguments: Iterable[s
     """Message about an invalid argument of an object in the configuration; None for an error inside the object."""
     if not isinstance(error.__cause__, TypeError | ValueError | ImportError):
         return None
-    reason, full_key = _one_line(error.__cause__), re.search(r"full_key: (\S+)", str(error))
-    where, target = full_key[1] if full_key else "the configuration", _TARGET.search(str(error))
+    reason, full_key = _one_line_message(error.__cause__), re.search(r"full_key: (\S+)", str(error))
+    where, target = full_key[1] if full_key else "the configuration", _FAILED_TARGET.search(str(error))
     where = re.sub(r"^stage\.source\b", "data.source", where)
     unknown = _UNEXPECTED_ARGUMENT.search(reason)
     if unknown is None or target is None:

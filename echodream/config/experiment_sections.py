@@ -1,4 +1,4 @@
-"""Hydra plugin that reads the sections of an experiment file, one per model or stage, as if they were files."""
+"""Hydra plugin that reads each section of an experiment file, one per model or stage, as if it were a file."""
 
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ class ExperimentSections(ConfigSource):
 
 
 class SectionsSearchPath(SearchPathPlugin):
-    """Adds ``ExperimentSections`` to hydra's search path. The key hydra.searchpath stays free for users."""
+    """Adds ``ExperimentSections`` to hydra's search path. Users can still set the key hydra.searchpath."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("echodream", "sections://conf")
 
 
 def register_experiment_sections() -> None:
-    """Register the plugins in this file with hydra. Called before a configuration is composed."""
+    """Register the plugins of this file in hydra, before a configuration is composed."""
     SourcesRegistry.instance().register(ExperimentSections)
     Plugins.instance().register(SectionsSearchPath)

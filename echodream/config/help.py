@@ -45,7 +45,7 @@ def print_help(config: str) -> None:
     sys.exit(0)
 
 
-def options_first(arguments: Sequence[str]) -> list[str]:
+def put_options_first(arguments: Sequence[str]) -> list[str]:
     """Replace aliases in ``arguments`` and put hydra's options first. Raises ``UserError`` for an unknown option."""
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in _OPTIONS:

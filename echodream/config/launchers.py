@@ -9,25 +9,25 @@ from hydra.types import RunMode
 
 from echodream.errors import UserError
 
-_PACKAGES = {
+_OPTIONAL_PACKAGES = {
     "hydra/launcher": ("launcher=", "hydra-submitit-launcher", "cluster"),
     "hydra/sweeper": ("hparams_search=", "hydra-optuna-sweeper", "search"),
     "hydra/sweeper/sampler": ("hparams_search=", "hydra-optuna-sweeper", "search"),
 }
-"""Hydra groups of optional packages: the key that selects the group, the package, its extra in pyproject.toml."""
+"""Hydra group of an optional package -> key that selects the group, package, and its extra in pyproject.toml."""
 _LOG_FILE = re.compile(r"\S+_log\.(?:out|err)")
 
 
 def missing_package_message(group: str) -> str | None:
-    """Message that the package of hydra's ``group`` is not installed; None for a group without optional package."""
-    if group not in _PACKAGES:
+    """Message that the package of hydra's ``group`` is not installed; None if the group needs no optional package."""
+    if group not in _OPTIONAL_PACKAGES:
         return None
-    key, package, extra = _PACKAGES[group]
+    key, package, extra = _OPTIONAL_PACKAGES[group]
     return f"{key} needs the package {package}: install it with python -m pip install 'echodream[{extra}]'"
 
 
 def launcher_error_message(error: BaseException) -> str | None:
-    """Message about an ``error`` of submitit; None for another error."""
+    """Message about an ``error`` of submitit; None for any other error."""
     text = str(error).strip()
     if "Could not detect" in text and "srun" in text:
         return "launcher=slurm needs SLURM, but srun is not installed: run this on a login node, or omit launcher=slurm"
@@ -50,11 +50,11 @@ def is_sweep_run() -> bool:
 def check_objective(name: str | None) -> None:
     """Raise ``UserError`` if the objective ``name`` is not a metric of the validation patients."""
     if name is not None and not name.startswith("val/"):
-        raise UserError(f"objective={name} is not measured on the validation patients: choose one in val/")
+        raise UserError(f"objective={name} is not measured on the validation patients: choose a val/ metric")
 
 
 def objective_value(name: str | None, metrics: Mapping[str, Any]) -> float | None:
-    """Value of the objective ``name``; None without name or metrics. Raises ``UserError`` for an unknown name."""
+    """Value of the metric ``name``; None without name or metrics. Raises ``UserError`` for an unknown name."""
     check_objective(name)
     if name is None or not metrics:
         return None

@@ -1,4 +1,4 @@
-"""Checks the study's yaml file in the user's ``--config-dir`` folder before hydra reads it."""
+"""Check of a study's yaml file in the user's ``--config-dir`` folder, before hydra reads the file."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -28,7 +28,7 @@ def check_own_study(arguments: Sequence[str]) -> None:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     if not OmegaConf.is_dict(content) or not OmegaConf.is_list(content.get("defaults")):
-        raise UserError(f"{path} has no list of defaults: begin it with defaults: [videos], or another study")
+        raise UserError(f"{path} has no list of defaults: begin it with defaults: [videos], or [<other study>]")
     known = ["defaults", *map(str, OmegaConf.load(CONF_DIR / "data" / "base.yaml"))]
     if unknown := [str(key) for key in content if key not in known]:
         raise UserError(f"{path} has the unknown key {unknown[0]!r}; a study has {join_names(known, unknown[0])}")
@@ -38,7 +38,7 @@ def check_own_study(arguments: Sequence[str]) -> None:
 
 
 def _refuse_misread_numbers(path: Path) -> None:
-    """Raise ``UserError`` if YAML reads the name or a source setting as a different number: 2024_01 as 202401."""
+    """Raise ``UserError`` if YAML changes a number in the name or a source setting, such as 2024_01 to 202401."""
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     nodes = [pair for pair in root.value if pair[0].value in ("name", "source")]
     while nodes:

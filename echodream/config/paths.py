@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+_PACKAGE_DIR = Path(__file__).resolve().parent.parent
+CONF_DIR = _PACKAGE_DIR / "conf" if (_PACKAGE_DIR / "conf").is_dir() else _PACKAGE_DIR.parent / "conf"

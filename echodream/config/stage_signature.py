@@ -12,11 +12,11 @@ ExtractorPath: TypeAlias = str
 OutputPath: TypeAlias = str
 """Path of a folder that a stage writes."""
 ENGINE_PARAMETERS = ("command", "code_version")
-"""Parameters that the engine passes to every stage; they are not settings."""
+"""Parameters that echodream/engine.py passes to every stage, and that are not settings."""
 
 
 def parameter_hints(target: str) -> dict[str, str]:
-    """Type hints, by name, of the settings that the function ``target`` takes, as written in its source."""
+    """Setting -> type hint, for the parameters of the function ``target``, as written in its source."""
     module, _, name = target.rpartition(".")
     spec = find_spec(module) if module else None
     if spec is None or spec.origin is None:

@@ -12,24 +12,24 @@ from torch.nn import functional
 from echodream import validation
 from echodream.datamodules.normalization import from_uint8, to_uint8
 
-SMOOTHNESS = 1 / 8
-"""Standard deviation of the Gaussian that smooths displacements in ``elastic``, as a fraction of the smaller side."""
+ELASTIC_SMOOTHNESS = 1 / 8
+"""Standard deviation of the Gaussian that smooths displacements in ``deform``, as a fraction of the smaller side."""
 
 
 def gain(x: Tensor, factor: float) -> Tensor:
     """Multiply the intensities, 0 to 1, of pixels ``x`` (C, F, H, W) by ``factor``, clipped to 1."""
-    return _from_intensity((x + 1) / 2 * factor)
+    return _pixels_from_intensity((x + 1) / 2 * factor)
 
 
 def contrast(x: Tensor, gamma: float) -> Tensor:
     """Raise the intensities, 0 to 1, of pixels ``x`` (C, F, H, W) to the power ``gamma``."""
-    return _from_intensity(((x + 1) / 2).clamp(0, 1) ** gamma)
+    return _pixels_from_intensity(((x + 1) / 2).clamp(0, 1) ** gamma)
 
 
 def speckle(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Multiply the intensities of pixels ``x`` (C, F, H, W) by 1 + ``strength`` * N(0, 1), independent of channel."""
+    """Multiply intensities of pixels ``x`` (C, F, H, W) by 1 + ``strength`` * N(0, 1), equal noise for all channels."""
     noise = torch.from_numpy(rng.standard_normal((1, *x.shape[1:]), dtype=np.float32))
-    return _from_intensity((x + 1) / 2 * (1 + strength * noise))
+    return _pixels_from_intensity((x + 1) / 2 * (1 + strength * noise))
 
 
 def add_noise(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -38,17 +38,17 @@ def add_noise(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
 
 
 def flip(x: Tensor, axis: int = -1) -> Tensor:
-    """Horizontal flip, or vertical flip with ``axis`` -2. (C, F, H, W)."""
+    """Flip ``x`` (C, F, H, W) horizontally, or vertically with ``axis`` -2."""
     return x.flip(axis)
 
 
 def invert(x: Tensor) -> Tensor:
-    """Exchange black and white. (C, F, H, W)."""
+    """Exchange black and white in pixels ``x`` (C, F, H, W)."""
     return -x
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur every frame by a Gaussian with standard deviation ``sigma`` in pixels; border padding. (C, F, H, W)."""
+    """Blur frames of ``x`` (C, F, H, W) by a Gaussian with standard deviation ``sigma`` (pixels); border padding."""
     if not sigma:
         return x
     radius = math.ceil(3 * sigma)
@@ -59,29 +59,29 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     return functional.conv2d(frames, kernel.view(1, 1, 1, -1)).reshape(x.shape)
 
 
-def elastic(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
-    """Displace pixels smoothly by a random field, which all frames share. (C, F, H, W).
+def deform(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """Displace the pixels of ``x`` (C, F, H, W) by a smooth random field, which is equal for all frames.
 
     ``amount`` is the root mean square displacement in each direction, in pixels. The field is white noise smoothed by a
-    Gaussian (``SMOOTHNESS``). Bilinear interpolation with border padding.
+    Gaussian (``ELASTIC_SMOOTHNESS``). Interpolation is bilinear with border padding.
     """
     height, width = x.shape[-2:]
-    sigma = SMOOTHNESS * min(height, width)
-    border = math.ceil(3 * sigma)  # a margin that is cut off, so that the border moves as much as the center
+    sigma = ELASTIC_SMOOTHNESS * min(height, width)
+    border = math.ceil(3 * sigma)  # margin that is cut off, so that the border moves as much as the center
     size = (2, 1, height + 2 * border, width + 2 * border)
     noise = torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
     if not amount:
         return x
     field = blur(noise, sigma)[..., border:-border, border:-border]
     field = amount * field / field.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    step = torch.stack([field[0, 0] * 2 / width, field[1, 0] * 2 / height], dim=-1)  # to the right, down
+    step = torch.stack([field[0, 0] * 2 / width, field[1, 0] * 2 / height], dim=-1)  # displacement (right, down)
     grid = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False) + step
     frames = x.reshape(1, -1, height, width)
     return functional.grid_sample(frames, grid, padding_mode="border", align_corners=False).reshape(x.shape)
 
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
-    """Compress and decompress every frame as JPEG with ``quality`` 1 to 95, each channel by itself. (C, F, H, W)."""
+    """Compress and decompress each channel of the frames of ``x`` (C, F, H, W) as JPEG with ``quality`` 1 to 95."""
     from PIL import Image
 
     frames = []
@@ -95,8 +95,8 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
 def affine(x: Tensor, shift: tuple[float, float] = (0.0, 0.0), degrees: float = 0.0, zoom: float = 1.0) -> Tensor:
     """Magnify ``x`` (C, F, H, W) by ``zoom``, rotate it about its center by ``degrees``, and shift it.
 
-    ``shift`` is (down, right), as fractions of height and width. Rotation is counter-clockwise, and correct in pixels
-    for non-square frames. Interpolation is bilinear with border padding.
+    ``shift`` is (down, right), as fractions of height and width. Rotation is counter-clockwise, and keeps angles in
+    non-square frames. Interpolation is bilinear with border padding.
     """
     height, width = x.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom
@@ -110,7 +110,7 @@ def affine(x: Tensor, shift: tuple[float, float] = (0.0, 0.0), degrees: float = 
     return functional.grid_sample(frames, grid, padding_mode="border", align_corners=False).reshape(x.shape)
 
 
-def _from_intensity(intensity: Tensor) -> Tensor:
+def _pixels_from_intensity(intensity: Tensor) -> Tensor:
     return intensity.clamp(0, 1) * 2 - 1
 
 
@@ -139,16 +139,16 @@ class Transform:
     interpolate: float = 0.0
     invert: bool = False
 
-    def change_pixels(self, x: Tensor, rng: np.random.Generator, other: Tensor | None = None) -> Tensor:
-        """Transformed pixels in [-1, 1], (C, F, H, W); ``other``: the same number of frames of another patient."""
-        if self.blend and other is not None:
-            x = torch.lerp(x, other, self.blend)
+    def change_pixels(self, x: Tensor, rng: np.random.Generator, other_patient: Tensor | None = None) -> Tensor:
+        """Transform pixels ``x`` in [-1, 1], (C, F, H, W); ``other_patient``: pixels of another patient, as ``x``."""
+        if self.blend and other_patient is not None:
+            x = torch.lerp(x, other_patient, self.blend)
         if any(self.shift) or self.rotate or self.zoom != 1:
             x = affine(x, self.shift, self.rotate, self.zoom)
         for axis in self.flip:
             x = flip(x, axis)
         if self.elastic:
-            x = elastic(x, self.elastic, rng)
+            x = deform(x, self.elastic, rng)
         x = blur(x, self.blur)
         if self.gain != 1:
             x = gain(x, self.gain)
@@ -160,19 +160,21 @@ class Transform:
             x = invert(x)
         return jpeg(x, self.jpeg) if self.jpeg else x
 
-    def mix_latents(self, latents: Tensor, other: Tensor | None) -> Tensor:
-        """Latents, (f, C, H, W), interpolated with those of ``other``."""
-        return latents if other is None or not self.interpolate else torch.lerp(latents, other, self.interpolate)
+    def mix_latents(self, latents: Tensor, other_patient: Tensor | None) -> Tensor:
+        """Interpolate ``latents``, (F, C, H, W), with latents of ``other_patient`` in the same shape."""
+        if other_patient is None or not self.interpolate:
+            return latents
+        return torch.lerp(latents, other_patient, self.interpolate)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Strengths of augmentations, which are equal for all frames of a sample, except for noise; 0 disables one."""
+    """Strength of each augmentation; 0 disables it. Except for noise, all frames of a sample change equally."""
 
     gain: float = 0.0
-    """Range of a factor of intensities: from 1 / (1 + gain) to 1 + gain. Pixels only."""
+    """Intensities are multiplied by a random factor, 1 / (1 + gain) to 1 + gain. Pixels only."""
     contrast: float = 0.0
-    """Range of a power of intensities: from 1 / (1 + contrast) to 1 + contrast. Pixels only."""
+    """Intensities are raised to a random power, 1 / (1 + contrast) to 1 + contrast. Pixels only."""
     speckle: float = 0.0
     """Standard deviation of multiplicative noise. Pixels only."""
     noise: float = 0.0
@@ -182,7 +184,7 @@ class Augment:
     rotate: float = 0.0
     """Maximum rotation in both directions, in degrees; at most 180."""
     zoom: float = 0.0
-    """Range of the magnification: from 1 to 1 + zoom. Magnification crops the border."""
+    """Frames are magnified by a random factor, 1 to 1 + zoom, which crops the border."""
     flip: float = 0.0
     """Probability of a horizontal flip; at most 1."""
 
@@ -191,13 +193,13 @@ class Augment:
         for field in fields(self):
             validation.number(f"augment.{field.name}", getattr(self, field.name), 0, maxima.get(field.name, 100.0))
 
-    def enabled(self) -> list[str]:
+    def enabled_augmentations(self) -> list[str]:
         """Names of the enabled augmentations."""
         return [field.name for field in fields(self) if getattr(self, field.name)]
 
     def pixel_augmentations(self) -> list[str]:
         """Names of the enabled augmentations that are defined for pixels only."""
-        return [name for name in self.enabled() if name in ("gain", "contrast", "speckle")]
+        return [name for name in self.enabled_augmentations() if name in ("gain", "contrast", "speckle")]
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Augment one sample, (C, F, H, W), with random numbers from ``rng``."""

@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset
-from echodream.datamodules.device_cache import LATENTS, DeviceCache
+from echodream.datamodules.device_cache import LATENT_ENTRIES, DeviceCache
 from echodream.datamodules.patient_batches import PatientBatches
 from echodream.datamodules.recordings import Recordings, require_column
 from echodream.datamodules.views import View
 from echodream.errors import UserError
 from echodream.privacy.canaries import Canaries
 from echodream.store import Store
-from echodream.store.reader import MOST_CACHED, SMALL_STUDY
+from echodream.store.reader import MAX_LATENT_CACHE_BYTES, MAX_SMALL_CACHE_BYTES
 
 
 class StoreData(LightningDataModule):
@@ -27,9 +27,9 @@ class StoreData(LightningDataModule):
     Training samples are shuffled in each epoch; validation and test samples are fixed. A sample is a function of
     (``seed``, epoch, index). Batches contain ``columns`` of FileList.csv: numbers as tensors (B,), int64 or float32
     (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
-    batch is dropped. With ``cache``, the recordings of used splits are in memory; "auto": if the store has at most
-    ``SMALL_STUDY`` bytes, or latents of at most ``MOST_CACHED`` bytes on a machine with a GPU; "device": the latents of
-    training samples are on the trainer's device (``DeviceCache``). Raises ``UserError`` if the store is unsuitable.
+    batch is dropped. With ``cache``, the recordings of used splits are kept in memory. With ``cache`` "auto", they are
+    kept if they take at most ``MAX_SMALL_CACHE_BYTES``, or ``MAX_LATENT_CACHE_BYTES`` for latents and a GPU. With
+    ``cache`` "device", latents for training are kept on the device. Raises ``UserError`` if the store is unsuitable.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class StoreData(LightningDataModule):
         self._device_cache: DeviceCache | None = None
         self._datasets: dict[str, ViewDataset] = {}
         self.canaries: Canaries | None = None
-        """Training patients, of whom some are left out; set before the first use of training samples."""
+        """Training patients of whom some are left out of training; set before the first use of training samples."""
         self.private_batches: PatientBatches | None = None
-        """Batches of private training, in place of ``batch_size`` samples."""
+        """Batches of patients for private training, in place of batches of ``batch_size`` samples."""
         self._check_store()
 
     def _check_store(self) -> None:
@@ -76,7 +76,7 @@ class StoreData(LightningDataModule):
             raise UserError(f"{problem}, which cannot form a batch: ingest with one data.size=")
         if self.store.dataset.kind == "latent" and self.augment and (names := self.augment.pixel_augmentations()):
             raise UserError(f"augment.{names[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
-        if self.on_device and self.augment and (names := self.augment.enabled()):
+        if self.on_device and self.augment and (names := self.augment.enabled_augmentations()):
             raise UserError(f"augment.{names[0]} is not for datamodule.cache=device: set it to 0, or give cache=true")
 
     def samples(self, split: str) -> ViewDataset:
@@ -91,16 +91,14 @@ class StoreData(LightningDataModule):
         return self._datasets[split]
 
     def cache_recordings(self, rows: Recordings) -> None:
-        """Read the recordings ``rows`` into memory, if ``cache`` says so."""
+        """Read the recordings ``rows`` into memory if the setting ``cache`` requires it."""
         for_gpu = torch.cuda.is_available() and rows.store.dataset.kind == "latent"
-        is_small = self.cache in ("auto", "device") and rows.store.fits_in_memory(
-            MOST_CACHED if for_gpu else SMALL_STUDY
-        )
-        if self.cache is True or is_small:
+        limit = MAX_LATENT_CACHE_BYTES if for_gpu else MAX_SMALL_CACHE_BYTES
+        if self.cache is True or (self.cache in ("auto", "device") and rows.store.fits_in_memory(limit)):
             rows.store.cache(rows.names)
 
     def recordings(self, split: str) -> Recordings:
-        """Recordings of ``split``; those of TRAIN without the ``canaries`` that are left out."""
+        """Recordings of ``split``. TRAIN does not contain the ``canaries`` that are left out of training."""
         rows = Recordings(self.store, split)
         if split != "TRAIN" or self.canaries is None:
             return rows
@@ -108,7 +106,7 @@ class StoreData(LightningDataModule):
         return rows.select(np.flatnonzero(~left_out).tolist())
 
     def training_dataset(self) -> ViewDataset | MixedDataset:
-        """Dataset of training samples."""
+        """Dataset of the training samples, with frame numbers in place of latents for ``cache`` "device"."""
         samples = self.samples("TRAIN")
         if not self.on_device:
             return samples
@@ -132,12 +130,12 @@ class StoreData(LightningDataModule):
         return ResumableLoader(samples, drop_last=self.drop_last, **settings)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch, but not the times of reference frames, from which the CPU computes the number of beats."""
-        if "patients" in batch:  # of private training
+        """Move a batch to ``device``, except ``reference_time``, from which the CPU computes the number of beats."""
+        if "patients" in batch:  # a batch of private training
             patients = (self.transfer_batch_to_device(each, device, dataloader_idx) for each in batch["patients"])
             return {"patients": list(patients)}
         if self._device_cache is not None and not batch["x"].is_floating_point():
-            latents = {key: self._device_cache.batch_latents(batch[key]) for key in LATENTS if key in batch}
+            latents = {key: self._device_cache.batch_latents(batch[key]) for key in LATENT_ENTRIES if key in batch}
             batch = {**batch, **latents}
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if "reference_time" in batch:

@@ -70,8 +70,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
 class MixedDataset(Dataset[dict[str, Any]]):
     """Mixture of one or two datasets ``parts``, such as real and synthetic samples.
 
-    A round contains all N samples of the first dataset and ``ratio`` * N samples of the second dataset (None: all). An
-    epoch is one round or, with ``length``, the next ``length`` samples of shuffled rounds.
+    A round contains all N samples of the first dataset and ``ratio`` * N samples of the second dataset (by default all
+    samples). An epoch is one round or, with ``length``, the next ``length`` samples of shuffled rounds.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     """
 
     _position: tuple[int, int] = (0, 0)
-    _resume: tuple[int, int] | None = None
+    _resume_position: tuple[int, int] | None = None
 
     def state_dict(self) -> dict[str, int]:
         """State of the loader: the epoch, and the number of its batches that have been returned."""
@@ -153,16 +153,16 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Resume after the batches in ``state`` (``state_dict``)."""
-        self._resume = self._position = (state["epoch"], state["batches"])
+        self._resume_position = self._position = (state["epoch"], state["batches"])
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches_done, epoch = 0, 0
         if isinstance(self.sampler, EpochSampler):
             epoch = self.sampler.epoch
-            if self._resume is not None and self._resume[0] == epoch:
-                batches_done = self._resume[1]
+            if self._resume_position is not None and self._resume_position[0] == epoch:
+                batches_done = self._resume_position[1]
             self.sampler.skip = batches_done * (self.batch_size or 1)
-        self._resume = None
+        self._resume_position = None
         for number, batch in enumerate(super().__iter__(), start=batches_done + 1):
             self._position = (epoch, number)
             yield batch

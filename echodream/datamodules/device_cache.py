@@ -1,4 +1,4 @@
-"""Latents of training recordings that stay on the device of the training, where batches are put together."""
+"""Cache of the latents of training recordings on the training device, which also assembles the batches."""
 
 import math
 from typing import Any, Self
@@ -12,18 +12,18 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Sample
 from echodream.errors import UserError
 
-LATENTS = ("x", "reference", "other")
+LATENT_ENTRIES = ("x", "reference", "other")
 """Entries of a batch that are latents."""
-MAX_SHARE = 0.25
+MAX_MEMORY_SHARE = 0.25
 """Largest share of the free memory of a GPU that the latents may take."""
 
 
 class NumberedRecordings(Recordings):
-    """Recordings whose frames are read as frame numbers, counted over all recordings."""
+    """Recordings that are read as frame numbers, counted over all recordings, in place of latents."""
 
     @classmethod
     def from_recordings(cls, rows: Recordings) -> Self:
-        """The recordings ``rows``, in the same order."""
+        """Copy of the recordings ``rows`` that is read as frame numbers."""
         numbered = cls.__new__(cls)
         vars(numbered).update(vars(rows))
         return numbered
@@ -38,16 +38,15 @@ class NumberedDataset(ViewDataset):
     """The samples of ``ViewDataset``, without augmentation, as frame numbers in place of latents."""
 
     def _augmented_tensors(self, sample: Sample, rng: np.random.Generator) -> dict[str, Tensor]:
-        return {name: value for name in LATENTS if (value := getattr(sample, name)) is not None}
+        return {name: value for name in LATENT_ENTRIES if (value := getattr(sample, name)) is not None}
 
 
 class DeviceCache:
     """Latents of ``samples``, the training samples of a store, on ``device``.
 
-    ``dataset`` has the same samples as frame numbers; ``batch_latents`` gives their latents. The noise of the posterior
-    comes from a generator of the device: it is a function of the samples of a batch, and differs from the noise that
-    the loader draws on the CPU. Raises ``UserError`` if the latents take more than ``MAX_SHARE`` of the free memory of
-    a GPU.
+    ``dataset`` has the samples as frame numbers, and ``batch_latents`` returns their latents. Noise of the posterior is
+    sampled on the device: it is a function of the samples of a batch, and differs from the noise that is sampled on the
+    CPU without this cache. Raises ``UserError`` if the latents exceed ``MAX_MEMORY_SHARE`` of the free GPU memory.
     """
 
     def __init__(self, samples: ViewDataset, device: torch.device) -> None:
@@ -84,10 +83,10 @@ class DeviceCache:
 
 
 def _check_memory(size: int, device: torch.device) -> None:
-    """Raise ``UserError`` if ``size`` bytes are more than ``MAX_SHARE`` of the free memory of the GPU ``device``."""
+    """Raise ``UserError`` if ``size`` bytes exceed ``MAX_MEMORY_SHARE`` of the free memory of the GPU ``device``."""
     if device.type != "cuda":
         return
     free = torch.cuda.mem_get_info(device)[0]
-    if size > MAX_SHARE * free:
-        gib = f"{size / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB of free memory"
-        raise UserError(f"datamodule.cache=device: the latents take {gib}; at most a quarter may be used: give true")
+    if size > MAX_MEMORY_SHARE * free:
+        problem = f"latents take {size / 2**30:.1f} GiB, more than a quarter of {free / 2**30:.1f} GiB free on {device}"
+        raise UserError(f"datamodule.cache=device: {problem}: give datamodule.cache=true")

@@ -1,4 +1,4 @@
-"""A store of pixels that is read as latents: frames are encoded when they are read, and written nowhere."""
+"""A store of pixels that is read as latents: frames are encoded on reading, and latents are not written to disk."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_FRAMES = 16
-"""Number of frames that are encoded together."""
+"""Number of frames that are encoded in one batch."""
 
 
 class EncodedStore(Store):
-    """The video store ``pixels``, read as latents of ``network``, like those of ``stage=encode``.
+    """The video store ``pixels``, read as latents that ``network`` encodes as in ``stage=encode``.
 
     ``study``: the store of latents with which the samples are compared; its statistics normalize the latents. Raises
-    ``UserError`` if frames have another size or other channels than those of the study.
+    ``UserError`` if frames have another size or other channels than in ``study``.
     """
 
     def __init__(self, pixels: Store, network: "AutoencoderKL", study: Store) -> None:

@@ -14,7 +14,7 @@ from echodream.store import Store
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Concatenated frames of complete recordings."""
+    """Concatenated frames of complete recordings, with their ``names`` and ``lengths`` (numbers of frames)."""
 
     names: tuple[str, ...]
     lengths: tuple[int, ...]
@@ -27,7 +27,7 @@ class FrameBatch:
 
 
 def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Row numbers of each batch: recordings of one shape with at most ``budget`` frames in total, or one recording."""
+    """Row numbers of each batch: recordings of one shape with at most ``budget`` frames in total, or one longer one."""
     validation.whole_number("budget", budget, note=", the frames of a batch")
     batches: list[list[int]] = []
     remaining = 0

@@ -11,11 +11,11 @@ from echodream.store.table import parse_key_frames
 
 log = logging.getLogger(__name__)
 
-Triple = tuple[int, int, int]
+KeyFrameTriple = tuple[int, int, int]
 """Frame numbers of an end diastole, the next end systole, and the next end diastole."""
 
 
-def find_triples(rows: Recordings, row: int) -> list[Triple]:
+def find_key_frame_triples(rows: Recordings, row: int) -> list[KeyFrameTriple]:
     """ED-ES-ED triples of consecutive key frames of a recording. Raises ``UserError`` for invalid frame numbers."""
     subject, frames = f"{rows.store.root}: {rows.names[row]}", int(rows.frames[row])
     cells = {kind: str(rows.column(kind)[row]) for kind in ("ED", "ES")}
@@ -29,8 +29,8 @@ def find_triples(rows: Recordings, row: int) -> list[Triple]:
 
 
 def recordings_with_triples(rows: Recordings) -> Recordings:
-    """Recordings with at least one triple; logs the names without. Raises ``UserError`` without such recordings."""
-    usable = [row for row in range(len(rows)) if find_triples(rows, row)]
+    """Recordings with an ED-ES-ED triple; logs the names of all others. Raises ``UserError`` if none has a triple."""
+    usable = [row for row in range(len(rows)) if find_key_frame_triples(rows, row)]
     where = f"{rows.store.root}: split {rows.split}"
     if not usable:
         example = f"{rows.names[0]} has ED {rows.column('ED')[0]!r} and ES {rows.column('ES')[0]!r}"
@@ -44,19 +44,19 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
     return rows.select(usable)
 
 
-def marked_triples(rows: Recordings, row: int) -> list[Triple]:
-    """Triples of ``find_triples``; an empty list if the store has no columns ED and ES."""
-    return find_triples(rows, row) if {"ED", "ES"} <= set(rows.table.columns) else []
+def marked_triples(rows: Recordings, row: int) -> list[KeyFrameTriple]:
+    """Triples of ``find_key_frame_triples``; an empty list if the store has no columns ED and ES."""
+    return find_key_frame_triples(rows, row) if {"ED", "ES"} <= set(rows.table.columns) else []
 
 
 def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
-    """Indices, int64 (count,), of evenly spaced frames including both ends; the middle frame if ``count`` is 1."""
+    """Indices, int64 (count,), of evenly spaced frames from first to last; the middle frame if ``count`` is 1."""
     if count == 1:
         return np.array([frames // 2])
     return np.linspace(0, frames - 1, count).round().astype(np.int64)
 
 
-def nearest_triple(triples: list[Triple], frame: float) -> Triple:
+def nearest_triple(triples: list[KeyFrameTriple], frame: float) -> KeyFrameTriple:
     """Triple whose end systole is nearest to ``frame``; the earlier triple if two are equally near."""
     return min(triples, key=lambda triple: abs(triple[1] - frame))
 

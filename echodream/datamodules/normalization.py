@@ -8,20 +8,20 @@ from echodream.store import Statistics
 
 def whiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
     """Normalize ``x``, with channels in dimension ``dim``, to ``(x - mean) / std``, float32."""
-    mean, std = _statistics_like(x, statistics, dim)
+    mean, std = _broadcast_statistics(x, statistics, dim)
     return (x - mean) / std
 
 
 def unwhiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
     """Inverse of ``whiten``: ``x * std + mean``, with channels in dimension ``dim``."""
-    mean, std = _statistics_like(x, statistics, dim)
+    mean, std = _broadcast_statistics(x, statistics, dim)
     return x * std + mean
 
 
-def _statistics_like(x: Tensor, statistics: Statistics, dim: int) -> Tensor:
+def _broadcast_statistics(x: Tensor, statistics: Statistics, dim: int) -> Tensor:
     """Mean and standard deviation in shapes that broadcast with ``x``: (2, 1, ..., C, ..., 1)."""
     if x.shape[dim] != len(statistics.mean):
-        raise ValueError(f"x is {tuple(x.shape)}: dimension {dim} is not the {len(statistics.mean)} channels")
+        raise ValueError(f"x is {tuple(x.shape)}: dimension {dim} does not have {len(statistics.mean)} channels")
     moments = torch.tensor([statistics.mean, statistics.std], dtype=torch.float32, device=x.device)
     return moments.view(2, *(-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)))
 

@@ -1,4 +1,4 @@
-"""Batches for private training: Poisson sampling of patients, each with equally many samples."""
+"""Batches for differentially private training: Poisson sampling of patients, each with equally many samples."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from echodream.privacy.private_steps import secret_seed
 class PatientBatches(Dataset[dict[str, Any]]):
     """Dataset of the training steps of an epoch.
 
-    Each step has each patient of ``samples`` with probability ``sampling_rate``. An item has the list "patients", a
-    batch of ``examples`` random samples of each patient who takes part; the list may be empty. An item is a function of
-    the secret ``key``, the epoch, and its number. An epoch has as many samples as one of ``samples``, on average.
+    A step selects each patient of ``samples`` with probability ``sampling_rate``. An item has the list "patients": a
+    batch of ``examples`` random samples for each selected patient. If no patient is selected, the list is empty. An
+    item is a function of the secret ``key``, epoch and step. On average, an epoch has ``len(samples)`` samples.
     """
 
     def __init__(self, samples: ViewDataset, sampling_rate: float, examples: int, key: bytes) -> None:
@@ -39,8 +39,8 @@ class PatientBatches(Dataset[dict[str, Any]]):
         rows = rng.choice(self.rows[patient], self.examples)
         ranges = [self.samples.view.sample_range(self.samples.rows, int(row)) for row in rows]
         numbers = [int(rng.integers(each.start, each.stop)) for each in ranges]
-        uses = range(step * self.examples, (step + 1) * self.examples)  # one random number generator for each use
+        epochs = range(step * self.examples, (step + 1) * self.examples)  # a random generator for each sample
         batch: dict[str, Any] = default_collate(
-            [self.samples[SampleIndex(use, number)] for use, number in zip(uses, numbers, strict=True)]
+            [self.samples[SampleIndex(epoch, number)] for epoch, number in zip(epochs, numbers, strict=True)]
         )
         return batch

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def assign_folds(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Fold of each row, (N,), grouped by patient and stratified. Raises ``UserError`` if a stratum is too small."""
+    """Fold of each row, (N,), grouped by patient and stratified. Raises ``UserError`` for too few patients."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     fewest = min(len(np.unique(patients[strata == value])) for value in np.unique(strata))

@@ -1,4 +1,4 @@
-"""Random transforms of frames, such as a shift by 0 to 10 %, for copies of the filter and the training of reid."""
+"""Random transforms of frames, such as a shift by 0 to 10 %, for copies in the filter and in training of model=reid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,11 +16,11 @@ FLIPS = ((-1,), (-2,), (-1, -2))
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """Limits of a range of a parameter, of which ``high`` also limits an amount, and texts about its values.
+class RandomParameter:
+    """Limits and texts of a parameter: a range is limited by ``low`` and ``high``, a fixed amount by 0 and ``high``.
 
-    Texts show a value times ``factor`` with ``unit``, such as "4 %". ``relative_to`` follows a range, such as " of the
-    side". ``effect`` describes the effect on a copy; the value in this text has ``effect_unit``, by default ``unit``.
+    Texts show a value times ``factor`` with ``unit``, such as "4 %". ``range_suffix``, such as " of the side", follows
+    a range. ``effect`` describes the effect on a copy, with values in ``effect_unit``, by default ``unit``.
     """
 
     low: float
@@ -28,25 +28,25 @@ class Parameter:
     factor: float
     unit: str
     effect: str
-    relative_to: str = ""
+    range_suffix: str = ""
     effect_unit: str = ""
 
 
 PARAMETERS = {
-    "gain": Parameter(-10, 10, 100, " %", "brighter or darker by {}"),
-    "contrast": Parameter(-10, 10, 100, " %", "more or less contrast by {}"),
-    "speckle": Parameter(0, 10, 100, " %", "{} of speckle noise added"),
-    "shift": Parameter(0, 1, 100, " %", "moved by {} of the side", " of the side"),
-    "zoom": Parameter(0.1, 10, 1, " times", "magnified {}"),
-    "rotate": Parameter(-180, 180, 1, " degrees", "turned by {}", effect_unit="°"),
-    "blur": Parameter(0, 50, 1, " px", "blurred by {}"),
-    "elastic": Parameter(0, 50, 1, " px", "deformed by {}"),
-    "jpeg": Parameter(1, 95, 1, "", "compressed as JPEG of quality {}", " of quality"),
-    "blend": Parameter(0, 1, 100, " %", "blended with {} of another patient", " of another patient"),
-    "interpolate": Parameter(0, 1, 100, " %", "latents mixed with {} of another patient", " of another patient"),
+    "gain": RandomParameter(-10, 10, 100, " %", "brighter or darker by {}"),
+    "contrast": RandomParameter(-10, 10, 100, " %", "more or less contrast by {}"),
+    "speckle": RandomParameter(0, 10, 100, " %", "{} of speckle noise added"),
+    "shift": RandomParameter(0, 1, 100, " %", "moved by {} of the side", " of the side"),
+    "zoom": RandomParameter(0.1, 10, 1, " times", "magnified {}"),
+    "rotate": RandomParameter(-180, 180, 1, " degrees", "turned by {}", effect_unit="°"),
+    "blur": RandomParameter(0, 50, 1, " px", "blurred by {}"),
+    "elastic": RandomParameter(0, 50, 1, " px", "deformed by {}"),
+    "jpeg": RandomParameter(1, 95, 1, "", "compressed as JPEG of quality {}", " of quality"),
+    "blend": RandomParameter(0, 1, 100, " %", "blended with {} of another patient", " of another patient"),
+    "interpolate": RandomParameter(0, 1, 100, " %", "latents mixed with {} of another patient", " of another patient"),
 }
 """Parameters that have an amount or a range, in the order of ``RandomTransform.description``."""
-CROP = Parameter(0, 100, 100, " %", "cut and enlarged by {}")
+CROP_PARAMETER = RandomParameter(0, 100, 100, " %", "cut and enlarged by {}")
 """Limits and texts of a fixed amount of ``zoom``."""
 
 
@@ -62,9 +62,9 @@ class RandomTransform:
     in pixels; ``jpeg``: quality; ``blend`` and ``interpolate``: weight of the pixels and latents of another patient;
     ``invert``: exchange of black and white.
 
-    In a range, the sign of gain, contrast and rotation is the direction, [-15, 15] degrees, and zoom is the factor,
-    [0.8, 1.25]. With ``count``, [2, 4], a transform has a random number of the parameters that are set, selected at
-    random. Raises ``UserError`` for a value out of range.
+    In a range, the sign of gain, contrast and rotation is the direction, such as [-15, 15] degrees, and zoom is the
+    factor, such as [0.8, 1.25]. With ``count``, such as [2, 4], a transform uses 2 to 4 of the parameters that are set,
+    selected at random. Raises ``UserError`` for a value out of range.
     """
 
     gain: Amount = 0.0
@@ -90,7 +90,7 @@ class RandomTransform:
             elif name == "jpeg" and value != 0:
                 validation.whole_number(name, value, 1, 95, note=", or 0 for no compression")
             else:
-                validation.number(name, value, 0, (CROP if name == "zoom" else parameter).high)
+                validation.number(name, value, 0, (CROP_PARAMETER if name == "zoom" else parameter).high)
         if not isinstance(self.flip, bool):
             validation.one_of("flip", self.flip, ("vertical", "any"))
         validation.true_or_false("invert", self.invert)
@@ -115,15 +115,15 @@ class RandomTransform:
 
     @property
     def needs_other_patient(self) -> bool:
-        """Whether a copy is mixed with another patient."""
+        """Whether a copy is mixed with frames of another patient."""
         return bool(self.blend or self.interpolate)
 
     def sample(self, rng: np.random.Generator) -> Transform:
-        """A random transform."""
+        """Sample a transform with random directions."""
         return self.sample_in_direction(rng.choice([-1, 1], 5).tolist(), rng)
 
     def sample_in_direction(self, signs: Sequence[int], rng: np.random.Generator) -> Transform:
-        """A random transform with ``signs``, +1 or -1: directions of gain, contrast, both shifts and rotation."""
+        """Sample a transform; ``signs``, +1 or -1, are the directions of gain, contrast, both shifts and rotation."""
         names = self.parameters
         if self.count is not None:
             number = int(rng.integers(self.count[0], self.count[1] + 1))
@@ -131,7 +131,7 @@ class RandomTransform:
         return Transform(**{name: self._sample_value(name, signs, rng) for name in names})
 
     def _sample_value(self, name: str, signs: Sequence[int], rng: np.random.Generator) -> Any:
-        """The value of the parameter ``name`` in a ``Transform``."""
+        """Sample the value of the parameter ``name`` for a ``Transform``."""
         amount = getattr(self, name)
         is_range = isinstance(amount, tuple)
         if name == "invert":
@@ -153,7 +153,7 @@ class RandomTransform:
 
     @property
     def amount(self) -> str:
-        """Text of the amounts, such as "by 4 %"; if there are several, each follows the name of its transform."""
+        """Text of the amounts, such as "by 4 %"; if there are several, each follows the name of its parameter."""
         texts = {name: self._amount_text(name) for name in self.parameters}
         if self.count is not None:
             listed = "; ".join(f"{name} {text}".strip() for name, text in texts.items())
@@ -171,14 +171,14 @@ class RandomTransform:
             return flips.get(str(getattr(self, name)), "")
         parameter, number = self._parameter_and_number(name)
         if isinstance(getattr(self, name), tuple):
-            return f"uniform from {number}{parameter.unit}{parameter.relative_to}"
+            return f"uniform from {number}{parameter.unit}{parameter.range_suffix}"
         return f"{number}{parameter.unit}"
 
-    def _parameter_and_number(self, name: str) -> tuple[Parameter, str]:
-        """The ``Parameter`` with the texts of ``name``, and the text of its number or range, such as "0 to 10"."""
+    def _parameter_and_number(self, name: str) -> tuple[RandomParameter, str]:
+        """The ``RandomParameter`` of ``name``, and the text of its number or range, such as "0 to 10"."""
         value = getattr(self, name)
         is_range = isinstance(value, tuple)
-        parameter = CROP if name == "zoom" and not is_range else PARAMETERS[name]
+        parameter = CROP_PARAMETER if name == "zoom" and not is_range else PARAMETERS[name]
         return parameter, " to ".join(f"{parameter.factor * end:g}" for end in (value if is_range else (value,)))
 
     def _count_text(self) -> str:
@@ -200,8 +200,8 @@ class RandomTransform:
         return ", ".join(texts) or "through the autoencoder and back"
 
 
-def _checked_range(name: str, value: tuple[Any, ...], parameter: Parameter) -> tuple[float, float]:
-    """The range ``value`` of the parameter ``name``. Raises ``UserError``."""
+def _checked_range(name: str, value: tuple[Any, ...], parameter: RandomParameter) -> tuple[float, float]:
+    """Check the range ``value`` of the parameter ``name``. Raises ``UserError``."""
     is_valid = validation.is_whole if name == "jpeg" else validation.is_finite
     limits = f"from {parameter.low:g} to {parameter.high:g}{', the factor' if name == 'zoom' else ''}"
     inside = all(is_valid(end) and parameter.low <= end <= parameter.high for end in value)

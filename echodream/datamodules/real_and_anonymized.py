@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
-from echodream.datamodules.anonymized import ORIGINAL_COLUMN, TRAIN_ON, open_anonymized, versions_table
+from echodream.datamodules.anonymized import ORIGINAL_COLUMN, TRAIN_ON_CHOICES, open_anonymized_store, versions_table
 from echodream.datamodules.dataset import ViewDataset
-from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size
+from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size_text
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.store import Store
@@ -29,12 +29,12 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         match: str = "FileName",
         **data: Any,
     ) -> None:
-        validation.one_of("train_on", train_on, TRAIN_ON)
+        validation.one_of("train_on", train_on, TRAIN_ON_CHOICES)
         paths = validation.path_list(anonymised)
         if train_on == "anonymised" and len(paths) != 1:
             raise UserError(f"train_on=anonymised needs one store as anonymised=, and has {len(paths) or 'none'}")
         if len({Path(path).name for path in paths}) < len(paths):
-            problem = f"anonymised=[{','.join(paths)}] has folders with equal names, after which metrics are named"
+            problem = f"anonymised=[{','.join(paths)}] has folders of equal names, but metrics are named after folders"
             raise UserError(f"{problem}: rename a folder")
         super().__init__(**data)
         self.training_images, self.match = train_on, match
@@ -42,12 +42,12 @@ class RealAndAnonymizedData(RealAndSyntheticData):
 
     def _open_versions(self, path: str) -> Store:
         """Open the store at ``path`` with only the required versions, and patients and labels of the originals."""
-        real, store = self.store, open_anonymized(path, self.store)
-        sizes = store.table.drop_duplicates(["FrameHeight", "FrameWidth"]).index  # a row of each size
-        if other := [row for row in sizes if frame_size(store, row) != frame_size(real)]:
-            problem = f"{store.table['FileName'][other[0]]} is {frame_size(store, other[0])}"
-            remedy = "convert both to one size"
-            raise UserError(f"anonymised={path}: {problem}, the originals are {frame_size(real)}: {remedy}")
+        real, store = self.store, open_anonymized_store(path, self.store)
+        sizes = store.table.drop_duplicates(["FrameHeight", "FrameWidth"]).index  # one row of each size
+        if other := [row for row in sizes if frame_size_text(store, row) != frame_size_text(real)]:
+            problem = f"{store.table['FileName'][other[0]]} is {frame_size_text(store, other[0])}"
+            remedy = "convert all images to one size"
+            raise UserError(f"anonymised={path}: {problem}, the originals are {frame_size_text(real)}: {remedy}")
         test = real.table.loc[real.table["Split"] == "TEST", "FileName"]
         originals = set(store.table[self.match].astype(str)) if self.match in store.table else set()
         splits = ["TRAIN"] if self.training_images == "anonymised" else ["TEST"]
@@ -63,7 +63,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return super().recordings(split)
 
     def _test_versions(self) -> dict[str, Store]:
-        """Stores with versions of TEST images, by name of the folder."""
+        """Folder name -> store, for all stores with versions of TEST images."""
         return {name: store for name, store in self.versions.items() if (store.table["Split"] == "TEST").any()}
 
     def test_dataloader(self) -> Any:

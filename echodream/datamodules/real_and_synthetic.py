@@ -15,7 +15,7 @@ from echodream.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-TRAIN_ON = ("real", "synthetic", "both")
+TRAIN_ON_CHOICES = ("real", "synthetic", "both")
 LABEL_SOURCE = "LabelSource"
 """Column with the name of the model that predicted the labels of a store."""
 
@@ -24,7 +24,7 @@ class RealAndSyntheticData(StoreData):
     """``StoreData`` of the real store ``src`` for a ``task``, with optional training samples of a synthetic store.
 
     ``train_on`` is "real", "synthetic" (TRAIN rows of ``synthetic`` instead of ``src``) or "both" (``ratio`` synthetic
-    samples per real sample; None: all). ``length`` is the number of samples of an epoch. With ``folds``, ``fold``
+    samples per real sample, by default all). ``length`` is the number of samples of an epoch. With ``folds``, ``fold``
     defines the splits (``split_by_fold``). Raises ``UserError`` if the stores have different frame sizes or classes, or
     if a TRAIN row of ``synthetic`` has the PatientID of a VAL or TEST patient of ``src``.
     """
@@ -54,7 +54,7 @@ class RealAndSyntheticData(StoreData):
         self.synthetic = None if train_on == "real" else self._open_synthetic(str(synthetic))
 
     def _check_settings(self, synthetic: str | None, folds: int | None) -> None:
-        validation.one_of("train_on", self.train_on, TRAIN_ON)
+        validation.one_of("train_on", self.train_on, TRAIN_ON_CHOICES)
         if self.on_device:
             raise UserError("datamodule.cache=device is not for classifiers: give datamodule.cache=true")
         if self.train_on != "real" and synthetic is None:
@@ -67,7 +67,7 @@ class RealAndSyntheticData(StoreData):
             validation.whole_number("datamodule.length", self.length, note=", the samples of an epoch")
         fold = self.fold
         if (folds is None) != (fold is None):
-            raise UserError(f"datamodule.folds is {folds} and datamodule.fold is {fold}: set both for one fold")
+            raise UserError(f"datamodule.folds is {folds} and datamodule.fold is {fold}: set both, or neither")
         if type(fold) is not type(folds) or (fold is not None and not 0 <= fold < (folds or 0)):
             raise UserError(f"datamodule.fold is {fold!r}: use a whole number from 0, below datamodule.folds={folds}")
         if folds is not None and self.train_on == "synthetic":
@@ -79,7 +79,7 @@ class RealAndSyntheticData(StoreData):
         if not Path(path).is_dir():
             raise UserError(f"synthetic={path} does not exist: run stage=decode, or set another store")
         store, real = Store(path, kind=self.store.dataset.kind), self.store
-        if (size := frame_size(store)) != (real_size := frame_size(real)):
+        if (size := frame_size_text(store)) != (real_size := frame_size_text(real)):
             raise UserError(f"synthetic={path} is {size} and src={real.root} is {real_size}: use stores of one size")
         columns = self.task.target_columns(self.output_names)
         if missing := [name for name in columns if name not in store.table or store.table[name].isna().any()]:
@@ -95,7 +95,7 @@ class RealAndSyntheticData(StoreData):
             raise UserError(f"synthetic={path} has {problem}: set task.classes= to classes of both stores")
         table = table[table["Split"] == "TRAIN"]
         if not len(table):
-            raise UserError(f"synthetic={path} has no TRAIN recording of this task: generate some")
+            raise UserError(f"synthetic={path} has no TRAIN recording of this task: generate recordings with labels")
         held_out = set(real.table.loc[real.table["Split"] != "TRAIN", "PatientID"].astype(str))
         if overlap := held_out & set(table["PatientID"].astype(str)):
             patients = f"{len(overlap)} TRAIN patients who are VAL or TEST patients of src={real.root}"
@@ -152,7 +152,7 @@ class RealAndSyntheticData(StoreData):
         return {**metadata, "ratio": self.ratio, "fold": self.fold}
 
 
-def frame_size(store: Store, row: int = 0) -> str:
+def frame_size_text(store: Store, row: int = 0) -> str:
     """Text with width, height and channels of the recording in ``row``, for error messages."""
     first = store.table.iloc[row]
     channels = store.dataset.channels

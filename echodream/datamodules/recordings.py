@@ -25,8 +25,8 @@ SEEK_FRAMES = 8
 class Recordings:
     """Recordings of ``store`` in ``split``, addressed by row number.
 
-    ``names`` are FileNames, ``frames`` numbers of frames (int64). Raises ``UserError`` if the split is empty, or if a
-    store of latents has no statistics for normalization.
+    ``names`` are FileNames, and ``frames`` is the number of frames of each recording (int64). Raises ``UserError`` if
+    the split is empty, or if a store of latents has no statistics for normalization.
     """
 
     def __init__(self, store: Store, split: str) -> None:
@@ -81,7 +81,7 @@ class Recordings:
 
     @cached_property
     def rows_with_two_frames(self) -> dict[str, np.ndarray]:
-        """Rows whose "patient", or whose "recording", has at least two frames: int64."""
+        """Identity "patient" or "recording" -> rows whose patient or recording has at least two frames: int64."""
         frames = {"patient": np.bincount(self.patient_numbers, self.frames)[self.patient_numbers]}
         return {name: np.flatnonzero(count >= 2) for name, count in (frames | {"recording": self.frames}).items()}
 
@@ -135,7 +135,7 @@ def gaussian_sample(mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tens
 
 
 def indices_by_value(values: np.ndarray) -> dict[Any, np.ndarray]:
-    """Indices, int64, of each of the ``values``, (N,), in ascending order of values and indices."""
+    """Value -> its indices in ``values``, (N,), int64; values and indices are in ascending order."""
     unique, number = np.unique(values, return_inverse=True)
     ends = np.cumsum(np.bincount(number))
     return dict(zip(unique.tolist(), np.split(np.argsort(number, kind="stable"), ends[:-1]), strict=True))
@@ -164,7 +164,7 @@ def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
 
 
 def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:
-    """Recordings of ``store`` in ``splits``, sorted by FileName. Raises ``UserError``, with ``key``, if empty."""
+    """Recordings of ``store`` in ``splits``, sorted by FileName. Raises ``UserError`` about ``key`` if none exist."""
     table = store.table[store.table["Split"].isin(list(splits))].sort_values("FileName").reset_index(drop=True)
     if not len(table):
         raise UserError(f"{key}: {store.root} has no recording in the splits {', '.join(splits)}")

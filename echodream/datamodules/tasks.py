@@ -42,7 +42,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Single-label classification of ``classes``, values of class_name in output order; None: all classes."""
+    """Single-label classification of ``classes``, values of class_name in output order; by default all classes."""
 
     classes: Sequence[str] | None = None
     name: str = "classification"
@@ -97,9 +97,9 @@ class Regression(Task):
 
 @dataclass(frozen=True)
 class Labels(Task):
-    """Multi-label classification of the columns ``labels``, by default ``study``, else the CheXpert labels.
+    """Multi-label classification of the columns ``labels``, by default of ``study`` or else of the CheXpert labels.
 
-    Cells are 1 (yes), 0 (no), a soft label between 0 and 1, or empty (unknown). ``study`` are the labels in the yaml of
+    Cells are 1 (yes), 0 (no), a soft label between 0 and 1, or empty (unknown). ``study``: labels in the yaml file of
     the study. A recording needs at least one known label. Folds are not stratified.
     """
 
@@ -111,7 +111,7 @@ class Labels(Task):
         labels = self.labels
         names = [] if isinstance(labels, str) or not isinstance(labels, Sequence) else [*map(str, labels)]
         if labels is not None and (not names or len(set(names)) < len(names)):
-            raise UserError(f"task.labels is {labels!r}: give different columns, such as [PA,Male], or null for all")
+            raise UserError(f"task.labels is {labels!r}: give different columns, such as [PA,Male], or null")
 
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
         key, labels = "task.labels", self.labels
@@ -137,7 +137,7 @@ class Labels(Task):
 
 
 def _label_problem(table: "pd.DataFrame", name: str) -> str | None:
-    """Problem of the column ``name`` as labels, for an error message; None if the column is valid."""
+    """Problem that makes the column ``name`` invalid as a label, for an error message; None if the column is valid."""
     values = table[name]
     if values.dtype.kind not in "iuf":
         return f"it holds text, such as {str(values.iloc[0])[:40]!r}"

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from echodream import validation
-from echodream.datamodules.key_frames import find_triples, nearest_triple, recordings_with_triples
+from echodream.datamodules.key_frames import find_key_frame_triples, nearest_triple, recordings_with_triples
 from echodream.datamodules.recordings import Recordings, remaining_number
 from echodream.errors import UserError
 
@@ -62,7 +62,7 @@ class View(ABC):
         return self
 
     def select_recordings(self, rows: Recordings) -> Recordings:
-        """Recordings that are suitable for the view, by default all. Raises ``UserError`` without such recordings."""
+        """Recordings that are suitable for the view, by default all. Raises ``UserError`` if none is suitable."""
         return rows
 
     def number_of_samples(self, rows: Recordings) -> int:
@@ -121,16 +121,16 @@ class Clips(View):
     """Clips of ``frames`` frames with ``stride``; an epoch has ``per_recording`` clips of each recording.
 
     A short recording is padded with its last frame, and ``mask`` marks recorded frames. ``references`` is the number of
-    reference frames. ``reference`` is "random" (in the recording), "first" (of the clip), "even" (in the clip, with
-    both ends; one reference is the middle frame) or "keyframes" (the nearest ED-ES-ED triple). ``reference_time`` is in
-    frames of the clip, 0 at the first and ``frames`` - 1 at the last frame. Latents of references and clips are
-    independent samples of the posterior.
+    reference frames. ``reference`` is "random" (frames of the recording), "first" (the first frame of the clip), "even"
+    (evenly spaced from the first to the last frame of the clip, or one middle frame) or "keyframes" (the nearest
+    ED-ES-ED triple). ``reference_time`` is in frames of the clip: 0 is the first and ``frames`` - 1 the last frame.
+    Latents of references and clips are independent samples of the posterior.
     """
 
     frames: int
     stride: int = 1
     start: str = "random"
-    """Position: "random" ("centre" in validation and test), "first", "centre", or "spread" (maximum stride)."""
+    """Clip position: "random" ("centre" in validation and test), "first", "centre", or "spread" (maximum stride)."""
     reference: str = "none"
     references: int = 1
 
@@ -162,7 +162,7 @@ class Clips(View):
         return Sample(row, x, mask, reference, ((reference_frames - clip[0]) / clip.step).astype(np.float32))
 
     def frame_range(self, length: int, rng: Generator) -> range:
-        """Frame numbers of a clip in a recording of ``length`` frames; fewer than ``frames`` if it is too short."""
+        """Frame numbers of a clip in a recording of ``length`` frames; fewer than ``frames`` if ``length`` is small."""
         fits = (length - 1) // max(1, self.frames - 1) if self.start == "spread" else 0
         step = max(self.stride, fits)
         spare = max(0, length - ((self.frames - 1) * step + 1))
@@ -176,7 +176,7 @@ class Clips(View):
             length = int(rows.frames[row])
             return rng.choice(length, self.references, replace=self.references > length)
         if self.reference == "keyframes":
-            return np.array(nearest_triple(find_triples(rows, row), (clip[0] + clip[-1]) / 2))
+            return np.array(nearest_triple(find_key_frame_triples(rows, row), (clip[0] + clip[-1]) / 2))
         if self.reference == "first":
             return np.array([clip[0]])
         last = len(clip) - 1
@@ -189,7 +189,7 @@ class Triplet(View):
     """ED-ES-ED key frames of one beat, stacked along the channels: ED [0:C], ES [C:2C], next ED [2C:3C].
 
     ``beat`` is a "random" beat of a recording, or the beat nearest to the "centre" of the recording (validation and
-    test). ``reference_time`` are the times of the key frames, in frames after the first ED.
+    test). ``reference_time`` contains the times of the key frames, in frames after the first ED.
     """
 
     beat: str = "random"
@@ -208,7 +208,7 @@ class Triplet(View):
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         row = index // self.per_recording
-        triples = find_triples(rows, row)
+        triples = find_key_frame_triples(rows, row)
         if self.beat == "centre":
             triple = nearest_triple(triples, (int(rows.frames[row]) - 1) / 2)
         else:
@@ -221,9 +221,9 @@ class Triplet(View):
 class Pairs(View):
     """Pairs of different frames for a Siamese network: half positive (one identity), half negative (two patients).
 
-    An epoch has ``per_recording`` positive and negative pairs for each recording, without identities that have only one
-    frame. With ``prefer_other_recording``, the second frame of a positive pair comes from another recording of the
-    patient, if possible. With ``negatives`` "same_class", both patients of a negative pair have one class_id.
+    An epoch has ``per_recording`` positive and as many negative pairs for each recording whose identity has two or more
+    frames. With ``prefer_other_recording``, the second frame of a positive pair comes from another recording of the
+    patient, if possible. With ``negatives`` "same_class", both frames of a negative pair have the same class_id.
     """
 
     identity: str = "patient"

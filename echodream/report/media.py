@@ -7,7 +7,7 @@ import numpy as np
 
 from echodream.errors import UserError
 from echodream.progress import progress_bar
-from echodream.store.browser_video import data_uri, encode
+from echodream.store.browser_video import data_uri, encode_mp4
 
 RATE_FACTORS = (18, 23, 28, 33, 38)
 """Constant rate factors of x264, from the best quality to the smallest file."""
@@ -21,7 +21,7 @@ def encode_within_size(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int
     for rate_factor in RATE_FACTORS:
         videos: list[bytes] = []
         for frames, fps in progress_bar(clips, "videos", leave=False):
-            videos.append(encode(frames, fps, rate_factor))
+            videos.append(encode_mp4(frames, fps, rate_factor))
             if sum(map(len, videos)) > max_bytes:
                 break
         else:

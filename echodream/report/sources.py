@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from echodream.errors import UserError
 from echodream.report.tables import MissingRecord, Verdict
 from echodream.runs.atomic_folder import read_record
-from echodream.store import Store, complete_store
+from echodream.store import Store, open_complete
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
@@ -173,4 +173,4 @@ def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | 
 
 
 def _open_store(path: str | None, name: str) -> Store | None:
-    return None if path is None or not Path(path).exists() else complete_store(path, name, "video")
+    return None if path is None or not Path(path).exists() else open_complete(path, name, "video")

@@ -26,7 +26,7 @@ def is_first_process() -> bool:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path | None]:
-    """Yield the locked folder ``<target>.partial`` and rename it to ``target`` at the end; yield None if that exists.
+    """Lock and yield ``<target>.partial``, and rename it to ``target`` at the end. Yield None if ``target`` exists.
 
     After a killed run, the partial folder contains the files of that run. Raises ``UserError`` if another process is
     writing the folder.
@@ -37,7 +37,7 @@ def atomic_folder(target: Path) -> Iterator[Path | None]:
     work = partial_path(target)
     handle = lock_for_writing(work)
     try:
-        if target.exists():  # finished by another process before this process got the lock
+        if target.exists():  # another process wrote ``target`` before this process got the lock
             with contextlib.suppress(OSError):
                 work.rmdir()
             yield None
@@ -73,7 +73,7 @@ def _json_value(value: Any) -> Any:
 
 
 def require_same_settings(path: Path, settings: Mapping[str, Any], kind: str) -> None:
-    """Raise ``UserError`` unless the record at ``path`` has the ``settings``. ``kind`` is the type of its folder."""
+    """Raise ``UserError`` unless the record at ``path`` has the ``settings``. ``kind``: type of the folder."""
     record = read_record(path)
     if record is None:
         raise UserError(f"{path.parent} exists and is not {kind}: choose another dst=, or remove it")
@@ -85,9 +85,9 @@ def require_same_settings(path: Path, settings: Mapping[str, Any], kind: str) ->
 
 
 def start_or_resume_folder(path: Path, settings: Mapping[str, Any], kind: str) -> None:
-    """Remove unfinished files, and write ``settings`` to ``path``.
+    """Remove unfinished files from the folder of ``path``, and write ``settings`` to ``path`` if it is missing.
 
-    Raises ``UserError`` if the folder of ``path`` contains a run with other settings.
+    Raises ``UserError`` if the folder contains a run with other settings.
     """
     folder = path.parent
     if path.exists() or any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Function of a stage and its arguments: the settings of the configuration that its signature names."""
+"""Function of a stage, and its arguments: the settings that are named in the signature of the function."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class StageCall:
 
     target: str
     """Import path of the function."""
-    hints: Mapping[str, str]
+    type_hints: Mapping[str, str]
     """Type hint of each parameter; ``InputPath`` and ``OutputPath`` mark the paths that the stage reads and writes."""
     arguments: Mapping[str, Any]
     key: str = "stage"
@@ -38,7 +38,7 @@ class StageCall:
     def inputs(self) -> list[Path]:
         """Files and folders that the stage reads; some may not exist."""
         paths: list[str] = []
-        for name, hint in self.hints.items():
+        for name, hint in self.type_hints.items():
             if "InputPath" in hint:
                 paths += _collect_strings(self.arguments.get(name))
             elif "ExtractorPath" in hint:
@@ -47,12 +47,13 @@ class StageCall:
 
     def settings(self) -> dict[str, Any]:
         """All arguments except the output folders."""
-        return {name: value for name, value in self.arguments.items() if "OutputPath" not in self.hints.get(name, "")}
+        names = [name for name in self.arguments if "OutputPath" not in self.type_hints.get(name, "")]
+        return {name: self.arguments[name] for name in names}
 
     def instantiate(self) -> Callable[..., Summary]:
         """Import the function and bind its instantiated arguments. Raises ``UserError`` for unknown arguments."""
-        if unknown := sorted(set(self.arguments) - set(self.hints)):
-            raise UserError(f"unknown key '{self.key}.{unknown[0]}'; {self.key} has {', '.join(self.hints)}")
+        if unknown := sorted(set(self.arguments) - set(self.type_hints)):
+            raise UserError(f"unknown key '{self.key}.{unknown[0]}'; {self.key} has {', '.join(self.type_hints)}")
         node = {"_target_": self.target, "_partial_": True, "_convert_": "all", **self.arguments}
         return instantiate(OmegaConf.create({self.key: node})[self.key])
 
@@ -60,8 +61,8 @@ class StageCall:
 def stage_call(cfg: DictConfig, key: str = "stage") -> StageCall:
     """Stage ``cfg[key]`` with its arguments from ``cfg[key]``, or else from the top level of ``cfg``.
 
-    A mapping without ``_target_`` in ``cfg[key]`` is merged into the mapping at the top level, so that
-    +stage.look.seconds=3 keeps the other keys of ``look``. Raises ``UserError`` for an unknown key of such a mapping.
+    A mapping without ``_target_`` in ``cfg[key]`` is merged into the top-level mapping of the same name. For example,
+    +stage.look.seconds=3 keeps the other keys of ``look``. Raises ``UserError`` for an unknown key in the mapping.
     """
     arguments = _to_container(cfg[key])
     target = str(arguments.pop("_target_"))

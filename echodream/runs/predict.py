@@ -36,7 +36,7 @@ class PredictionData(pl.LightningDataModule):
         super().__init__()
         validation.whole_number("workers", workers, 0)
         self.make_dataset, self.workers = make_dataset, workers
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # with fewer batches than devices
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer batches than devices
 
     def predict_dataloader(self) -> DataLoader[Any]:
         batches: Any = self.make_dataset()
@@ -54,12 +54,12 @@ def run_prediction(
 ) -> None:
     """Predict ``data`` with ``module`` and write the predictions to a store; ``trainer`` is a ``functools.partial``.
 
-    With ``BF16_WEIGHTS``, the weights of ``networks`` become bf16. Lightning would also round the data.
+    With the precision ``BF16_WEIGHTS``, only weights of ``networks`` become bf16; Lightning would also round the data.
     """
     if trainer_precision(trainer) == BF16_WEIGHTS:
         trainer = partial(trainer, precision="32-true")
         for network in networks:
-            nn.Module.to(network, torch.bfloat16)  # that of diffusers prints a warning
+            nn.Module.to(network, torch.bfloat16)  # the method ``to`` of diffusers prints a warning
     predictor = make_trainer(trainer, [writer], logger=False, enable_checkpointing=False)
     try:
         with interruptible(predictor):

@@ -24,7 +24,7 @@ def redact_paths_in_command(command: str) -> str:
 def find_patient_name(real: Store, text: str, public_text: str = "") -> str | None:
     """First PatientID or FileName of the store ``real`` that occurs in ``text``; None if there is none.
 
-    Numbers of fewer than six digits, other names of fewer than four letters, and words of ``public_text`` do not
+    Numbers of fewer than six characters, other names of fewer than four characters, and names in ``public_text`` do not
     identify a patient and are ignored.
     """
     table = real.table

@@ -19,47 +19,47 @@ from echodream.runs.verified_stores import check_stores
 from echodream.store.checksums import file_states
 from echodream.store.schema import DATASET, partial_path
 
-ALL_CHECKSUMS = ("filter", "audit", "anonymity", "linkability", "publish")
-"""Stages whose statements about patients depend on the content of files: they compute all checksums of their inputs."""
+ALWAYS_VERIFIED_STAGES = ("filter", "audit", "anonymity", "linkability", "publish")
+"""Stages with statements about patients, which always compute the checksums of all input files."""
 
 
 def run_once(notes: str | None, stage: StageCall, run: Callable[[], Summary], verified: str | None = None) -> Summary:
     """Run ``stage`` unless its note shows that it is complete. Raises ``StoreError`` if an input store is damaged.
 
-    ``verified``: folder of records about stores whose checksums were correct (``check_stores``).
+    ``verified``: folder with a record of each store whose checksums were correct (``check_stores``).
     """
     stores = [] if stage.name == "verify" else stage.inputs()  # stage=verify reports damaged files itself
-    verified = None if stage.name in ALL_CHECKSUMS else verified
+    verified = None if stage.name in ALWAYS_VERIFIED_STAGES else verified
     if notes is None:
         check_stores(stores, verified)
         return run()
-    request = stage_digest(stage)  # computed before the run, because files may be replaced during the run
-    summary = finished_summary(notes, stage, request)
+    digest = stage_digest(stage)  # computed before the run, because files may be replaced during the run
+    summary = finished_summary(notes, stage, digest)
     if summary is None:
         check_stores(stores, verified)
         summary = run()
-        write_note(notes, stage, request, summary)
+        write_note(notes, stage, digest, summary)
     return summary
 
 
-def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | None:
-    """Summary of a complete earlier run of ``stage``; None without a note, or after a change of settings or files."""
+def finished_summary(notes: str, stage: StageCall, digest: str) -> Summary | None:
+    """Summary of a complete earlier run of ``stage``; None without a note, or if settings or files have changed."""
     note = read_record(_note_path(notes, stage))
     if note is None or _is_distributed_run() or partial_path(stage.dst).exists():
         return None
-    if note.get("request") != request or note.get("output") != _output_digest(stage.dst, note.get("files", [])):
+    if note.get("request") != digest or note.get("output") != _output_digest(stage.dst, note.get("files", [])):
         return None
     return Summary(f"{stage.name}: {stage.dst} already complete, nothing to do", note["facts"])
 
 
-def write_note(notes: str, stage: StageCall, request: str, summary: Summary) -> None:
-    """Write a note to the folder ``notes`` that ``stage`` is complete. Write errors are ignored."""
+def write_note(notes: str, stage: StageCall, digest: str, summary: Summary) -> None:
+    """Write a note that ``stage`` is complete to the folder ``notes``. Errors of writing are ignored."""
     if summary.problem is not None or _is_distributed_run() or not stage.dst.is_dir():
         return
     facts = {
         name: value if isinstance(value, str | int | float) else str(value) for name, value in summary.facts.items()
     }
-    note = {"request": request, "files": [*summary.files], "facts": facts}
+    note = {"request": digest, "files": [*summary.files], "facts": facts}
     with contextlib.suppress(OSError):
         write_record(_note_path(notes, stage), {**note, "output": _output_digest(stage.dst, summary.files)})
 
@@ -82,7 +82,7 @@ def _is_distributed_run() -> bool:
 
 
 def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
-    """Digest of sizes and modification times of all files of the store ``dst``, or of ``names`` in another folder."""
+    """Digest of sizes and times of all files of the store ``dst``, or of the files ``names`` if ``dst`` is no store."""
     files = [path for path in sorted(dst.glob("*")) if path.is_file() and (not names or path.name in names)]
     state = _file_state(dst) if (dst / DATASET).is_file() else [[path.name, *_size_and_time(path)] for path in files]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()

@@ -12,7 +12,7 @@ class Summary:
     facts: Mapping[str, object] = field(default_factory=dict)
     problem: str | None = None
     files: tuple[str, ...] = ()
-    """Names of the files that the stage wrote, if dst also contains files of other stages."""
+    """Names of the files that the stage wrote; only needed if dst also contains files of other stages."""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.facts), default=0)

@@ -12,15 +12,15 @@ from echodream.store.checksums import file_sha256, file_states
 from echodream.store.schema import CHECKSUMS, DATASET
 from echodream.store.verify import require_intact
 
-SETTLING_NS = 2_000_000_000
-"""Nanoseconds after which a further change of a file has another time stamp on any file system."""
+TIMESTAMP_RESOLUTION_NS = 2_000_000_000
+"""Time in nanoseconds between two changes of a file that have different time stamps on any file system."""
 
 
 def check_stores(paths: Iterable[Path], verified: str | None = None) -> None:
     """Raise ``StoreError`` if one of ``paths`` is a store whose files do not match its checksums.
 
-    The folder ``verified`` records the size, times and inode of all files of stores whose checksums were correct; they
-    are computed again only after one of these has changed. Without ``verified`` they are always computed.
+    The folder ``verified`` has a record of each store whose checksums were correct: size, times and inode of its files.
+    Checksums are computed again only if the size, times or inode of a file have changed, or if ``verified`` is None.
     """
     if is_first_process():
         for path in set(paths):
@@ -41,6 +41,6 @@ def _check_store(store: Path, verified: str | None) -> None:
         return
     require_intact(store)
     latest = max(max(status.st_mtime_ns, status.st_ctime_ns) for _, status in files)
-    if latest < now - SETTLING_NS:  # a later change will have another time stamp
+    if latest < now - TIMESTAMP_RESOLUTION_NS:  # a later change will have another time stamp
         with contextlib.suppress(OSError):
             write_record(path, record)

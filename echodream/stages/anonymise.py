@@ -19,7 +19,7 @@ from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import choose_precision
 from echodream.sampling.sample_store import check_precision, sampling_config, sampling_record, write_sample
-from echodream.store import complete_store
+from echodream.store import open_complete
 
 PRIVACY_NOTE = (
     "versions of patients' images, paired with them by FileName and PatientID: as private as the originals; nothing of "
@@ -54,7 +54,7 @@ def anonymise(
     transform = create_method(method, methods)
     trainer = choose_precision(trainer, "32-true")
     precision = check_precision(trainer)
-    store = complete_store(src, "src")
+    store = open_complete(src, "src")
     if store.dataset.kind != "latent":
         raise UserError(f"src={src} holds {store.dataset.kind}s, but latents are needed: run stage=encode first")
     images = select_images(store, None, frames, "src")

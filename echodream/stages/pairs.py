@@ -10,7 +10,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
-from echodream.store import complete_store
+from echodream.store import open_complete
 
 RECORD = "pairs.json"
 
@@ -33,7 +33,7 @@ def pairs(
     different recordings unless ``within``. Raises ``UserError`` if no patient of a split has two images.
     """
     validation.whole_number("per_patient", per_patient)
-    store = complete_store(src, "src")
+    store = open_complete(src, "src")
     if len(set(splits)) != len(splits) or not splits:
         raise UserError(f"splits={list(splits)} is not possible: give some of TRAIN, VAL and TEST, each once")
     summary, tables = {}, {}

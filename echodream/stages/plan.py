@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from echodream import validation
-from echodream.config.composition import composed_command, own_folders, study_arguments
+from echodream.config.composition import composed_command, study_arguments, user_config_folders
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.ingest.source import Limits, Source
@@ -87,7 +87,9 @@ def plan(
             sections[f"train/{timing.model}"] = {"datamodule": {"batch_size": batches[timing.model]}}
     folder = Path(dst) / CONF_FOLDER
     write_experiment(folder, arguments, sections)
-    command_lines = planned_commands([str(folder), *own_folders()], arguments, raw if is_raw else None, models, gpus)
+    command_lines = planned_commands(
+        [str(folder), *user_config_folders()], arguments, raw if is_raw else None, models, gpus
+    )
     record = {
         "study": study.as_json(),
         "privacy": {**asdict(bounds), "delta": rule.delta, "target": target, "settings": settings},

@@ -22,17 +22,17 @@ def check_encoder() -> None:
         raise UserError("this build of PyAV has no libx264: install the wheel of PyAV from PyPI")
 
 
-def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
-    """``frames`` as the content of an mp4 file of ``write_mp4``."""
+def encode_mp4(frames: np.ndarray, fps: float, quality: int) -> bytes:
+    """Content of the mp4 file that ``write_mp4`` writes for ``frames``."""
     target = io.BytesIO()
     write_mp4(target, frames, fps, quality)
     return target.getvalue()
 
 
 def write_mp4(target: str | io.BytesIO, frames: np.ndarray, fps: float, quality: int) -> None:
-    """Write ``frames``, uint8 (F, H, W, 1 or 3), as mp4; an odd height or width is padded by repeating the last line.
+    """Write ``frames``, uint8 (F, H, W, 1 or 3), as mp4; an odd size is padded by repeating the last row or column.
 
-    ``quality`` is the constant rate factor. A file begins with its index, so that a browser plays it while it loads.
+    ``quality`` is the constant rate factor. A file begins with its index, so that a browser can play it while loading.
     Equal frames give equal bytes, except for frames smaller than about 48 pixels, for which x264 is nondeterministic.
     """
     import av
@@ -63,28 +63,28 @@ def _yuv_planes(frame: np.ndarray) -> np.ndarray:
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """The data URI of a file ``content``."""
+    """Data URI of a file with the bytes ``content``."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 NOTEBOOK_CLIPS = 4
-"""Number of videos that a store or array shows in a notebook."""
+"""Number of videos that a store, or an array of clips, shows in a notebook."""
 _NOTEBOOK_SECONDS = 4.0
 _NOTEBOOK_QUALITY = 23
 _NOTEBOOK_WIDTH = 160
 
 
 def notebook_html(title: str, clips: Iterable[tuple[str, np.ndarray, float]], facts: Mapping[str, object]) -> str:
-    """HTML with a ``title``, lines of ``facts``, and the first seconds of ``clips``: (caption, frames, fps) each.
+    """HTML with a ``title``, lines of ``facts``, and the first seconds of each clip.
 
-    Frames are uint8 (F, H, W, 1 or 3). Small frames are enlarged without smoothing.
+    ``clips`` are (caption, frames, fps) with frames uint8 (F, H, W, 1 or 3). Small frames are enlarged by repetition.
     """
     figures = []
     for caption, frames, fps in clips:
         shown = frames[: max(1, int(_NOTEBOOK_SECONDS * fps))]
         scale = max(1, _NOTEBOOK_WIDTH // max(1, shown.shape[2]))
         shown = shown.repeat(scale, axis=1).repeat(scale, axis=2)
-        source = data_uri(encode(shown, fps, _NOTEBOOK_QUALITY), "video/mp4")
+        source = data_uri(encode_mp4(shown, fps, _NOTEBOOK_QUALITY), "video/mp4")
         figures.append(
             f'<figure style="display:inline-block;margin:4px"><video src="{source}" autoplay loop muted playsinline '
             f'controls width="{shown.shape[2]}"></video><figcaption>{html.escape(caption)}</figcaption></figure>'

@@ -19,7 +19,7 @@ def file_sha256(path: Path) -> str:
 
 
 def file_states(root: Path) -> list[tuple[str, os.stat_result]]:
-    """Path below ``root``, and status, of each file in the folder and its subfolders, in the order of the paths."""
+    """Relative path and status of each file in the folder ``root`` and its subfolders, sorted by path."""
     files: list[tuple[str, os.stat_result]] = []
     folders = [""]
     while folders:
@@ -35,7 +35,7 @@ def file_states(root: Path) -> list[tuple[str, os.stat_result]]:
 
 
 def read_checksums(root: Path) -> dict[str, str]:
-    """Read SHA256SUMS of the store ``root`` as a dict from path to checksum. Raises ``StoreError``."""
+    """Read SHA256SUMS of the store ``root`` as a dict from relative path to checksum. Raises ``StoreError``."""
     path = root / CHECKSUMS
     sums: dict[str, str] = {}
     for line in read_text(path, MAX_CSV_BYTES).removesuffix("\n").split("\n"):

@@ -14,15 +14,15 @@ from echodream.store.table import is_numeric_text
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_MAX_PATIENT_ID = 64
-"""Longest PatientID."""
+_MAX_PATIENT_ID_LENGTH = 64
+"""Maximum number of characters of a PatientID."""
 _MAX_PIXEL_BYTES = 2**32 - 2
-_LABELS = ("class_id", "class_name", "EF", "View")
-"""Columns of FileList.csv for the image comments."""
+_COMMENT_COLUMNS = ("class_id", "class_name", "EF", "View")
+"""Columns of FileList.csv that are written to the attribute ImageComments."""
 
 
-def check_store(store: Store) -> None:
-    """Raise ``UserError`` for recordings of patients, for names longer than a PatientID, and for too many pixels."""
+def check_exportable(store: Store) -> None:
+    """Raise ``UserError`` for recordings of real patients, and for names or recordings that are too large for DICOM."""
     if not store.dataset.synthetic:
         raise UserError(
             f"{store.root} is not a synthetic store, and format=dicom marks every file as synthetic: give the decoded "
@@ -30,21 +30,19 @@ def check_store(store: Store) -> None:
         )
     for row in store.table.to_dict("records"):
         name, shape = row["FileName"], (row["NumberOfFrames"], row["FrameHeight"], row["FrameWidth"])
-        if len(name) > _MAX_PATIENT_ID:
-            raise UserError(
-                f"{store.root}: the name {name!r} is longer than {_MAX_PATIENT_ID}, the most for a PatientID"
-            )
+        if len(name) > _MAX_PATIENT_ID_LENGTH:
+            limit = f"{_MAX_PATIENT_ID_LENGTH} characters, the maximum of a PatientID"
+            raise UserError(f"{store.root}: the name {name!r} has more than {limit}")
         if int(np.prod(shape, dtype=np.int64)) * store.dataset.channels > _MAX_PIXEL_BYTES:
-            raise UserError(
-                f"{store.root}: {name} has more than {_MAX_PIXEL_BYTES} bytes of pixels, the most for DICOM"
-            )
+            raise UserError(f"{store.root}: {name} has more than {_MAX_PIXEL_BYTES} bytes of pixels, the DICOM maximum")
 
 
 def write_dicom(path: Path, frames: np.ndarray, row: Mapping[str, str], source: str) -> None:
     """Write ``frames``, uint8 (F, H, W, C), without compression; equal arguments give equal bytes.
 
     ``row`` is the row of FileList.csv, and ``source`` the checksum of the store, 64 hexadecimal digits. The UIDs are
-    UUIDs (PS3.5 B.2) by name: ``source`` is the namespace, and FileName the name. No attribute is of a patient.
+    name-based UUIDs (PS3.5 B.2) with the namespace ``source`` and a name that contains FileName. No attribute describes
+    a patient.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
@@ -65,7 +63,7 @@ def write_dicom(path: Path, frames: np.ndarray, row: Mapping[str, str], source: 
     data.Manufacturer = "echodream"
     _mark_as_synthetic(data)
     data.SeriesDescription = "Synthetic data"
-    labels = [f"{column}={row[column]}" for column in _LABELS if row.get(column)]
+    labels = [f"{column}={row[column]}" for column in _COMMENT_COLUMNS if row.get(column)]
     data.ImageComments = "; ".join(["Synthetic data", *labels])
     if row.get("HeartRate") and is_numeric_text(str(row["HeartRate"])):
         data.HeartRate = round(float(row["HeartRate"]))
@@ -84,7 +82,7 @@ def write_dicom(path: Path, frames: np.ndarray, row: Mapping[str, str], source: 
 
 
 def _mark_as_synthetic(data: "Dataset") -> None:
-    """Set the attributes of PS3.3 that mark generated data, data without a patient, and the program."""
+    """Set the attributes of PS3.3 that mark the data as generated and de-identified, and that name the program."""
     from pydicom.dataset import Dataset
 
     data.SyntheticData = "YES"

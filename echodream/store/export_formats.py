@@ -94,14 +94,14 @@ def gif_rate_table(rows: Sequence[Row]) -> Tables:
 
 
 def frame_rate_note(rows: Sequence[Row]) -> dict[str, str]:
-    """Number of recordings with a lower frame rate than in the store."""
+    """Note on the recordings whose GIF has a lower frame rate than the store."""
     count = sum(float(row["FPS"]) > MAX_GIF_FPS for row in rows)
     text = f"{count} recordings to {MAX_GIF_FPS:g} frames/s, the highest frame rate of a GIF in players"
     return {"slowed": text} if count else {}
 
 
 def write_avi(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
-    """Write avi as Motion JPEG 4:4:4 of the best quality, as in EchoNet-Dynamic."""
+    """Write an avi file: Motion JPEG 4:4:4 with the best quality, as in EchoNet-Dynamic."""
     import av
 
     with av.open(str(path), "w", format="avi") as container:
@@ -114,20 +114,20 @@ def write_avi(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings
 
 
 def write_h264(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
-    """Write mp4 as H.264 4:2:0, which all browsers play."""
+    """Write an mp4 file: H.264 4:2:0, which all browsers play."""
     assert settings.crf is not None
     write_mp4(str(path), frames, float(row["FPS"]), settings.crf)
 
 
 def even_size_table(rows: Sequence[Row]) -> Tables:
-    """FileList.csv with the even sizes of the H.264 videos."""
+    """FileList.csv with the heights and widths of the H.264 videos, which are even numbers."""
     sides = [{name: int(float(row[name])) for name in ("FrameHeight", "FrameWidth")} for row in rows]
     even = [{name: side + side % 2 for name, side in each.items()} for each in sides]
     return {FILE_LIST: ((), [{**row, **each} for row, each in zip(rows, even, strict=True)])}
 
 
 def padding_note(rows: Sequence[Row]) -> dict[str, str]:
-    """Number of recordings with an odd height or width."""
+    """Note on the recordings with an odd height or width, which are padded."""
     count = sum(any(float(row[name]) % 2 for name in ("FrameHeight", "FrameWidth")) for row in rows)
     text = f"{count} recordings by one row or column: H.264 4:2:0 needs an even height and width"
     return {"padded": text} if count else {}
@@ -141,7 +141,7 @@ def write_pt(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings)
 
 
 def write_nifti(path: Path, frames: np.ndarray, row: Row, settings: ExportSettings) -> None:
-    """Write NIfTI-1, (W, H, F), with uint8 or RGB voxels; the third voxel size is the seconds per frame."""
+    """Write NIfTI-1, (W, H, F), with uint8 or RGB voxels; the third voxel size is the frame duration in seconds."""
     import nibabel
 
     volume = frames.transpose(2, 1, 0, 3)
@@ -166,14 +166,14 @@ FORMATS = {
     "pt": ExportFormat("{}.pt", write_pt),
     "nifti": ExportFormat("{}.nii.gz", write_nifti),
     "echonet": ExportFormat(
-        "Videos/{}.avi", write_avi, echonet_layout.tables, echonet_layout.check_names, echonet_layout.notes
+        "Videos/{}.avi", write_avi, echonet_layout.csv_tables, echonet_layout.check_names, echonet_layout.export_notes
     ),
-    "dicom": ExportFormat("Videos/{}.dcm", write_dicom, echonet_layout.content_tables, dicom_file.check_store),
+    "dicom": ExportFormat("Videos/{}.dcm", write_dicom, echonet_layout.content_tables, dicom_file.check_exportable),
 }
 
 
 def store_rows(store: Store) -> list[Row]:
-    """Rows of FileList.csv with unchanged texts of the cells."""
+    """Rows of FileList.csv, each cell as its unchanged text."""
     table = read_text_table(store.root / FILE_LIST)
     return [{str(name): text for name, text in row.items()} for row in table.to_dict("records")]
 

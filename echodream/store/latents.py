@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def write_latents(path: Path, mean: np.ndarray, std: np.ndarray) -> None:
     """Write the posterior ``mean`` and ``std``, (F, C, H, W) each, as float16.
 
-    Raises ``StoreError`` for values that are not finite in float16, which is at most 65,504, and for a negative std.
+    Raises ``StoreError`` for values that are not finite in float16, whose maximum is 65,504, and for a negative std.
     """
     from safetensors.numpy import save_file
 
@@ -29,17 +29,17 @@ def write_latents(path: Path, mean: np.ndarray, std: np.ndarray) -> None:
 def read_latents(path: Path, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
     """Read posterior mean and std of the frames ``start`` to ``stop``: float16, (F, C, H, W) each.
 
-    Only these frames are read from the file. Raises ``StoreError`` if the file is damaged.
+    Only the requested frames are read from the file. Raises ``StoreError`` if the file is damaged.
     """
     from safetensors import SafetensorError, safe_open
     from torch import from_numpy
 
     try:
-        with safe_open(path, framework="np") as file:  # "np" is twice as fast as "pt"
+        with safe_open(path, framework="np") as file:  # framework="np" reads twice as fast as "pt"
             mean, std = file.get_slice("mean"), file.get_slice("std")
             if any(tensor.get_dtype() != "F16" or len(tensor.get_shape()) != 4 for tensor in (mean, std)):
                 raise StoreError(f"{path} does not contain float16 (F, C, H, W): create the store again")
-            # "np" slices need bounds that are not negative
+            # slices with framework="np" need bounds that are not negative
             bounds = [slice(start, stop).indices(tensor.get_shape()[0])[:2] for tensor in (mean, std)]
             arrays = [tensor[low : max(low, high)] for tensor, (low, high) in zip((mean, std), bounds, strict=True)]
             return from_numpy(arrays[0]), from_numpy(arrays[1])

@@ -11,7 +11,7 @@ try:
 except ImportError:  # on Windows, stores can be read but not written
     fcntl = None  # type: ignore[assignment]
 
-_handles: set[int] = set()
+_lock_handles: set[int] = set()
 
 
 def lock(folder: Path, file: str | None = None) -> int:
@@ -36,15 +36,15 @@ def lock(folder: Path, file: str | None = None) -> int:
             os.close(handle)
             raise
         if _is_same_file(handle, path):
-            _handles.add(handle)
+            _lock_handles.add(handle)
             return handle
         os.close(handle)
 
 
 def lock_for_writing(folder: Path, file: str | None = None, action: str = "written", key: str = "dst=") -> int:
-    """``lock`` that raises ``StoreError``: ``folder`` is being ``action`` by another process, or cannot be written.
+    """Like ``lock``, but raises ``StoreError`` if another process holds the lock or ``folder`` cannot be written.
 
-    The message recommends another value of ``key``.
+    The message states that ``folder`` is being ``action``, and recommends another value of the setting ``key``.
     """
     try:
         return lock(folder, file)
@@ -57,8 +57,8 @@ def lock_for_writing(folder: Path, file: str | None = None, action: str = "writt
 
 def unlock(handle: int) -> None:
     """Release the lock ``handle``. In a forked process, the lock stays, because the parent process holds the lock."""
-    if handle in _handles:
-        _handles.remove(handle)
+    if handle in _lock_handles:
+        _lock_handles.remove(handle)
         os.close(handle)
 
 
@@ -71,9 +71,9 @@ def _is_same_file(handle: int, path: Path) -> bool:
 
 
 def _close_in_child() -> None:
-    """Close inherited handles in a forked process, which could otherwise keep the locks of its parent."""
-    while _handles:
-        os.close(_handles.pop())
+    """Close inherited handles in a forked process, which could otherwise keep the locks of its parent process."""
+    while _lock_handles:
+        os.close(_lock_handles.pop())
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,25 +14,25 @@ import numpy as np
 from echodream.store.reader import Store
 
 MAX_HASHED_FRAMES = 64
-"""Largest number of hashed frames of a recording, evenly spaced, so that trimmed copies are found, too."""
-_SIDE, _HASH_SIDE = 48, 16
-"""Side in pixels of small frames for the comparison and for the hash."""
+"""Maximum number of hashed frames of a recording. They are evenly spaced, so that trimmed copies are also found."""
+_COMPARED_SIDE, _HASH_SIDE = 48, 16
+"""Side in pixels of the downsampled frames for the comparison, and of the frames for the hash."""
 _COMPONENTS, _VARIANCE = 24, 0.98
-"""Largest number of principal components, and the explained variance at which fewer are used."""
+"""Maximum number of principal components, and fraction of the variance that fewer components have to explain."""
 _TABLES, _BITS = 6, 14
 """Number of hash tables, and number of bits of a hash."""
-_NEIGHBORS = 8
-"""Number of recordings in the same bucket with which a recording is compared: the next ones along a projection."""
+_COMPARED_NEIGHBORS = 8
+"""Number of recordings in a hash bucket with which a recording is compared: the next ones along a random projection."""
 _MAX_DISTANCE = 0.2
-"""Largest mean squared difference of the whitened components, of unit variance, of a candidate pair."""
+"""Maximum mean squared difference of the whitened components, which have unit variance, of a candidate pair."""
 _SAME_FRAME, _SAME_IMAGE = 0.89, 0.93
-"""Correlation above which two small frames are equal, in videos and in stores of images. Correlations are at least
-0.9 for recoded copies, at most 0.76 for frames of different patients (phantom, lung ultrasound), 0.42 for X-rays."""
-_BLACK = 12
-"""Largest gray level of black pixels."""
+"""Minimum correlation of equal frames, for videos and for images. Measured correlations of recoded copies are at least
+0.9. Between patients, they are at most 0.76 in phantom and lung ultrasound videos, and at most 0.42 in X-rays."""
+_MAX_BLACK_LEVEL = 12
+"""Largest gray level, of 0 to 255, of black pixels."""
 _PCA_FRAMES = 4096
 """Approximate number of frames from which the principal components are computed."""
-_MAX_COMPARED = 512
+_COMPARED_FRAMES = 512
 """Largest number of frames of the shorter recording that are compared with all frames of the longer one."""
 _MIN_DEVIATION = 4
 """Smallest standard deviation of the gray levels of a hashed frame with content."""
@@ -42,21 +42,22 @@ _MIN_DEVIATION = 4
 class SharedFrames:
     """Two recordings of two patients that share frames."""
 
-    first: str
-    second: str
-    shared: int
+    first_name: str
+    second_name: str
+    shared_frames: int
     """Estimated number of frames of the shorter recording that are also in the longer one."""
-    frames: int
+    shorter_length: int
     """Number of frames of the shorter recording."""
     splits: tuple[str, str]
 
     def __str__(self) -> str:
         splits = " and ".join(dict.fromkeys(self.splits))
-        return f"{self.first} and {self.second} share {self.shared} of {self.frames} frames ({splits})"
+        count = f"{self.shared_frames} of {self.shorter_length} frames"
+        return f"{self.first_name} and {self.second_name} share {count} ({splits})"
 
 
-def small_frames(frames: np.ndarray, side: int = _SIDE) -> np.ndarray:
-    """Gray means of ``frames``, uint8 (F, H, W, C), over ``side`` x ``side`` areas: float32 (F, side, side)."""
+def small_frames(frames: np.ndarray, side: int = _COMPARED_SIDE) -> np.ndarray:
+    """Downsample ``frames``, uint8 (F, H, W, C), to gray means of areas: float32 (F, ``side``, ``side``)."""
     chunks = [frames[start : start + 256].astype(np.float32).mean(axis=-1) for start in range(0, len(frames), 256)]
     for axis in (1, 2):
         repeats = -(-side // frames.shape[axis])
@@ -72,24 +73,25 @@ def hashed_frames(frames: np.ndarray) -> np.ndarray:
     return np.rint(small_frames(frames[:: -(-len(frames) // MAX_HASHED_FRAMES)], _HASH_SIDE)).astype(np.uint8)
 
 
-def find_shared_frames(store: Store, hashed: Mapping[str, np.ndarray] | None = None) -> list[SharedFrames]:
+def find_shared_frames(store: Store, frames_by_name: Mapping[str, np.ndarray] | None = None) -> list[SharedFrames]:
     """All pairs of recordings of two patients in a video store that share frames, in the order of the table.
 
-    ``hashed`` maps FileName to ``hashed_frames``; frames of recordings that are not in ``hashed`` are read.
+    ``frames_by_name`` maps FileName to ``hashed_frames``. The frames of all other recordings are read from the store.
     """
     table: Any = store.table.set_index("FileName")
-    hashed = hashed or {}
+    frames_by_name = frames_by_name or {}
     patients, splits, counts = (table[column].to_dict() for column in ("PatientID", "Split", "NumberOfFrames"))
     small = {}
     for name, count in counts.items():
         indices = range(0, count, -(-count // MAX_HASHED_FRAMES))
-        small[name] = hashed[name] if name in hashed else hashed_frames(store.frames(name, indices))
+        known = frames_by_name.get(name)
+        small[name] = hashed_frames(store.frames(name, indices)) if known is None else known
     threshold = _SAME_IMAGE if max(counts.values(), default=0) == 1 else _SAME_FRAME
     read = lru_cache(32)(lambda name: small_frames(store.frames(name)))
     pairs = []
     for first, second in _candidate_pairs(small, patients):
         shorter, longer = sorted((first, second), key=lambda name: (counts[name], name))
-        correlations = _highest_correlations(read(shorter)[:: -(-counts[shorter] // _MAX_COMPARED)], read(longer))
+        correlations = _highest_correlations(read(shorter)[:: -(-counts[shorter] // _COMPARED_FRAMES)], read(longer))
         equal = correlations >= threshold
         if equal.sum() >= min(len(equal), max(3, 0.1 * len(equal))):
             shared = round(float(equal.mean()) * counts[shorter])
@@ -129,7 +131,7 @@ def _candidate_pairs(small: Mapping[str, np.ndarray], patients: Mapping[str, str
         table = table.sort_values("position", kind="stable").drop_duplicates(["hash", "recording"])
         for bucket in table[table.duplicated("hash", keep=False)].groupby("hash").groups.values():
             for start, first in enumerate(bucket, 1):
-                for second in bucket[start : start + _NEIGHBORS]:
+                for second in bucket[start : start + _COMPARED_NEIGHBORS]:
                     one, other = sorted((recordings[first], recordings[second]))
                     is_near = np.square(whitened[first] - whitened[second]).mean() <= _MAX_DISTANCE
                     if is_near and patients[names[one]] != patients[names[other]]:
@@ -138,7 +140,7 @@ def _candidate_pairs(small: Mapping[str, np.ndarray], patients: Mapping[str, str
 
 
 def _normalized_frames(frames: np.ndarray) -> np.ndarray:
-    """Normalize ``frames``, uint8 (F, 16, 16), to zero mean and unit norm, without flat frames: float32 (F', 256)."""
+    """Normalize ``frames``, uint8 (F, 16, 16), to zero mean and unit norm, and drop flat frames: float32 (F', 256)."""
     flat = frames.reshape(len(frames), -1).astype(np.float32)
     flat = flat[flat.std(axis=1) >= _MIN_DEVIATION]
     flat = flat - flat.mean(axis=1, keepdims=True)
@@ -146,11 +148,11 @@ def _normalized_frames(frames: np.ndarray) -> np.ndarray:
 
 
 def _highest_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Highest correlation of each frame of ``first``, (F, 48, 48), with a frame of ``second``: (F,).
+    """Highest correlation of each frame of ``first``, (F, 48, 48), with any frame of ``second``: (F,).
 
-    The correlation is that of the details, the differences from the mean of 5 x 5 pixels. Pixels next to black pixels
-    are ignored, because the outline of the sector is equal in all recordings. In videos, pixels that are constant in
-    both recordings are ignored, because they may be text and scales of the machine.
+    Correlations are computed from details: differences of pixels from the mean of 5 x 5 pixels. Pixels next to black
+    pixels are ignored, because the outline of the sector is equal in all recordings. In videos, pixels that are
+    constant in both recordings are ignored, because they may be text or scales of the ultrasound machine.
     """
     region = _nonblack_region(first) & _nonblack_region(second)
     if len(first) > 1 and len(second) > 1:
@@ -164,7 +166,7 @@ def _highest_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _nonblack_region(frames: np.ndarray) -> np.ndarray:
     """Pixels that are not black and have no black neighbor, in the maximum over ``frames``: bool (48, 48)."""
-    padded = np.pad(frames.max(axis=0) > _BLACK, 1)
+    padded = np.pad(frames.max(axis=0) > _MAX_BLACK_LEVEL, 1)
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).all(axis=(2, 3)))
 
 
@@ -179,12 +181,12 @@ def _normalized_details(frames: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def pairs_across_splits(pairs: Iterable[SharedFrames]) -> list[SharedFrames]:
-    """Pairs whose recordings are in two splits."""
+    """Pairs of recordings that are in two different splits."""
     return [pair for pair in pairs if len(set(pair.splits)) > 1]
 
 
 def summarize_shared_frames(pairs: Sequence[SharedFrames]) -> str:
-    """Text for the summary of a stage: number of ``pairs`` and the first 8, pairs across two splits first."""
+    """Text for the summary of a stage: number of ``pairs`` and 8 of them, starting with pairs across splits."""
     if not pairs:
         return "none between patients"
     listed = sorted(pairs, key=lambda pair: len(set(pair.splits)), reverse=True)

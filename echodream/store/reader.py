@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-MOST_CACHED = 8 * 2**30
-"""Largest size, in bytes, of latents that are cached for a GPU without a request."""
-SMALL_STUDY = 256 * 2**20
-"""Largest size, in bytes, of pixels or latents that are cached without a request."""
+MAX_LATENT_CACHE_BYTES = 8 * 2**30
+"""Largest size of latents that ``datamodule.cache=auto`` caches on a machine with a GPU."""
+MAX_SMALL_CACHE_BYTES = 256 * 2**20
+"""Largest size of pixels or latents that ``datamodule.cache=auto`` caches on any machine."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """File with the memory limit of the container (cgroup 2), in bytes."""
 
@@ -44,7 +44,7 @@ class Store:
             raise StoreError(f"{self.root} is a {self.dataset.kind} store, but a {kind} store is needed: check src=")
         if encoder is not None and self.dataset.encoder != encoder:
             fingerprints = f"{str(self.dataset.encoder)[:12]}, this model needs {encoder[:12]}"
-            raise StoreError(f"{self.root} was encoded by {fingerprints}: encode the videos again with its VAE")
+            raise StoreError(f"{self.root} was encoded by {fingerprints}: encode the videos again with the model's VAE")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -60,7 +60,7 @@ class Store:
         return f"{len(self)} recordings of {patients}, {frames} of {size}, {self.dataset.channels} channels"
 
     def _repr_html_(self) -> str:
-        """In a notebook: the content, and videos of a few recordings, one of each class first."""
+        """HTML for notebooks: the content of the store, and videos of a few recordings, of different classes first."""
         from echodream.store.browser_video import NOTEBOOK_CLIPS, notebook_html
 
         facts: dict[str, object] = {"content": self._description()}
@@ -79,7 +79,7 @@ class Store:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` without this file."""
+        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` if it is missing."""
         path = self.root / CHECKSUMS
         if not path.is_file():
             raise StoreError(f"{path} is missing: {self.root} is not a complete store")
@@ -112,7 +112,7 @@ class Store:
     def latents(self, name: str, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
         """Unscaled posterior mean and std of the frames ``start`` to ``stop``: float16, (F, C, H, W) each.
 
-        Only these frames are read from the file, unless they are cached. Raises ``StoreError`` if the file is damaged.
+        Only requested frames are read, unless the recording is cached. Raises ``StoreError`` if the file is damaged.
         """
         path = self.path(name)
         if name in self._cached_latents:
@@ -127,13 +127,13 @@ class Store:
         return mean, std
 
     def fits_in_memory(self, max_bytes: int) -> bool:
-        """Whether all pixels or latents take at most ``max_bytes`` bytes, and a quarter of ``machine_memory()``."""
+        """Whether all pixels or latents take at most ``max_bytes`` and at most a quarter of ``machine_memory()``."""
         numbers = self.table["NumberOfFrames"] * self.table["FrameHeight"] * self.table["FrameWidth"]
         each = 1 if self.dataset.kind == "video" else 2 * np.dtype(np.float16).itemsize  # mean and std
         return int(numbers.sum()) * self.dataset.channels * each <= min(max_bytes, machine_memory() / 4)
 
     def cache(self, names: Iterable[str]) -> None:
-        """Keep the recordings ``names`` in memory, which processes that are forked later share."""
+        """Read the recordings ``names`` into memory, which processes that are forked later share."""
         if self.dataset.kind == "video":
             self._cached_frames |= {name: self.frames(name) for name in names if name not in self._cached_frames}
         else:
@@ -142,8 +142,8 @@ class Store:
                 self._cached_latents[name] = mean.numpy(), std.numpy()
 
 
-def complete_store(path: str, key: str, kind: str | None = None) -> Store:
-    """The store at ``path``, the value of the setting ``key``. Raises ``UserError`` if the store is not complete."""
+def open_complete(path: str, key: str, kind: str | None = None) -> Store:
+    """Open the store at ``path``, the value of the setting ``key``. Raises ``UserError`` if the store is incomplete."""
     store = Store(path, kind=kind)
     if not (store.root / CHECKSUMS).is_file():
         raise UserError(f"{key}={store.root} is not a complete store, {CHECKSUMS} is missing: write the store again")
@@ -155,5 +155,5 @@ def machine_memory() -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     try:
         return min(memory, int(CGROUP_LIMIT.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no cgroup, or "max": no limit
+    except (OSError, ValueError):  # no limit: no cgroup, or "max" in the file
         return memory

@@ -23,7 +23,7 @@ KINDS = ("video", "latent")
 SPLITS = ("TRAIN", "VAL", "TEST")
 REQUIRED_COLUMNS = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
 FILE_COLUMN = "RawFile"
-"""Column with the raw file of a sample of another program. The filter does not copy it to its output."""
+"""Column with the path of the raw file of a sample of another program. The filter does not copy it to its output."""
 REJECTED_COLUMNS = ("FileName", "Reason", "Counted")
 MEDIA_FILES = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
 """Kind of store -> folder and suffix of its media files."""
@@ -31,26 +31,26 @@ MAX_JSON_BYTES = 16_000_000
 MAX_SIDE = 16_384
 MAX_FRAMES = 2**31 - 1
 FPS_RANGE = (0.001, 1000.0)
-"""Valid frames per second. Matroska cannot store more, because its time stamps are whole milliseconds."""
-_MAX_DEPTH = 32
+"""Valid frames per second. Matroska cannot store a higher rate, because its time stamps are whole milliseconds."""
+_MAX_JSON_DEPTH = 32
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_HEX = re.compile(r"[0-9a-f]{64}")
+_VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VALID_COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_VALID_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class StoreError(UserError):
-    """A folder that is not a valid Store, or cannot be written. The message names the file, the row and the remedy."""
+    """A folder is not a valid Store, or cannot be written. The message names the file, the row and the remedy."""
 
 
 def is_valid_name(name: object) -> bool:
     """Whether ``name`` is a valid FileName: a path component of ASCII letters, digits, ".", "_" and "-"."""
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.endswith(".")
+    return isinstance(name, str) and _VALID_NAME.fullmatch(name) is not None and not name.endswith(".")
 
 
 def is_valid_column(name: object) -> bool:
     """Whether ``name`` is a valid column name of FileList.csv."""
-    return isinstance(name, str) and _COLUMN.fullmatch(name) is not None
+    return isinstance(name, str) and _VALID_COLUMN.fullmatch(name) is not None
 
 
 def media_path(root: Path, kind: str, name: str) -> Path:
@@ -61,7 +61,7 @@ def media_path(root: Path, kind: str, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of each channel over the TRAIN recordings, in the stored units."""
+    """Mean and standard deviation of each channel over the TRAIN recordings, in units of the stored latents."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -102,7 +102,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
-            raise ValueError(f"format_version is {_quote(self.format_version)}, this version reads {FORMAT_VERSION}")
+            raise ValueError(f"format_version is {_quote(self.format_version)}, echodream reads {FORMAT_VERSION}")
         if self.kind not in KINDS:
             raise ValueError(f"kind is {_quote(self.kind)}, not one of {', '.join(KINDS)}")
         for name, high in (("channels", 4096), ("height", MAX_SIDE), ("width", MAX_SIDE)):
@@ -110,13 +110,13 @@ class Dataset:
             if not validation.is_whole(value, 1, high) and (name == "channels" or value is not None):
                 raise ValueError(f"{name} is {_quote(value)}, not a whole number from 1 to {high}")
         if self.kind == "video" and self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}, a video store has 1 (grey) or 3 (RGB)")
+            raise ValueError(f"channels is {self.channels}, a video store has 1 (gray) or 3 (RGB)")
         expected = "F,H,W,C" if self.kind == "video" else "F,C,H,W"
         if self.layout != expected:
             raise ValueError(f"layout is {_quote(self.layout)}, a {self.kind} store has {expected!r}")
         if (self.kind == "latent") != (self.encoder is not None):
             raise ValueError("encoder is needed for a latent store, and must be null for a video store")
-        if self.encoder is not None and not (isinstance(self.encoder, str) and _HEX.fullmatch(self.encoder)):
+        if self.encoder is not None and not (isinstance(self.encoder, str) and _VALID_SHA256.fullmatch(self.encoder)):
             raise ValueError(f"encoder is {_quote(self.encoder)}, not a SHA-256 in hexadecimal")
         if self.statistics is not None and len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, the store has {self.channels}")
@@ -127,9 +127,9 @@ class Dataset:
 
     @property
     def sampling_settings(self) -> Mapping[str, Any]:
-        """Settings with which the samples of the store were generated, also of a store that the filter wrote."""
+        """Settings with which the samples of the store were generated, also for a store that the filter wrote."""
         settings: Mapping[str, Any] = self.settings
-        while isinstance(settings.get("samples"), Mapping):  # the settings of a filter contain those of its input
+        while isinstance(settings.get("samples"), Mapping):  # a filtered store has the settings of its input
             settings = settings["samples"]
         return settings
 
@@ -143,7 +143,7 @@ class Dataset:
         raw = _parse_strict_json(text)
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(raw) - known):
-            raise ValueError(f"unknown key {_quote(unknown[0])}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown key {_quote(unknown[0])}; the known keys are {', '.join(sorted(known))}")
         if missing := sorted({"kind", "channels", "format_version"} - set(raw)):
             raise ValueError(f"key {missing[0]!r} is missing")
         statistics = raw.get("statistics")
@@ -164,7 +164,7 @@ def _parse_strict_json(text: str) -> dict[str, Any]:
         raise ValueError("the JSON is nested too deeply") from error
     if not isinstance(raw, dict):
         raise ValueError("the content is not a JSON object")
-    if not _is_nested_at_most(raw, _MAX_DEPTH):
+    if not _is_nested_at_most(raw, _MAX_JSON_DEPTH):
         raise ValueError("the JSON is nested too deeply")
     return raw
 
@@ -202,7 +202,7 @@ def read_dataset(root: Path) -> Dataset:
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
         if partial_path(root).is_dir():
-            raise StoreError(f"{root} does not exist; {root.name}.partial exists: rerun the command that was writing")
+            raise StoreError(f"{root} does not exist; {root.name}.partial exists: rerun the command that wrote it")
         raise StoreError(f"{root} does not exist: check src= or run the stage that writes it")
     return parse_dataset(root / DATASET)
 
@@ -241,13 +241,13 @@ def write_atomically(write: Callable[[Path, Any], object], path: Path, content: 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, in a folder that is created if needed."""
+    """Write ``text`` to ``path`` atomically, and create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(lambda temporary, content: temporary.write_text(content, encoding="utf-8"), path, text)
 
 
 def describe_difference(existing: Dataset, new: Dataset) -> str | None:
-    """Describe the first difference between two stores, without command and statistics; None if they are equal."""
+    """Describe the first difference between two stores, except command and statistics; None if there is none."""
     left, right = (json.loads(replace(store, command="", statistics=None).to_json()) for store in (existing, new))
     return _first_difference(left, right)
 

@@ -19,7 +19,7 @@ MAX_CSV_BYTES = 100_000_000
 MAX_COLUMNS = 1_000
 TEXT_COLUMNS = ("FileName", "PatientID", "Split", "class_name", "View", "Source", "ED", "ES", schema.FILE_COLUMN)
 _NUMBER = re.compile(
-    r"-?(0|[1-9][0-9]{0,14})"  # 007, and a number with more digits, is an identifier
+    r"-?(0|[1-9][0-9]{0,14})"  # up to 15 digits; 007 and longer numbers are identifiers
     r"|-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
 )
 _SIDE: tuple[float, float] = (1, schema.MAX_SIDE)
@@ -47,9 +47,9 @@ def clean_text(text: str) -> str:
     return CONTROL_CHARACTERS.sub("?", " ".join(text.split()))
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> None:
-    """Write ``rows`` as csv, the columns ``first`` before all others. Raises ``StoreError`` for an invalid cell."""
-    columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first_columns: Sequence[str] = ()) -> None:
+    """Write ``rows`` as csv, with ``first_columns`` before all others. Raises ``StoreError`` for an invalid cell."""
+    columns = list(dict.fromkeys([*first_columns, *(name for row in rows for name in row)]))
     for name in columns:
         if not schema.is_valid_column(name):
             raise StoreError(f"{path.name}: column name {name!r} is not allowed: use letters, digits and '_'")
@@ -64,10 +64,10 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
-def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
+def read_text_table(path: Path, required_columns: Iterable[str] = ()) -> "pd.DataFrame":
     """Read a csv with all cells as text.
 
-    Raises ``StoreError`` if a row is not as long as the header, or a column is duplicate or a ``required`` one missing.
+    Raises ``StoreError`` if a row is shorter or longer than the header, or a column is duplicate or missing.
     """
     import pandas as pd
 
@@ -75,7 +75,7 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
     rows: list[list[str]] = []
     try:
         names = next(reader, [])
-        if missing := [name for name in required if name not in names]:
+        if missing := [name for name in required_columns if name not in names]:
             present = clean_text(", ".join(names[:20]))[:200]
             raise StoreError(f"{path} has no column {missing[0]!r}; it has {present or 'none'}")
         if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
@@ -152,7 +152,7 @@ def is_numeric_text(text: str) -> bool:
 
 
 def parse_key_frames(text: str, frames: int, subject: str) -> list[int]:
-    """Frame numbers, below ``frames``, in a cell of ED or ES. Raises ``UserError``, which starts with ``subject``."""
+    """Frame numbers, below ``frames``, in a cell of ED or ES. Raises ``UserError`` that starts with ``subject``."""
     try:
         marks = [int(word) for word in text.split()]
     except ValueError:

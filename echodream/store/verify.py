@@ -36,8 +36,8 @@ def find_problems(root: str | Path) -> Iterator[str]:
     rows = store.table[["FileName", "NumberOfFrames", "FrameHeight", "FrameWidth"]].itertuples(index=False, name=None)
     for name, *shape in rows:
         path = schema.media_path(root, store.dataset.kind, name)
-        listed = sums.pop(path.relative_to(root).as_posix(), None)
-        if problem := _file_problem(path, listed) or _media_problem(store, name, path, shape):
+        checksum = sums.pop(path.relative_to(root).as_posix(), None)
+        if problem := _file_problem(path, checksum) or _media_problem(store, name, path, shape):
             yield problem
     for table in TABLES_AND_METADATA:
         if problem := _file_problem(root / table, sums.pop(table, None)):
@@ -49,8 +49,8 @@ def find_problems(root: str | Path) -> Iterator[str]:
 def require_intact(root: str | Path) -> None:
     """Raise ``StoreError`` unless every file of the store ``root`` has its checksum in SHA256SUMS."""
     root = Path(root)
-    for name, listed in read_checksums(root).items():
-        if problem := _file_problem(root / name, listed):
+    for name, checksum in read_checksums(root).items():
+        if problem := _file_problem(root / name, checksum):
             raise StoreError(f"{problem}; restore the file, or create the store again")
 
 
@@ -71,14 +71,14 @@ def _unexpected_files(store: Store) -> Iterator[str]:
             yield f"{entry} is not listed in FileList.csv"
 
 
-def _file_problem(path: Path, listed: str | None) -> str | None:
+def _file_problem(path: Path, checksum: str | None) -> str | None:
     if path.is_symlink():
         return f"{path} is a link: a store holds regular files only"
     if not path.is_file():
         return f"{path} is missing, or not a regular file"
-    if listed is None:
+    if checksum is None:
         return f"{path} has no line in SHA256SUMS"
-    if file_sha256(path) != listed:
+    if file_sha256(path) != checksum:
         return f"{path} has changed since the store was written: its checksum differs"
     return None
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from av import VideoStream
     from av.container import InputContainer, OutputContainer
 
-_BITEXACT = 1 << 23
+_BITEXACT_FLAG = 1 << 23
 _PIXEL_FORMATS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}
 """Number of channels -> FFmpeg's pixel formats in the file and in memory; both conversions are exact."""
 
@@ -32,7 +32,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         stream = cast("VideoStream", container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(100_000)))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], in_file
         stream.codec_context.thread_count = 1
-        stream.codec_context.flags |= _BITEXACT
+        stream.codec_context.flags |= _BITEXACT_FLAG
         stream.codec_context.options = {"level": "3", "slicecrc": "1", "g": "1"}
         encode_frames(container, stream, frames[..., 0] if in_memory == "gray" else frames, in_memory)
     if not np.array_equal(read_video(path, frames.shape[3]), frames):
@@ -54,7 +54,7 @@ def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in _PIXEL_FORMATS or not len(frames):
         raise StoreError(f"{path.name}: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
     if not all(1 <= side <= MAX_SIDE for side in frames.shape[1:3]):
-        raise StoreError(f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, sides may have 1 to {MAX_SIDE}")
+        raise StoreError(f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, sides must be 1 to {MAX_SIDE}")
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
         raise StoreError(f"{path.name}: {fps} frames per second; a store allows {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
 
@@ -73,12 +73,12 @@ def read_video(
 
 
 def _read_with_decord(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
-    """Read the frames ``indices`` (None: all) by decord, as RGB, uint8 (F, H, W, 3).
+    """Read the frames ``indices`` by decord, as RGB, uint8 (F, H, W, 3); None reads all frames.
 
     Returns None if decord is not installed, counts another number of frames than ``frames``, or fails. decord
     fails for some widths (16, 24, 48, 72) and for a single frame.
     """
-    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # without it, decord prints paths
+    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # without this variable, decord prints paths
     try:
         import decord
     except (ImportError, OSError):  # decord has no wheel for this machine
@@ -95,7 +95,7 @@ def _read_with_decord(path: Path, indices: Sequence[int] | None, frames: int | N
 
 
 def _read_with_pyav(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray:
-    """Read the frames ``indices`` (None: all), gray or RGB, by PyAV. Raises ``StoreError``."""
+    """Read the frames ``indices`` by PyAV, gray or RGB; None reads all frames. Raises ``StoreError``."""
     import av
 
     selected = None if indices is None else set(indices)

@@ -1,4 +1,4 @@
-"""Atomic writing of a Store by one job at a time; a resumed job writes the same bytes."""
+"""Atomic writing of a Store by one job at a time; a resumed job writes the same bytes as an uninterrupted job."""
 
 import contextlib
 import json
@@ -21,13 +21,13 @@ from echodream.store.verify import TABLES_AND_METADATA, verify
 class StoreWriter:
     """Context manager that writes the store ``root``.
 
-    All files are written to ``<root>.partial``. Its folder ``store/`` contains the finished recordings, ``begun.json``
-    the settings, and ``journal-0.jsonl`` a line for each finished recording, {"row": ..., "sha256": ...} or
+    All files are written to ``<root>.partial``. There, ``store/`` contains the finished recordings, and ``begun.json``
+    the settings. ``journal-0.jsonl`` has a line for each finished recording, {"row": ..., "sha256": ...} or
     {"rejected": ...}. ``finish`` writes the tables, verifies the store and renames ``store/`` to ``root``, so ``root``
     is always complete. After an interruption, a new writer continues after the last recording in the journal.
 
     Several processes of one job may write at the same time, each with its own journal. The process with ``shard`` 0
-    enters first and finishes last, after a call of ``read_journals``.
+    enters the context first, and calls ``read_journals`` and ``finish`` after all other processes.
 
     Raises ``StoreError`` if another job is writing the store, or if ``root`` or the unfinished store has other
     settings.
@@ -106,12 +106,12 @@ class StoreWriter:
         self.commit(row, media)
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
-        """Add the recording ``name`` to rejected.csv; only ``counted`` recordings count for ``max_rejected``."""
+        """Add the recording ``name`` to rejected.csv; only ``counted`` recordings count toward ``max_rejected``."""
         row = {"FileName": name, "Reason": clean_text(reason), "Counted": str(counted).lower()}
         self._append_to_journal({"rejected": row})
 
     def finish(self, order: Sequence[str], statistics: Statistics | None = None) -> Store:
-        """Write the tables with rows in ``order``, verify the store and give it its final name.
+        """Write the tables with rows in the ``order`` of names, verify the store and rename it to ``root``.
 
         Raises ``StoreError`` if a recording in ``order`` was neither written nor rejected.
         """
@@ -154,7 +154,7 @@ class StoreWriter:
             begun = schema.parse_dataset(path)
             if difference := schema.describe_difference(begun, self.dataset):
                 problem = f"{self._work} was begun with other settings ({difference})"
-                raise StoreError(f"{problem}: use those settings, or remove it")
+                raise StoreError(f"{problem}: use the old settings, or remove it")
             self.dataset = begun
         for scratch in self._work.glob("scratch-*"):
             shutil.rmtree(scratch, ignore_errors=True)

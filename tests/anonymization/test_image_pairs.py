@@ -142,11 +142,11 @@ def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
 @pytest.mark.slow
 def test_sets_that_are_no_pairs_are_refused_by_name(folder: Path) -> None:
     store(folder / "few", rows()[2:], 0.0, synthetic=True)
-    with pytest.raises(UserError, match=rf"few lacks 2 of the {len(rows())} in .*real \(img-00-0, img-00-1\): give"):
+    with pytest.raises(UserError, match=rf"few lacks 2 of the {len(rows())} images of .*real \(img-00-0, img-00-1\)"):
         run(folder, "anonymity", f"src={folder}/few")
     more = [*rows(), ({"FileName": "foreign", "Split": "TEST", "PatientID": "x"}, picture(0, 0))]
     store(folder / "more", more, 0.0, synthetic=True)
-    with pytest.raises(UserError, match=r"more has 1 that are not there \(foreign\)"):
+    with pytest.raises(UserError, match=r"more has 1 images of other originals \(foreign\)"):
         run(folder, "anonymity", f"src={folder}/more")
     longer = [(row, np.repeat(frames, 2, axis=0)) for row, frames in rows()]
     store(folder / "longer", longer, 0.0, synthetic=True)

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from echodream.config.aliases import replace_aliases
-from echodream.config.help import options_first
+from echodream.config.help import put_options_first
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from echodream.config.help import options_first
     ],
 )
 def test_old_groups_are_replaced_with_a_notice(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert options_first(["model=lidm", old, "--cfg", "job"]) == ["--cfg", "job", "model=lidm", new]
+    assert put_options_first(["model=lidm", old, "--cfg", "job"]) == ["--cfg", "job", "model=lidm", new]
     assert capsys.readouterr().err == f"{old} is an old spelling; write {new}\n"
 
 

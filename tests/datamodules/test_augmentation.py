@@ -11,7 +11,7 @@ from echodream.datamodules.augmentation import (
     affine,
     blur,
     contrast,
-    elastic,
+    deform,
     flip,
     gain,
     invert,
@@ -56,7 +56,7 @@ def test_whitening_is_by_channel_and_has_an_inverse(shape: tuple[int, ...], dim:
 
 
 def test_whitening_refuses_a_dimension_that_is_not_the_channels() -> None:
-    with pytest.raises(ValueError, match="dimension 0 is not the 4 channels"):
+    with pytest.raises(ValueError, match="dimension 0 does not have 4 channels"):
         whiten(pixels(3, 4, 5, 7), STATISTICS)
 
 
@@ -128,12 +128,12 @@ def test_elastic_displaces_by_its_amount_and_all_frames_alike() -> None:
     down = torch.arange(side).view(1, 1, side, 1).expand(1, 2, side, side) / 100
     right = down.transpose(2, 3)
     for ramp_ in (down, right):
-        moved = (elastic(ramp_, 1.5, rng()) - ramp_) * 100
+        moved = (deform(ramp_, 1.5, rng()) - ramp_) * 100
         assert torch.equal(moved[:, 0], moved[:, 1])
         assert float(inner(moved, 6).square().mean().sqrt()) == pytest.approx(1.5, rel=0.3)
         assert float(inner(moved, 6).diff(dim=-1).abs().max()) < 0.6
-    assert not torch.equal(elastic(down, 1.5, rng(1)), elastic(down, 1.5, rng(2)))
-    assert torch.equal(elastic(down, 0.0, rng()), down)
+    assert not torch.equal(deform(down, 1.5, rng(1)), deform(down, 1.5, rng(2)))
+    assert torch.equal(deform(down, 0.0, rng()), down)
 
 
 def test_jpeg_is_pillow_s_of_every_channel() -> None:

@@ -189,8 +189,8 @@ def test_small_studies_are_cached_by_default_and_larger_latents_on_a_machine_wit
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
             patch.setattr(reader, "machine_memory", lambda kind=kind, memory=memory: memory * stored[kind])
-            patch.setattr(datamodule, "MOST_CACHED", stored[kind] + most)
-            patch.setattr(datamodule, "SMALL_STUDY", stored[kind] + small)
+            patch.setattr(datamodule, "MAX_LATENT_CACHE_BYTES", stored[kind] + most)
+            patch.setattr(datamodule, "MAX_SMALL_CACHE_BYTES", stored[kind] + small)
             made = data(latents if kind == "latents" else videos, cache="auto")
             made.samples("TRAIN")
             cached = {*made.store._cached_latents, *made.store._cached_frames}
@@ -343,7 +343,7 @@ def test_a_cache_on_the_device_that_does_not_fit_or_apply_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**31))
     device_cache._check_memory(2**28, torch.device("cuda"))
-    with pytest.raises(UserError, match=r"^datamodule.cache=device: the latents take 0.3 GiB, and cuda has 1.0 GiB"):
+    with pytest.raises(UserError, match=r"^datamodule.cache=device: latents take 0.3 GiB, more than a quarter of 1"):
         device_cache._check_memory(2**28 + 1, torch.device("cuda"))
     device_cache._check_memory(2**40, torch.device("cpu"))
     with pytest.raises(UserError, match=r"^augment.noise is not for datamodule.cache=device: set it to 0"):

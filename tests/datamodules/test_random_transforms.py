@@ -114,7 +114,7 @@ def test_each_parameter_is_its_function_of_pixels() -> None:
         (Transform(shift=(0.1, -0.2), rotate=4.0, zoom=1.2), augmentation.affine(x, (0.1, -0.2), 4.0, 1.2)),
         (Transform(flip=(-1, -2)), x.flip(-1, -2)),
         (Transform(blur=1.0), augmentation.blur(x, 1.0)),
-        (Transform(elastic=1.0), augmentation.elastic(x, 1.0, rng(5))),
+        (Transform(elastic=1.0), augmentation.deform(x, 1.0, rng(5))),
         (Transform(jpeg=30), augmentation.jpeg(x, 30)),
         (Transform(blend=0.3), 0.7 * x + 0.3 * other),
         (Transform(invert=True), -x),

@@ -159,10 +159,10 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
 @pytest.mark.parametrize(
     ("names", "settings", "says"),
     [
-        (NAMES[1:], {"train_on": "anonymised"}, r"masked lacks 1 of the 9 in .*videos \(o00\): anonymize all images"),
-        (TEST[:1], {}, r"masked lacks 1 of the 2 in .*videos \(o11\)"),
-        ([*NAMES, "o77"], {}, r"masked has 1 that are not there \(o77\)"),
-        ([*NAMES, "o03"], {}, r"several images with Of=o03: each original has one version"),
+        (NAMES[1:], {"train_on": "anonymised"}, r"masked lacks 1 of the 9 images of .*videos \(o00\): anonymize all"),
+        (TEST[:1], {}, r"masked lacks 1 of the 2 images of .*videos \(o11\)"),
+        ([*NAMES, "o77"], {}, r"masked has 1 images of other originals \(o77\)"),
+        ([*NAMES, "o03"], {}, r"several images with Of=o03: keep one image per original"),
         (
             NAMES,
             {"match": "Original"},
@@ -173,7 +173,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
         (
             NAMES,
             {"anonymised": ["a/x", "b/x"]},
-            r"anonymised=\[a/x,b/x\] has folders with equal names",
+            r"anonymised=\[a/x,b/x\] has folders of equal names",
         ),
         (NAMES, {"anonymised": "/nowhere"}, r"anonymised=/nowhere does not exist: create it with stage=anonymise"),
     ],

@@ -186,8 +186,8 @@ def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, st
     table.to_csv(tmp_path / "dark" / "FileList.csv", index=False)
     with pytest.raises(UserError) as told:
         data(study / "videos", **changes)
-    assert "lacks 2 of the 28" in str(told.value)
-    assert "(i00-0, i03-1) and has 2 that are not there (no one, nobody): anonymize all images" in str(told.value)
+    assert "lacks 2 of the 28 images of" in str(told.value)
+    assert "(i00-0, i03-1) and has 2 images of other originals (no one, nobody): anonymize all" in str(told.value)
     for change, says in [
         ({"match": "Whose"}, "match=Whose is not a column"),
         ({"train_on": "both"}, "choose one of original, anonymised"),

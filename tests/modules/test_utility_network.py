@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.config.checks import refuse_impossible_pairs
+from echodream.config.checks import refuse_incompatible_choices
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.tasks import Labels
 from echodream.errors import UserError
@@ -178,4 +178,4 @@ def test_only_utility_accepts_the_labels_task() -> None:
         cfg = compose("train", ["model=classifier", "data=phantom", "task=labels"])
     words = "model=classifier cannot be combined with task=labels: choose one of classification"
     with pytest.raises(UserError, match=words):
-        refuse_impossible_pairs(cfg, {"model": "classifier", "view": "clips", "task": "labels"})
+        refuse_incompatible_choices(cfg, {"model": "classifier", "view": "clips", "task": "labels"})

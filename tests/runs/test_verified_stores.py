@@ -12,7 +12,7 @@ import pytest
 from echodream.config.paths import CONF_DIR
 from echodream.runs import verified_stores
 from echodream.runs.instantiate_stage import StageCall
-from echodream.runs.rerun_cache import ALL_CHECKSUMS, run_once
+from echodream.runs.rerun_cache import ALWAYS_VERIFIED_STAGES, run_once
 from echodream.runs.summary import Summary
 from echodream.runs.verified_stores import check_stores
 from echodream.store import StoreError
@@ -49,7 +49,7 @@ def hashes(monkeypatch: pytest.MonkeyPatch) -> Hashes:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store that is old enough to be recorded: a change has another time stamp."""
-    monkeypatch.setattr(verified_stores, "SETTLING_NS", 0)
+    monkeypatch.setattr(verified_stores, "TIMESTAMP_RESOLUTION_NS", 0)
     root = moving_disc_store(tmp_path / "videos", (5, 3, 4)).root
     time.sleep(0.05)
     return root
@@ -123,7 +123,7 @@ def test_a_store_is_read_again_after_another_took_its_place(store: Path, hashes:
 def test_files_that_may_change_without_another_time_stamp_are_read_again(
     store: Path, hashes: Hashes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verified_stores, "SETTLING_NS", 10**18)
+    monkeypatch.setattr(verified_stores, "TIMESTAMP_RESOLUTION_NS", 10**18)
     for _ in range(2):
         assert len(hashes.during(lambda: check(store))) == 7
 
@@ -146,7 +146,7 @@ def test_a_damaged_record_or_a_disk_without_room_only_costs_time(
 
 
 @pytest.mark.parametrize("notes", [None, "notes"])
-@pytest.mark.parametrize("stage", [*ALL_CHECKSUMS, "encode", "verify"])
+@pytest.mark.parametrize("stage", [*ALWAYS_VERIFIED_STAGES, "encode", "verify"])
 def test_a_stage_with_a_statement_about_patients_computes_all_checksums(
     store: Path, hashes: Hashes, stage: str, notes: str | None
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_stage_with_a_statement_about_patients_computes_all_checksums(
         run_once(folder, call, lambda: Summary("done", problem="to run again"), f"{store.parent}/verified")
 
     run()
-    expected = 6 if stage in ALL_CHECKSUMS else 1 if stage == "encode" else 0
+    expected = 6 if stage in ALWAYS_VERIFIED_STAGES else 1 if stage == "encode" else 0
     assert len(hashes.during(run)) == expected
 
 

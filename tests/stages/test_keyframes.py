@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.dataset import ViewDataset
-from echodream.datamodules.key_frames import find_triples
+from echodream.datamodules.key_frames import find_key_frame_triples
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
@@ -64,7 +64,7 @@ def test_key_frames_serve_as_references(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path)
     rows = Recordings(Store(tmp_path / "videos_keyframes"), "TRAIN")
-    beats = [find_triples(rows, number) for number in range(3)]
+    beats = [find_key_frame_triples(rows, number) for number in range(3)]
     assert all(beats)
     assert all(ed < es < after for beat in beats for ed, es, after in beat)
     sample: Any = ViewDataset(rows, Clips(frames=8, reference="keyframes", references=3), seed=0)[0]

@@ -82,11 +82,11 @@ def test_planted_copies_are_found_and_no_others(tmp_path: Path) -> None:
     recordings = planted()
     store = make(tmp_path / "store", recordings, train)
     found = find_shared_frames(store)
-    assert {(pair.first, pair.second) for pair in found} == {
+    assert {(pair.first_name, pair.second_name) for pair in found} == {
         (name.rpartition("-")[0], name) for name, (patient, _) in recordings.items() if patient.startswith("planted")
     }
     assert all(pair.splits == ("TRAIN", "TEST") for pair in found)
-    shared = {pair.second.rpartition("-")[2]: (pair.shared, pair.frames) for pair in found}
+    shared = {pair.second_name.rpartition("-")[2]: (pair.shared_frames, pair.shorter_length) for pair in found}
     assert all(count == of for kind, (count, of) in shared.items() if kind in ("exact", "trimmed", "darker"))
     assert shared["extended"][0] >= shared["extended"][1] - 8
     known = {name: hashed_frames(frames) for name, (_, frames) in recordings.items()}
@@ -124,9 +124,8 @@ def test_images(tmp_path: Path) -> None:
     images = {f"i{n}": (f"p{n}", frames[:1]) for n, (_, frames) in enumerate(hearts().values())}
     noisy = images["i3"][1].astype(int) + rng.integers(-3, 4, images["i3"][1].shape)
     images["again"] = ("planted", noisy.clip(0, 255).astype(np.uint8))
-    assert [(pair.first, pair.second) for pair in find_shared_frames(make(tmp_path / "s", images, train))] == [
-        ("i3", "again")
-    ]
+    pairs = find_shared_frames(make(tmp_path / "s", images, train))
+    assert [(pair.first_name, pair.second_name) for pair in pairs] == [("i3", "again")]
 
 
 @pytest.mark.slow

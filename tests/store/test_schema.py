@@ -247,7 +247,7 @@ def test_the_specification_lists_the_columns_keys_and_files() -> None:
 
 
 def test_the_specification_states_the_numbers_and_patterns() -> None:
-    for pattern in (words._NAME, words._COLUMN):
+    for pattern in (words._VALID_NAME, words._VALID_COLUMN):
         assert f"`{pattern.pattern}`" in DOC
     for number in (words.MAX_SIDE, words.FPS_RANGE[0], int(words.FPS_RANGE[1]), words.FORMAT_VERSION):
         assert re.search(rf"\b{number}\b", DOC), number

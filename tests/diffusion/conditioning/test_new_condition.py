@@ -11,7 +11,7 @@ import pytest
 
 from echodream import engine
 from echodream.config.aliases import replace_aliases
-from echodream.config.checks import refuse_impossible_pairs, refuse_unread_keys
+from echodream.config.checks import refuse_incompatible_choices, refuse_unknown_keys
 from echodream.diffusion import conditioning
 from echodream.diffusion.conditioning.base import CONDITIONS
 from echodream.diffusion.model import load_diffusion_model
@@ -54,8 +54,8 @@ def test_it_is_loaded_and_sampled_with_its_own_scale(study: Path) -> None:
     overrides = replace_aliases(["guidance.weight=2", "guidance.class_id=3", "n=4", "steps=1"])
     assert overrides == ["+guidance.weight=2", "guidance.class_id=3", "n=4", "steps=1"]
     cfg = sample_cfg(study, "image", *overrides)
-    refuse_unread_keys(cfg, overrides)
-    refuse_impossible_pairs(cfg, {"stage": "image"})
+    refuse_unknown_keys(cfg, overrides)
+    refuse_incompatible_choices(cfg, {"stage": "image"})
     engine.sample(cfg)
     store = Store(study / "images")
     assert store.dataset.settings["guidance"]["scales"] == {"class_id": 3.0, "weight": 2.0}
@@ -81,9 +81,9 @@ def test_without_a_scale_it_is_recorded_as_one(study: Path) -> None:
 )
 def test_another_scale_is_refused_before_the_model_is_loaded(study: Path, override: str, words: str) -> None:
     cfg = sample_cfg(study, "image", *replace_aliases([override]))
-    refuse_unread_keys(cfg, replace_aliases([override]))
+    refuse_unknown_keys(cfg, replace_aliases([override]))
     with pytest.raises(UserError, match=words):
-        refuse_impossible_pairs(cfg, {"stage": "image"})
+        refuse_incompatible_choices(cfg, {"stage": "image"})
 
 
 def test_a_scale_that_is_no_number(study: Path) -> None:
