@@ -96,7 +96,7 @@ def build_setting(model: DiffusionModel, text: str, options: argparse.Namespace)
         folder, steps = text.rsplit("@", 1)
         model = load_diffusion_model(folder, "lvdm" if model.is_video else "lidm")
         assert model.process.few_steps is not None
-        sampler, spacing = model.process.first_order, model.process.few_steps.spacing
+        sampler, spacing = model.process.first_order_sampler, model.process.few_steps.spacing
     else:
         sampler, spacing, steps, *interval = text.split(":")
         low, high = map(float, interval or (0, 1))

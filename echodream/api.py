@@ -1,4 +1,4 @@
-"""Functions for notebooks and scripts (docs/python.md), with the code of the stages; slow imports happen on call."""
+"""Functions for notebooks and scripts (docs/python.md), which run the code of the stages."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -18,7 +18,7 @@ HUB_PREFIX = "hub:"
 
 
 def open_store(folder: str | Path) -> Store:
-    """Open the store of recordings in ``folder``: ``len``, ``table`` (pandas), ``frames(name)``, ``latents(name)``.
+    """Open the store in ``folder``, with ``len``, ``table`` (pandas), ``frames(name)`` and ``latents(name)``.
 
     Raises ``StoreError`` if ``folder`` is not a store.
     """
@@ -26,7 +26,7 @@ def open_store(folder: str | Path) -> Store:
 
 
 class Clips:
-    """Videos that a notebook plays. Create them with ``play``."""
+    """Video clips that a notebook plays, created by ``play``."""
 
     def __init__(self, frames: np.ndarray, fps: float, captions: Sequence[str]) -> None:
         self.frames, self.fps, self.captions = frames, fps, captions
@@ -39,7 +39,7 @@ class Clips:
 
 
 def play(frames: np.ndarray, fps: float = 25.0, captions: Sequence[str] | None = None) -> Clips:
-    """Play the first of the clips ``frames`` in a notebook: uint8 (F, H, W, C) or (N, F, H, W, C), C 1 or 3."""
+    """Play the first clips of ``frames`` in a notebook: uint8 (F, H, W, C) or (N, F, H, W, C), with C = 1 or 3."""
     validation.frame_rate("fps", fps)
     is_pixels = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim in (4, 5)
     if not is_pixels or frames.shape[-1] not in (1, 3) or not frames.size:
@@ -54,9 +54,9 @@ def play(frames: np.ndarray, fps: float = 25.0, captions: Sequence[str] | None =
 def load(source: str | Path, *, revision: str | None = None, device: str | None = None) -> "LoadedModel":
     """Load a trained model: an ``Autoencoder``, ``Generator``, ``IdentityModel`` or ``ClassifierModel``.
 
-    ``source``: folder of an artifact or of an AutoencoderKL of diffusers, or `hub:<namespace>/<name>`, a model on the
-    Hugging Face hub, at the branch, tag or commit ``revision``. ``device``: cpu or cuda; None: a GPU if there is one.
-    Raises ``UserError`` if there is no such model.
+    ``source``: folder of an artifact or of an AutoencoderKL of diffusers, or `hub:<namespace>/<name>` for a model on
+    the Hugging Face hub. ``revision``: branch, tag or commit of a hub model. ``device``: cpu or cuda; None: a GPU if
+    there is one. Raises ``UserError`` if the model does not exist.
     """
     if str(source).startswith(HUB_PREFIX):
         from echodream.publishing.hub import download
@@ -75,8 +75,8 @@ def run(program: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Run the command ``program``.py ("train" or "sample") with ``arguments`` in this process.
 
     For example ``run("sample", ["stage=encode", "data=phantom"])``. Returns the summary of the stage: "title", "dst"
-    and the results that the stage prints. For a training run, returns "dst" and the test metrics. If the stage is
-    followed by another one, "then" has the summary of that stage. Paths are relative to the working directory. Raises
+    and the results that the stage prints. For a training run, returns "dst" and the test metrics. If a second stage
+    follows, "then" has the summary of the second stage. Paths are relative to the working directory. Raises
     ``UserError`` where the command line prints an error.
     """
     validation.one_of("program", program, ("train", "sample"))

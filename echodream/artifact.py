@@ -28,29 +28,29 @@ class Artifact:
     fingerprint: str
     """SHA-256 of the weights (``weights.fingerprint``)."""
     settings: str
-    """SHA-256 of the training settings (``settings_hash``); equal settings are not trained again."""
+    """SHA-256 of the training settings (``settings_hash``); a model with equal settings is not trained again."""
     metrics: dict[str, float] = field(default_factory=dict)
     command: str = ""
     code_version: str = ""
     source: str = ""
     """SHA-256 of the checksums of the training store, which identifies the training patients."""
     origin: str = ""
-    """SHA-256 of the checksums of the store from which the training store was encoded or decoded, if known."""
+    """SHA-256 of the checksums of the store from which the training store was encoded or decoded; "" if unknown."""
     canaries: str = ""
-    """Digest of the patients who were put into or out of training by coin flips (``Canaries.digest``); "": none."""
+    """Digest of the canaries (patients who are in training at random, ``Canaries.digest``); "" without canaries."""
     privacy: dict[str, Any] | None = None
     """Epsilon, delta, accountant and noise of a differentially private training (``PrivateTraining.record``)."""
     initial: dict[str, Any] | None = None
-    """``as_initial()`` of the artifact whose weights the training began with; not in the file if None."""
+    """``lineage_record()`` of the artifact whose weights the training began with; None is not written."""
 
-    def as_initial(self) -> dict[str, Any]:
-        """Record of this model in the artifact of a model whose training begins with its weights."""
+    def lineage_record(self) -> dict[str, Any]:
+        """Record of this model for the artifact of a model that is trained from the weights of this model."""
         return {name: getattr(self, name) for name in ("fingerprint", "source", "origin", "initial")}
 
     def lineage(self) -> list[dict[str, Any]]:
-        """Records of this model, of its initial model, of the initial model of that one, and so on."""
+        """Records of this model, of its initial model, of the initial model of the initial model, and so on."""
         found: list[dict[str, Any]] = []
-        record: dict[str, Any] | None = self.as_initial()
+        record: dict[str, Any] | None = self.lineage_record()
         while record:
             found.append(record)
             record = record.get("initial")
@@ -75,7 +75,7 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
 
 
 def read_artifact(root: str | Path, *models: str) -> Artifact:
-    """Read ``artifact.json`` in ``root``. Raises ``UserError`` if the file is unreadable or of none of ``models``."""
+    """Read ``artifact.json`` in ``root``. Raises ``UserError`` for an unreadable file or another model."""
     path = Path(root) / METADATA_FILE
     try:
         artifact = Artifact(**json.loads(path.read_text(encoding="utf-8")))

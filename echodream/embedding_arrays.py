@@ -1,4 +1,4 @@
-"""Privacy filter, audit and fidelity metrics of arrays of embeddings, such as those of another program's samples."""
+"""Privacy filter, audit and fidelity metrics for arrays of embeddings, such as samples of another program."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from echodream.privacy.similarity import Similarity, normalize
 
 Array = np.ndarray | Tensor
 Copies = Array | tuple[Array, Sequence[object]]
-"""Embeddings of copies, one per training patient; with the patients, or in the order of the training embeddings."""
+"""Embeddings of copies, and the patient of each row; without patients, row i is a copy of training row i."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ def filter(
     similarity: Similarity = "cosine",
     **rule: Any,
 ) -> FilterResult:
-    """Decide with the calibrated rule which samples may pass; the scores and the rule are those of stage=filter.
+    """Decide which samples pass, with the calibrated rule and the scores of stage=filter.
 
-    ``samples``: embeddings (n, D), or (n, f, D) of f frames each. ``training``: (m, D), with the ``patients`` of the
-    rows; by default each row is a patient. ``calibration``: one new patient per row, (k, D) or (k, f, D). ``controls``:
-    embeddings of copies of training patients by the name of the transform; those of ``report_only`` are measured only.
-    ``rule``: alpha, beta, delta, choose and other settings of conf/rule/calibrated.yaml.
+    ``samples``: embeddings (n, D), or (n, f, D) of f frames per sample. ``training``: embeddings (m, D), with a name in
+    ``patients`` for each row; by default each row is a new patient. ``calibration``: one patient who is not in
+    training per row, (k, D) or (k, f, D). ``controls``: embeddings of copies of training patients, by name of the
+    transform. ``report_only``: further copies, which are not part of the guarantee. ``rule``: settings of
+    conf/rule/calibrated.yaml.
     """
     known = [field.name for field in fields(Calibrated) if field.name != "similarity"]
     for name in rule:
@@ -80,7 +81,7 @@ def filter(
         copied[transform] = _row_names(f"controls.{transform}", own, len(part))
         if unknown := sorted(set(copied[transform]) - set(names)):
             raise UserError(f"controls.{transform} has a copy of {unknown[0]}, who is not in patients=: remove it")
-    nearest = {key: _nearest(part, references, names, similarity) for key, part in queries.items()}
+    nearest = {key: _nearest_patients(part, references, names, similarity) for key, part in queries.items()}
     by_control = {key: PatientScores(nearest[f"controls.{key}"].score, np.array(own)) for key, own in copied.items()}
     new = np.array([f"calibration {row}" for row in range(len(nearest["calibration"].score))])
     scores = nearest["samples"].score
@@ -96,8 +97,8 @@ def filter(
     return FilterResult(decision, pd.DataFrame({**columns, "NearestPatient": nearest["samples"].patient}))
 
 
-def _nearest(frames: Tensor, references: Tensor, names: list[str], similarity: Similarity) -> NearestPatients:
-    """The nearest training patient to any frame of each of n samples, ``frames`` (n, f, D)."""
+def _nearest_patients(frames: Tensor, references: Tensor, names: list[str], similarity: Similarity) -> NearestPatients:
+    """Find the training patient nearest to any frame of a sample, for n samples; ``frames``: (n, f, D)."""
     groups = np.repeat(np.arange(len(frames)), frames.shape[1])
     return nearest_patients(frames.flatten(0, 1), [(references, names)], similarity, groups)
 
@@ -112,11 +113,11 @@ def audit(
     cells: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The measures of stage=audit of embeddings, a row each: value, interval, expected value, whether it stands out.
+    """Measures of stage=audit for embeddings, with value, interval, expected value, and whether the value stands out.
 
-    One sample, training patient or held-out patient per row: (n, D), or (n, f, D) of f frames each, best of two or more
-    recordings. ``far`` and ``cells``: see conf/stage/audit.yaml. ``attrs`` of the table has the measures that were not
-    possible with these data ("not measured"), and what an audit can say ("statement").
+    Each row of an array is a sample, training patient or held-out patient: (n, D), or (n, f, D) with f frames,
+    preferably of two or more recordings. ``far`` and ``cells``: see conf/stage/audit.yaml. The table has one row per
+    measure. ``attrs`` of the table: "not measured" (impossible with these data), "statement" (limits of an audit).
     """
     groups = {"sample": samples, "training patient": training, "held-out patient": held_out}
     sample_set, train, new = (_embedding_set(name, values, similarity) for name, values in groups.items())
@@ -159,11 +160,11 @@ def evaluate(
     neighbours: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The fidelity metrics of stage=evaluate of features, (N, D): a row for each metric, with interval and floor.
+    """Fidelity metrics of stage=evaluate for features, (N, D): one row per metric, with its interval and floor.
 
-    ``synthetic`` is compared with ``real``; ``floor``, other real recordings such as those of training, gives the value
-    that real recordings reach. Larger sets are reduced to the size of the smallest set by random selection. ``units``:
-    sample or patient of each row, for intervals; by default each row is a unit.
+    ``synthetic`` is compared with ``real``. The floor of a metric is its value for ``floor``, features of other real
+    recordings, such as training recordings, instead of ``synthetic``. Larger sets are reduced to the size of the
+    smallest set by random selection. ``units``: sample or patient of each row, for intervals; default: the row.
     """
     validation.whole_number("neighbours", neighbours)
     groups = {"synthetic": (synthetic, units), "real": (real, real_units), "floor": (floor, floor_units)}
@@ -172,24 +173,19 @@ def evaluate(
         raise UserError(f"a set has {count} rows of features: give at least 2")
     features: list[Features] = []
     for key, (values, names) in groups.items():
-        rows, owners = (
-            as_tensor(key, values, (2,)).double().numpy(),
-            np.array(_row_names(f"{key} units", names, len(values))),
-        )
+        rows = as_tensor(key, values, (2,)).double().numpy()
+        owners = np.array(_row_names(f"{key} units", names, len(values)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
         features.append(Features(rows[chosen], SamplingUnits(owners[chosen])))
     table = {}
     for name, metric in compare_features(features[0], features[1], features[2], neighbours, seed).items():
-        table[name] = {
-            **asdict(metric.value),
-            **_interval_columns("floor", metric.floor),
-            "better": METRICS[name].better,
-        }
+        columns = _interval_columns("floor", metric.floor)
+        table[name] = {**asdict(metric.value), **columns, "better": METRICS[name].better}
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
 
 
 def as_tensor(name: str, values: Any, dimensions: Sequence[int]) -> Tensor:
-    """``values``, a numpy array or a tensor, as a tensor on the CPU. Raises ``UserError`` for other dimensions."""
+    """Convert an array or tensor to a tensor on the CPU. Raises ``UserError`` unless ``ndim`` is in ``dimensions``."""
     if not isinstance(values, np.ndarray | Tensor):
         raise UserError(f"{name} is a {type(values).__name__}: give a numpy array or a tensor")
     x = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values.detach().cpu()
@@ -200,13 +196,13 @@ def as_tensor(name: str, values: Any, dimensions: Sequence[int]) -> Tensor:
 
 
 def _embedding_rows(name: str, values: Any, dimensions: Sequence[int] = (2, 3)) -> Tensor:
-    """Embeddings as float32: (n, D), or (n, f, D) if ``dimensions`` include 3. Raises ``UserError``."""
+    """Embeddings as float32: (n, D), or (n, f, D) if ``dimensions`` include 3; ``UserError`` for another shape."""
     x = as_tensor(name, values, dimensions).float()
     return x[:, None] if 3 in dimensions and x.ndim == 2 else x
 
 
 def _row_names(name: str, names: Sequence[object] | None, count: int) -> list[str]:
-    """Names of ``count`` rows as texts; by default their numbers. Raises ``UserError`` for another number of names."""
+    """Names of ``count`` rows as texts, by default the row numbers. Raises ``UserError`` for more or fewer names."""
     if names is None:
         return [str(row) for row in range(count)]
     texts = [str(entry) for entry in names]

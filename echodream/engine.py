@@ -77,7 +77,7 @@ def require_src(cfg: DictConfig) -> None:
 
 
 def redacted_command(program: str) -> str:
-    """Command line of ``program`` without the paths of raw files and keys, which may contain a patient's name."""
+    """Command line of ``program`` without the paths of raw files and key files, which may contain a patient's name."""
     redacted = [re.sub(r"^(\+*(?:raw|[\w.]*key_file)=).*", r"\1...", override) for override in task_overrides()]
     return " ".join(["python", program, *redacted])
 

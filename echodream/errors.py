@@ -7,7 +7,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 class UserError(Exception):
-    """Error that the user can correct. Its message is one sentence: problem, file or key, remedy. The exit status is 1.
+    """Error that the user can correct. The message is one sentence: problem, file or key, remedy. The exit status is 1.
 
     Control characters in the message are replaced by "?", so that it stays on one line.
     """
@@ -17,9 +17,9 @@ class UserError(Exception):
 
 
 class Rejected(Exception):
-    """Error for an unusable recording. Its message, without names of patients and paths, is written to rejected.csv."""
+    """Error for an unusable recording; the message, without names of patients and paths, is written to rejected.csv."""
 
 
-def shortened_list(names: Sequence[str], most: int = 5) -> str:
-    """Text for a message, with the first ``most`` names and the number of further names."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def shortened_list(names: Sequence[str], max_names: int = 5) -> str:
+    """Text with the first ``max_names`` of ``names`` and the number of further names."""
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")

@@ -1,4 +1,4 @@
-"""Trained models for notebooks and scripts: numpy arrays and tensors in and out, with the code of the stages."""
+"""Trained models for notebooks and scripts, which run the code of the stages on numpy arrays and tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 Frames = np.ndarray | Tensor
-_GUIDANCE: dict[str, Any] = {"interval": (0.0, 1.0), "rescale": 0.0, "auto": {"artifact": None, "scale": 1.0}}
-"""Guidance settings other than the scales, as in conf/guidance/default.yaml."""
+_DEFAULT_GUIDANCE: dict[str, Any] = {"interval": (0.0, 1.0), "rescale": 0.0, "auto": {"artifact": None, "scale": 1.0}}
+"""Default guidance settings other than the scales, as in conf/guidance/default.yaml."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model. ``artifact`` is its metadata; None for a folder of diffusers without artifact.json."""
+    """A trained model; ``artifact`` is its metadata, None for a folder of diffusers without artifact.json."""
 
     folder: Path
     device: torch.device
@@ -55,29 +55,29 @@ class Autoencoder(LoadedModel):
     network: "AutoencoderKL"
 
     def encode(self, frames: Frames, budget: int = 64) -> tuple[Tensor, Tensor]:
-        """Posterior mean and standard deviation of pixels: unscaled, float32, as in ``Store.latents``.
+        """Encode pixels as posterior mean and standard deviation: unscaled latents, float32, as in ``Store.latents``.
 
         ``frames``: uint8 (F, H, W, C), or N clips (N, F, H, W, C). Returns two tensors (F, D, h, w), or (N, F, D, h,
         w). ``budget``: frames per batch.
         """
         pixels = as_tensor("frames", frames, (4, 5))
         if pixels.dtype != torch.uint8 or pixels.shape[-1] != self.network.config.in_channels:
-            expected = f"uint8 with {self.network.config.in_channels} channels last"
-            raise UserError(f"frames are {pixels.dtype} {tuple(pixels.shape)}: give {expected}, as Store.frames does")
+            expected = f"uint8 (..., H, W, {self.network.config.in_channels})"
+            raise UserError(f"frames are {pixels.dtype} {tuple(pixels.shape)}: give {expected}, like Store.frames")
         clips = pixels if pixels.ndim == 5 else pixels[None]
         parts = self._predict(VaeEncoder(self.network, budget), clips.permute(0, 1, 4, 2, 3), [], budget, "encode")
         mean, std = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
         return (mean, std) if pixels.ndim == 5 else (mean[0], std[0])
 
     def decode(self, latents: Frames, *, grey: bool = True, names: Sequence[str] = (), budget: int = 64) -> np.ndarray:
-        """Pixels of unscaled latents, (F, D, h, w) or (N, F, D, h, w): uint8 (F, H, W, C) or (N, F, H, W, C).
+        """Decode unscaled latents, (F, D, h, w) or (N, F, D, h, w), to pixels: uint8 (F, H, W, C) or (N, F, H, W, C).
 
-        ``grey``: one channel. ``names``: FileNames of the N clips, which seed the decoder noise as in stage=decode;
-        by default the numbers of the clips. ``budget``: frames per batch.
+        ``grey``: whether to return one channel. ``names``: FileNames of the N clips, which seed the decoder noise as in
+        stage=decode; by default the numbers of the clips. ``budget``: frames per batch.
         """
         x = as_tensor("latents", latents, (4, 5)).float()
         if x.shape[-3] != self.network.config.latent_channels:
-            expected = f"(F, {self.network.config.latent_channels}, h, w), as Store.latents does"
+            expected = f"(F, {self.network.config.latent_channels}, h, w), like Store.latents"
             raise UserError(f"latents are {tuple(x.shape)}: give {expected}")
         clips = x if x.ndim == 5 else x[None]
         module = VaeDecoder(self.network, budget, grey and self.network.config.out_channels > 1)
@@ -107,7 +107,7 @@ class Generator(LoadedModel):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Names of the condition values that ``sample`` takes."""
+        """Names of the conditions, which are keyword arguments of ``sample``."""
         return tuple(self.model.conditioner.columns)
 
     def sample(
@@ -128,22 +128,22 @@ class Generator(LoadedModel):
         batch: int | None = None,
         **conditions: Any,
     ) -> Tensor:
-        """Samples as unscaled latents, float32 (n, F, C, H, W), the same as those of stage=image and stage=video.
+        """Generate samples as unscaled latents, float32 (n, F, C, H, W), as stage=image and stage=video do.
 
-        ``conditions``: one value, or n values, of a condition, such as class_id=2; without any, images have evenly
-        distributed values, and clips those of the store ``images``. ``images``, for a model of clips: a store of
-        latents, or latents (n, R, C, H, W), that each clip begins from. ``frames``: length of the clips; by default as
-        in training. ``steps``: by default 12 for images and 6 for clips. ``guidance``: scales by condition. Other
-        settings are those of conf/stage/image.yaml and video.yaml. Raises ``UserError`` for settings that the model
-        cannot sample with.
+        ``conditions``: one value or n values per condition, such as class_id=2. Without conditions, images have evenly
+        distributed values, and clips the values of the store ``images``. ``images``: source images of clips, a store of
+        latents or latents (n, R, C, H, W). ``frames``: number of frames of a clip, by default as in training.
+        ``steps``: number of sampling steps, by default 12 for images and 6 for clips. ``guidance``: scale of each
+        condition. Other settings: see conf/stage/image.yaml and video.yaml. Raises ``UserError`` for settings
+        that are impossible for the model.
         """
         model = self.model
-        scales = {**_GUIDANCE, **(guidance or {})}
+        scales = {**_DEFAULT_GUIDANCE, **(guidance or {})}
         config = sample_store.sampling_config(model, seed, steps, sampler, spacing, scales, clip)
         length, references, defaults = None, None, dict[str, list[Any]]()
         if model.is_video:
             length = clip_config(model, frames or model.metadata.frames, join, overlap, windows)
-            table, read = _read_sources(images, model, n)
+            table, read = _open_source_images(images, model, n)
             count = len(table)
             defaults = {name: table[name].tolist() for name in model.conditioner.columns if name in table}
             if "reference" in model.conditioner.names:
@@ -158,10 +158,10 @@ class Generator(LoadedModel):
         values = model.conditioner.encode_request(requests)
         sample_store.columns_without_values(model, config.guidance, requests)
         module = SamplingModule(model, config, length)
-        return self._run(module, count, values, batch or (4 if model.is_video else 64), references)
+        return self._sample_batches(module, count, values, batch or (4 if model.is_video else 64), references)
 
     @torch.no_grad()
-    def _run(
+    def _sample_batches(
         self,
         module: SamplingModule,
         count: int,
@@ -176,10 +176,10 @@ class Generator(LoadedModel):
         return torch.stack([sample for part in batches for sample in module.predict_step(part.to(self.device), 0)])
 
 
-def _read_sources(
+def _open_source_images(
     images: Any, model: DiffusionModel, n: int | None
 ) -> tuple[pd.DataFrame, Callable[[int, int], Tensor]]:
-    """Table with one row per source image, and a function ``read(row, count)``: the first ``count`` frames of a row."""
+    """Table with one row per source image, and a function ``read(row, count)`` for its first ``count`` frames."""
     if images is None:
         if "reference" in model.conditioner.names:
             raise UserError("images= is needed: give a store of latents, or latents (n, R, C, H, W)")
@@ -243,13 +243,13 @@ class ClassifierModel(LoadedModel):
     """A classifier or regressor of clips (model=classifier)."""
 
     def predict(self, store: Store, split: str = "TEST", batch: int = 16) -> pd.DataFrame:
-        """The table of the recordings of ``split``, with the columns output_0, output_1, ... of the network."""
+        """Table of the recordings of ``split``, with the network outputs in the columns output_0, output_1, ..."""
         table, outputs = predict_split(open_classifier(str(self.folder)), store, split, batch)
         return table.assign(**{f"output_{number}": column for number, column in enumerate(outputs.T)})
 
 
 def load_model(folder: Path, device: str | None) -> LoadedModel:
-    """The model in ``folder``: an artifact of train.py, or an autoencoder of diffusers. Raises ``UserError``."""
+    """Load the artifact of train.py, or autoencoder of diffusers, in ``folder``. Raises ``UserError`` without one."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     is_diffusers = (folder / "config.json").is_file() and not (folder / METADATA_FILE).is_file()
     artifact = None if is_diffusers else read_artifact(folder, "vae", "lidm", "lvdm", "reid", "identity", "classifier")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Palette of Okabe and Ito for color-blind readers; one color for each series."""
 DPI = 100
-_STYLE = {
+_PLOT_STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -62,7 +62,7 @@ class LinePlot:
     ticks: Sequence[str] = ()
 
 
-def _return_pixels(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
+def _render_to_pixels(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
     """Decorator that renders the figure of ``plot`` to pixels; ``__wrapped__`` is the undecorated ``plot``."""
 
     @functools.wraps(plot)
@@ -70,7 +70,7 @@ def _return_pixels(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments,
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        with style.context(["default", _STYLE]):
+        with style.context(["default", _PLOT_STYLE]):
             canvas = FigureCanvasAgg(plot(*args, **kwargs))
             canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -86,7 +86,7 @@ def _new_figure(width: int, height: int, rows: int = 1, columns: int = 1) -> "tu
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_lines(*plots: LinePlot, columns: int = 1) -> "Figure":
     """Line plots in panels of 640 x 400 pixels, ``columns`` panels in a row."""
     rows = -(-len(plots) // columns)
@@ -114,7 +114,7 @@ def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset
         ax.annotate(text, (x, y), label_offset, textcoords="offset points", color=color)
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
     """Histograms of ``series``, (n,) each, with ``bins`` common bins; the highest bin of each series has height 1."""
     figure, (ax,) = _new_figure(640, 400)
@@ -133,7 +133,7 @@ def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) ->
     ax.legend(loc="best")
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_intervals(
     title: str, rows: Sequence[tuple[str, Interval, Interval | None]], x_label: str, names: tuple[str, str]
 ) -> "Figure":
@@ -154,7 +154,7 @@ def plot_intervals(
     return figure
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     """Confusion matrix, (K, K): counts of true class (row) and predicted class (column), shaded by share of the row."""
     side = 84 * len(names)
@@ -171,7 +171,7 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     return figure
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "ROC curve") -> "Figure":
     """ROC curves by name, each with false and true positive rates, (n,)."""
     figure, (ax,) = _new_figure(480, 480)
@@ -184,7 +184,7 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "
     return figure
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "Figure":
     """Scatter plot of the true and predicted values of ``column``, (N,) each, one point per recording."""
     figure, (ax,) = _new_figure(480, 480)
@@ -199,7 +199,7 @@ def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "
     return figure
 
 
-@_return_pixels
+@_render_to_pixels
 def plot_verification(
     false_accept_rate: np.ndarray, true_accept_rate: np.ndarray, similarity: Mapping[str, np.ndarray]
 ) -> "Figure":

@@ -13,7 +13,7 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.progress import progress_bar
 
-WORKERS_ENDED = "the worker processes ended: give workers=0, which reads all files in this process"
+WORKERS_ENDED_MESSAGE = "the worker processes ended unexpectedly: give workers=0 to read all files in this process"
 """Message for a broken pool of processes."""
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -30,7 +30,7 @@ def without_main_script() -> Iterator[None]:
     """Within this context, spawned processes do not execute the script of the user again.
 
     A spawned process imports the main module of its parent. A script that calls ``echodream.run`` without
-    ``if __name__ == "__main__":`` would therefore run once more in each process. No process needs that module.
+    ``if __name__ == "__main__":`` would therefore run once more in each process. Workers do not need the main module.
     """
     main = vars(sys.modules["__main__"])
     saved = {name: main[name] for name in main.keys() & {"__file__", "__spec__"}}
@@ -57,4 +57,4 @@ def map_in_processes(
         try:
             yield from progress_bar(pool.map(function, jobs), title, len(jobs), "rec")
         except BrokenProcessPool as error:
-            raise UserError(WORKERS_ENDED) from error
+            raise UserError(WORKERS_ENDED_MESSAGE) from error

@@ -1,4 +1,4 @@
-"""Progress bars on terminals, in notebooks, and in a file for a program that shows them, such as launch/run.py."""
+"""Progress bars on terminals, in notebooks, and in a file that another program reads, such as launch/run.py."""
 
 import contextlib
 import math
@@ -26,14 +26,14 @@ def shows_progress() -> bool:
 def progress_bar(
     items: Iterable[T], title: str, total: int | None = None, unit: str = "it", leave: bool = True
 ) -> "tqdm[T]":
-    """``items`` with a progress bar; ``leave``: whether the bar stays at the end."""
+    """Iterate over ``items`` with a progress bar; ``leave``: whether the complete bar stays on the screen."""
     return tqdm(items, title, total, leave, unit=unit, disable=not shows_progress())
 
 
 class ProgressStream:
-    """Stream in place of ``stream``: the latest progress bar is written to the file ``path``, other text to ``stream``.
+    """Stream that writes the latest progress bar to the file ``path``, and other text to ``stream``.
 
-    tqdm and Lightning write bars to the stream as to a terminal. The file is replaced at most once per second.
+    tqdm and Lightning write bars to the stream as to a terminal. The file ``path`` is replaced at most once per second.
     """
 
     def __init__(self, stream: TextIO, path: str | Path) -> None:
@@ -44,7 +44,7 @@ class ProgressStream:
         return getattr(self._stream, name)
 
     def isatty(self) -> bool:
-        """True, so that tqdm and Lightning make progress bars."""
+        """Return True, so that tqdm and Lightning show progress bars."""
         return True
 
     def write(self, text: str) -> int:

@@ -19,33 +19,33 @@ class Condition:
     channels: Tensor | None = None
     """E channels that are concatenated to the noisy sample: (B, E, *rest)."""
     time: Tensor | None = None
-    """Addition to the embedding of the diffusion time, of a distilled model: (B, T)."""
+    """Vector that a distilled model adds to the embedding of the diffusion time: (B, T)."""
 
 
 class Batch(TypedDict):
     """A batch of training samples. Labels are columns of the store, with one entry per sample."""
 
     x: Tensor
-    """Input. Frames: (B, C, H, W). Clips: (B, C, F, H, W). Pairs: the first frame of each pair, (B, C, H, W).
+    """Input. view=frames: (B, C, H, W). view=clips: (B, C, F, H, W). view=pairs: first frame of a pair, (B, C, H, W).
 
-    Triplets: (B, 3 C, H, W), the C channels of an end diastole, of the end systole and of the next end diastole.
+    view=triplet: (B, 3 C, H, W), the C channels of an end diastole, of the end systole and of the next end diastole.
     """
     name: list[str]
     """FileName of each sample's recording."""
     columns: dict[str, Tensor | list[str]]
     """Columns of FileList.csv: a numeric column is a tensor (B,), a text column a list."""
     mask: NotRequired[Tensor]
-    """Clips: bool, (B, F); True for recorded frames, False for the padding of a short recording."""
+    """view=clips: bool, (B, F); True for recorded frames, False for the padding of a short recording."""
     reference: NotRequired[Tensor]
     """R reference frames of each clip: (B, C, R, H, W)."""
     reference_time: NotRequired[Tensor]
     """Position of each reference frame, in frames from the start of the clip: float, (B, R).
 
-    Triplets: positions of the three frames in ``x``, in frames from the first one: float, (B, 3).
+    view=triplet: positions of the three key frames in ``x``, in frames from the first key frame: float, (B, 3).
     """
     other: NotRequired[Tensor]
-    """Pairs: the second frame of each pair, (B, C, H, W)."""
+    """view=pairs: the second frame of each pair, (B, C, H, W)."""
     other_name: NotRequired[list[str]]
-    """Pairs: FileName of the recording of the second frame."""
+    """view=pairs: FileName of the recording of the second frame."""
     same: NotRequired[Tensor]
-    """Pairs: float, (B,); 1 if both frames are of one identity, else 0."""
+    """view=pairs: float, (B,); 1 if the two frames of a pair are of one identity, else 0."""

@@ -114,7 +114,7 @@ def list_of_names(key: str, value: object) -> tuple[str, ...]:
 
 
 def name_text(key: str, value: object) -> str:
-    """Return a text or number as text. Raises ``UserError`` for null and booleans, which YAML reads for no or ~."""
+    """Return a text or number as text. Raises ``UserError`` for null and booleans, such as ~ and no in YAML."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         words = {True: "yes, on or true", False: "no, off or false", None: "null or ~"}
         origin = f", which YAML reads for {words[value]}" if value is None or isinstance(value, bool) else ""
@@ -123,7 +123,7 @@ def name_text(key: str, value: object) -> str:
     return str(value)
 
 
-def column_names(key: str, value: object) -> dict[str, str]:
+def column_mapping(key: str, value: object) -> dict[str, str]:
     """Return the entries of a mapping from store column to csv column; entries with the value None are omitted."""
     if not isinstance(value, Mapping):
         refuse(key, value, "give a mapping, store column: csv column")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from echodream.errors import UserError
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -26,7 +26,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a safetensors or torch file. Raises ``UserError`` for a missing or unsafe file, or another ``sha256``."""
+    """Read a safetensors or torch file. Raises ``UserError`` for a missing or unsafe file, or a wrong ``sha256``."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -44,7 +44,7 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         with file.open("rb") as handle:
-            is_pickle = handle.read(1) in (b"P", b"\x80")  # the zip format, or the format of torch before 1.6
+            is_pickle = handle.read(1) in (b"P", b"\x80")  # zip file, or file of torch before 1.6
         if is_pickle and isinstance(error, pickle.UnpicklingError):
             problem = "contains more than weights, and opening it would run code: convert it to safetensors"
         else:
@@ -65,12 +65,12 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 def save_network(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
     """Write the weights of ``network`` and its ``config`` as model.safetensors and config.json in ``folder``."""
-    save_weights(network, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_weights(network, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def diffusers_weights_file(folder: Path) -> str:
-    """Path of the weights in a ``folder`` that diffusers wrote. Raises ``UserError`` without weights."""
+    """Path of the weights in a ``folder`` that diffusers wrote. Raises ``UserError`` if there are no weights."""
     for suffix in (".safetensors", ".bin"):
         if (file := folder / f"diffusion_pytorch_model{suffix}").is_file():
             return str(file)

@@ -59,9 +59,9 @@ def test_an_autoencoder_gives_the_numbers_of_the_stages(vae_study: Path) -> None
         (
             "encode",
             np.zeros((2, 16, 24, 1)),
-            r"frames are torch.float64 \(2, 16, 24, 1\): give uint8 with 1 channels last",
+            r"frames are torch.float64 \(2, 16, 24, 1\): give uint8 \(..., H, W, 1\)",
         ),
-        ("encode", np.zeros((2, 16, 24, 3), np.uint8), "give uint8 with 1 channels last"),
+        ("encode", np.zeros((2, 16, 24, 3), np.uint8), r"give uint8 \(..., H, W, 1\)"),
         ("encode", np.zeros((16, 24), np.uint8), "4 or 5 dimensions"),
         ("encode", "r0", "frames is a str: give a numpy array or a tensor"),
         ("decode", np.zeros((2, 4, 8, 12)), r"latents are \(2, 4, 8, 12\): give \(F, 3, h, w\)"),

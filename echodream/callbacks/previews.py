@@ -23,9 +23,9 @@ class Previews(Callback):
     """Logs ``count`` samples, generated from fixed noise in ``steps`` steps.
 
     The samples have the conditions of the first validation batch and are decoded by the VAE in the folder ``vae``. If
-    there is no VAE of these latents, the first three latent channels are logged. An image contains up to
-    ``MAX_FRAMES`` frames of a clip in a row, a video all frames. ``pl_module.preview(batch, count, steps)`` returns
-    (N, C, F, H, W).
+    ``vae`` has no autoencoder for these latents, the first three latent channels are logged. A logged image has up to
+    ``MAX_FRAMES`` frames of a clip in a row; a logged video has all frames. ``pl_module.preview(batch, count, steps)``
+    returns (N, C, F, H, W).
     """
 
     def __init__(self, folder: str, vae: str, count: int = 6, steps: int = 20) -> None:

@@ -14,7 +14,7 @@ from echodream.callbacks.wandb_logger import PATIENTS
 class ReconstructionGrid(Callback):
     """Logs a grid with a column per validation frame: input, reconstruction, four times their absolute difference.
 
-    The grid contains the first frames of ``count`` clips, evenly spaced in the first batch. ``outputs`` of the
+    The grid contains the first frame of each of ``count`` clips, evenly spaced in the first batch. ``outputs`` of the
     validation step are reconstructions, (B * F, C, H, W).
     """
 

@@ -15,9 +15,9 @@ from echodream.store import Dataset, Statistics, StoreWriter
 class StoreWriterCallback(Callback):
     """Writes each prediction as a recording of the store ``dst``; ``finish_store`` gives the store its final name.
 
-    A thread writes the recordings of a batch, in their order, while the next batch is computed. Computation of the
-    batch after that begins when the thread has finished, so that at most two batches are in memory. An error of the
-    thread ends the run after the next batch.
+    A thread writes the recordings of a batch, in their order, while the next batch is computed. Batch k + 2 is computed
+    after batch k was written, so that at most two batches are in memory. An error of the thread ends the run after the
+    next batch.
 
     ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of a
     recording and returns values that replace columns of its row; if it raises ``Rejected``, the recording is listed in
@@ -63,14 +63,14 @@ class StoreWriterCallback(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start to write ``outputs``, one for each of ``batch.names``, in a thread. After SIGTERM, the run stops."""
-        self._wait()
-        self._batch = self._thread.submit(self._write, list(zip(batch.names, outputs, strict=True)))
+        self._wait_for_writer()
+        self._batch = self._thread.submit(self._write_batch, list(zip(batch.names, outputs, strict=True)))
         if trainer.received_sigterm:
-            self._wait()
+            self._wait_for_writer()
             raise KeyboardInterrupt
 
-    def _write(self, predictions: Sequence[tuple[str, Any]]) -> None:
-        """Write the recordings of a batch, by name; those that are already written are skipped."""
+    def _write_batch(self, predictions: Sequence[tuple[str, Any]]) -> None:
+        """Write ``predictions``, (FileName, prediction) each; recordings that are already written are skipped."""
         assert self.writer is not None
         for name, prediction in predictions:
             if name not in self.done:
@@ -82,15 +82,15 @@ class StoreWriterCallback(Callback):
                 else:
                     self.writer.commit({**self.rows[name], **columns}, media)
 
-    def _wait(self) -> None:
-        """Wait until the last batch is written. Raises the error of the thread."""
+    def _wait_for_writer(self) -> None:
+        """Wait until the last batch is written. Raises the error of the writer thread."""
         batch, self._batch = self._batch, None
         if batch is not None:
             batch.result()
 
     def finish_store(self, trainer: Trainer) -> None:
         """Finish the store on rank 0. Called by all ranks, because Lightning skips hooks on ranks without batches."""
-        self._wait()
+        self._wait_for_writer()
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
             self.writer.read_journals()

@@ -19,13 +19,13 @@ from echodream.errors import UserError
 log = logging.getLogger(__name__)
 
 CHARTS, SAMPLES, PATIENTS = "charts", "samples", "patients"
-CONTENTS = (CHARTS, SAMPLES, PATIENTS)
+IMAGE_CONTENTS = (CHARTS, SAMPLES, PATIENTS)
 """Contents of logged images, from least to most private: plots, unconditional samples of a model, patients."""
 SERVER_TIMEOUT = 60.0
 """Timeout in seconds for the server at the start of a run."""
 UPLOAD_TIMEOUT = 300.0
 """Timeout in seconds for the upload at the end of a run. "wandb sync" uploads the remaining data later."""
-_SERVER = "https://api.wandb.ai"
+_SERVER_URL = "https://api.wandb.ai"
 
 
 class _UploadErrors(logging.Handler):
@@ -37,7 +37,7 @@ class _UploadErrors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if "not be synced" in (message := record.getMessage()):
-            self.messages.append(_one_line(message.rpartition("WARNING ")[2].partition(". ")[0]))
+            self.messages.append(_error_line(message.rpartition("WARNING ")[2].partition(". ")[0]))
 
 
 _UPLOAD_ERRORS = _UploadErrors()
@@ -55,9 +55,9 @@ def _log_errors(send: Callable[..., None]) -> Callable[..., None]:
         try:
             send(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 (no error of W&B may stop the training)
-            if self.error is None:
-                self.error = _one_line(error)
-                log.warning("wandb: some data are not logged (%s); the run goes on", self.error)
+            if self.first_error is None:
+                self.first_error = _error_line(error)
+                log.warning("wandb: some data are not logged (%s); the run goes on", self.first_error)
 
     return send_without_raising
 
@@ -66,12 +66,12 @@ class PrivateWandbLogger(WandbLogger):
     """Lightning's W&B logger, by default without data of patients, users or machines; its errors never stop a training.
 
     With ``offline`` None, the run is offline if W&B has no API key. With ``id`` None, ``set_run`` sets the id of the
-    run. ``pictures``, one of ``CONTENTS``, is the most private content that logged images may have. With ``upload``,
-    the weights of models are uploaded. Console, command line, machine and code are not recorded, because they may
-    contain names. Raises ``UserError`` for invalid settings.
+    run. ``pictures``, one of ``IMAGE_CONTENTS``, is the most private content that logged images may have. With
+    ``upload``, the weights of models are uploaded. Console, command line, machine and code are not recorded, because
+    they may contain names. Raises ``UserError`` for invalid settings.
     """
 
-    error: str | None = None
+    first_error: str | None = None
     """First error of W&B; None without errors."""
     folder: Path | None = None
     """Folder of the run on disk; None before the run starts."""
@@ -87,22 +87,24 @@ class PrivateWandbLogger(WandbLogger):
         pictures: str = SAMPLES,
         upload: bool = False,
     ) -> None:
-        validation.one_of("logger.wandb.pictures", pictures, CONTENTS)
+        validation.one_of("logger.wandb.pictures", pictures, IMAGE_CONTENTS)
         if not project or set(project) & set("/\\#?%:"):
             validation.refuse("logger.wandb.project", project, "give a name without / \\ # ? % :")
         validation.true_or_false("logger.wandb.upload", upload)
         validation.true_or_false("logger.wandb.offline", offline is not None and offline)
         self.pictures, self.upload, self.mode = pictures, upload, _wandb_mode(offline)
-        super().__init__(name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_wandb_setup())
+        super().__init__(
+            name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_run_settings()
+        )
 
     def set_run(self, id: str, config: dict[str, Any]) -> None:
-        """Set the configuration, and the ``id`` unless the logger has one. An existing run with this id is resumed."""
+        """Set the configuration, and the ``id`` unless the logger has one. An existing run with ``id`` is resumed."""
         self._id = self._wandb_init["id"] = self._wandb_init["id"] or id
         self._wandb_init["config"] = config
 
     def accepts(self, content: str) -> bool:
-        """Whether images of ``content``, one of ``CONTENTS``, are sent to W&B."""
-        return CONTENTS.index(content) <= CONTENTS.index(self.pictures)
+        """Whether images of ``content``, one of ``IMAGE_CONTENTS``, are sent to W&B."""
+        return IMAGE_CONTENTS.index(content) <= IMAGE_CONTENTS.index(self.pictures)
 
     @property
     @rank_zero_experiment
@@ -111,7 +113,7 @@ class PrivateWandbLogger(WandbLogger):
         if self._experiment is None:
             import wandb
 
-            _start_service()
+            _start_wandb_service()
             Path(str(self.save_dir)).mkdir(parents=True, exist_ok=True)
             while self._experiment is None:
                 try:
@@ -120,10 +122,11 @@ class PrivateWandbLogger(WandbLogger):
                     if self.mode == "disabled":
                         raise
                     wandb.teardown()  # releases the id of the run
-                    _start_service()
-                    self.error, fallback = _one_line(error), "kept offline" if self.mode == "online" else "not logged"
-                    log.warning("wandb: the run cannot begin (%s), so this run is %s", self.error, fallback)
-                    self.mode = self._wandb_init["mode"] = "offline" if self.mode == "online" else "disabled"
+                    _start_wandb_service()
+                    self.first_error, is_online = _error_line(error), self.mode == "online"
+                    fallback = "kept offline" if is_online else "not logged"
+                    log.warning("wandb: the run cannot begin (%s), so this run is %s", self.first_error, fallback)
+                    self.mode = self._wandb_init["mode"] = "offline" if is_online else "disabled"
             self._log_run_location(self._experiment)
         return self._experiment
 
@@ -150,7 +153,7 @@ class PrivateWandbLogger(WandbLogger):
         run, artifact = self.experiment, _reference_artifact(name, kind, metadata)
         if not self.upload or folder is None:
             run.log_artifact(artifact)
-        elif self.mode == "online":  # W&B sends the paths of the files, so the path has no name of a user or a folder
+        elif self.mode == "online":  # a link, because W&B sends paths, which may contain names of users
             with tempfile.TemporaryDirectory() as parent:
                 link = Path(parent) / "files"
                 link.symlink_to(folder.absolute())
@@ -170,7 +173,7 @@ class PrivateWandbLogger(WandbLogger):
 
 @rank_zero_only
 def finish_run(failed: bool = False) -> str | None:
-    """End the open W&B run, if any. Returns and logs the first upload error; None without errors."""
+    """End the W&B run if one is open. Returns and logs the first upload error; None without errors."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return None
@@ -178,7 +181,7 @@ def finish_run(failed: bool = False) -> str | None:
     try:
         wandb.finish(exit_code=int(failed))
     except Exception as error:  # noqa: BLE001 (no error of W&B may stop the training)
-        _UPLOAD_ERRORS.messages.append(_one_line(error))
+        _UPLOAD_ERRORS.messages.append(_error_line(error))
     first_error = next(iter(_UPLOAD_ERRORS.messages), None)
     _UPLOAD_ERRORS.messages.clear()
     if first_error is not None:
@@ -187,7 +190,7 @@ def finish_run(failed: bool = False) -> str | None:
     return first_error
 
 
-def _one_line(error: object) -> str:
+def _error_line(error: object) -> str:
     """First 120 characters of an error, on one line."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
@@ -195,23 +198,23 @@ def _one_line(error: object) -> str:
 def _wandb_mode(offline: bool | None) -> str:
     """W&B's mode: "online", "offline" or "disabled". Raises ``UserError`` for ``offline=False`` without an API key."""
     mode = os.environ.get("WANDB_MODE", "").replace("dryrun", "offline")
-    if offline is False and not _has_key():
+    if offline is False and not _has_api_key():
         raise UserError("logger.wandb.offline=false needs a key: set WANDB_API_KEY or run 'wandb login', or give null")
     if offline is None and mode in ("offline", "disabled"):
         return mode
-    return "offline" if offline or not _has_key() else "online"
+    return "offline" if offline or not _has_api_key() else "online"
 
 
-def _has_key() -> bool:
+def _has_api_key() -> bool:
     """Whether W&B has an API key, in the environment or in the netrc file of the user."""
     from requests.utils import get_netrc_auth
 
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    return get_netrc_auth(os.environ.get("WANDB_BASE_URL", _SERVER)) is not None
+    return get_netrc_auth(os.environ.get("WANDB_BASE_URL", _SERVER_URL)) is not None
 
 
-def _start_service() -> None:
+def _start_wandb_service() -> None:
     """Start W&B's service without output on the terminal, and without telemetry unless WANDB_ERROR_REPORTING is set."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the telemetry contains stack traces, with local paths
     import wandb
@@ -222,7 +225,7 @@ def _start_service() -> None:
     logging.getLogger("wandb").propagate = False  # W&B writes its messages to its own log file
 
 
-def _wandb_setup() -> Any:
+def _run_settings() -> Any:
     """W&B's settings, which disable the recording of names of patients, users and machines."""
     import wandb
 

@@ -38,7 +38,7 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
         raise UserError(f"{where}: no recording has ED-ES-ED key frames; {example}: {remedy}")
     if len(usable) == len(rows):
         return rows
-    missing = shortened_list([rows.names[row] for row in sorted(set(range(len(rows))) - set(usable))], most=8)
+    missing = shortened_list([rows.names[row] for row in sorted(set(range(len(rows))) - set(usable))], max_names=8)
     count = f"{len(rows) - len(usable)} of {len(rows)}"
     log.warning("%s: %s recordings have no ED-ES-ED key frames and are left out: %s", where, count, missing)
     return rows.select(usable)

@@ -10,14 +10,14 @@ from torch import Tensor
 from echodream import validation
 from echodream.errors import UserError
 
-STEPS = "few_steps"
-"""Key, in the condition values of a distilled model, of the position of its number of steps: int64, (B,)."""
-SCALES = "guidance_scales"
-"""Key, in the condition values of a distilled model, of the guidance scales: float32, (B, G)."""
+STEPS_KEY = "few_steps"
+"""Key of the index of the number of steps in ``FewStepConfig.steps``, an input of distilled models: int64, (B,)."""
+SCALES_KEY = "guidance_scales"
+"""Key of the guidance scales of G conditions, an input of distilled models: float32, (B, G)."""
 
 
 @dataclass(frozen=True)
-class FewSteps:
+class FewStepConfig:
     """Sampling settings of a distilled model."""
 
     steps: tuple[int, ...]
@@ -25,7 +25,7 @@ class FewSteps:
     spacing: str
     """Spacing of the timesteps."""
     guidance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Lowest and highest guidance scale in training, by condition; the model takes these scales as an input."""
+    """Lowest and highest guidance scale in training, by condition; the scale is an input of the network."""
 
     def __post_init__(self) -> None:
         for steps in self.steps:
@@ -44,13 +44,13 @@ class FewSteps:
         return {**settings, "guidance": {name: list(limits) for name, limits in self.guidance.items()}}
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "FewSteps":
-        """Build the object from ``settings``, the result of ``FewSteps.settings``."""
+    def from_settings(cls, settings: Mapping[str, Any]) -> "FewStepConfig":
+        """Build the object from ``settings``, the result of ``FewStepConfig.settings``."""
         guidance = {name: (float(low), float(high)) for name, (low, high) in settings["guidance"].items()}
         return cls(tuple(settings["steps"]), settings["spacing"], guidance)
 
     @property
-    def needs_input(self) -> bool:
+    def has_network_inputs(self) -> bool:
         """Whether the number of steps, or guidance scales, are inputs of the network."""
         return len(self.steps) > 1 or bool(self.guidance)
 
@@ -60,8 +60,8 @@ class FewSteps:
             made = " or ".join(map(str, self.steps))
             raise UserError(f"steps={steps}: this model was distilled for steps={made}, so give one of these numbers")
 
-    def inputs(self, scales: Mapping[str, float], steps: int | None, device: Any) -> dict[str, Tensor]:
-        """Inputs of the network, (1, ...) each, for guidance ``scales`` and ``steps`` steps; None: the most steps."""
+    def encode(self, scales: Mapping[str, float], steps: int | None, device: Any) -> dict[str, Tensor]:
+        """Encode guidance ``scales`` and number of ``steps`` (None: the largest) as network inputs, (1, ...) each."""
         row = torch.tensor([[scales.get(name, 1.0) for name in self.guidance]]).to(device, non_blocking=True)
         position = self.steps.index(steps) if steps is not None else len(self.steps) - 1
-        return {STEPS: torch.full((1,), position, device=device), SCALES: row}
+        return {STEPS_KEY: torch.full((1,), position, device=device), SCALES_KEY: row}

@@ -17,7 +17,7 @@ from echodream.artifact import read_artifact
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.few_step_input import FewStepInput
-from echodream.diffusion.few_steps import FewSteps
+from echodream.diffusion.few_steps import FewStepConfig
 from echodream.diffusion.guidance import Guidance, Predict
 from echodream.diffusion.processes import read_process
 from echodream.diffusion.processes.base import Denoise, Process
@@ -35,7 +35,7 @@ FEW_STEPS_FILE = "few_steps.safetensors"
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Metadata of the training data: shape of the latents, and statistics for the conversion of samples to latents."""
+    """Metadata of the training data of a diffusion model, such as shape and statistics of the latents."""
 
     channels: int
     """Number of channels of one latent frame."""
@@ -50,7 +50,7 @@ class ModelMetadata:
     encoder: str
     """Fingerprint of the autoencoder that encoded the latents."""
     reference_times: tuple[float, ...] = ()
-    """Mean time of each reference frame, in frames (of key frames, relative to the first); empty for random times."""
+    """Mean time of each reference frame, in frames (key frames: since the first one); empty for random times."""
     beat_spread: float | None = None
     """Coefficient of variation of the beat length; None if the references are not key frames of a beat."""
     shared_noise: float = 0.0
@@ -58,7 +58,7 @@ class ModelMetadata:
     residual: tuple[float, ...] | None = None
     """Standard deviation of residuals, per channel (of each key frame); None if the process models latents.
 
-    Residuals are clips minus interpolated references, or key frames minus the first key frame (with the entry 1).
+    Residuals are clips minus interpolated references, or key frames minus the first key frame, whose entry is 1.
     """
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class ModelMetadata:
 class DiffusionModel(nn.Module):
     """Diffusion model of whitened latents: images (B, C, H, W), clips (B, C, F, H, W), or key frames (B, 3 C, H, W).
 
-    A distilled model has a process with ``few_steps``, and ``FewStepInput`` if it needs it.
+    A distilled model has a process with ``few_steps``, and a ``FewStepInput`` if ``few_steps.has_network_inputs``.
     """
 
     def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
@@ -96,10 +96,10 @@ class DiffusionModel(nn.Module):
         self.few_step_input: FewStepInput | None = None
         if process.few_steps is not None:
             self._check_few_steps(process.few_steps)
-            if process.few_steps.needs_input:
+            if process.few_steps.has_network_inputs:
                 self.few_step_input = FewStepInput(process.few_steps, process, denoiser.time_embedding_width)
 
-    def _check_few_steps(self, few_steps: FewSteps) -> None:
+    def _check_few_steps(self, few_steps: FewStepConfig) -> None:
         """Raise ``UserError`` if ``few_steps`` has guidance for a condition that the model does not have."""
         if unknown := [name for name in few_steps.guidance if name not in self.conditioner.names]:
             known = ", ".join(self.conditioner.names) or "none"
@@ -116,7 +116,7 @@ class DiffusionModel(nn.Module):
         return prediction.clone() if self.denoiser.reuses_output_memory else prediction
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
-        """Encoded conditions of a batch, by name. The times of references may be on the CPU."""
+        """Encoded conditions of a batch, by name. ``reference_time`` of the batch may be on the CPU."""
         values = self.repeat_key_frames(self.conditioner.encode_batch(batch), batch["x"].shape[2])
         return {name: value.to(batch["x"].device, non_blocking=True) for name, value in values.items()}
 
@@ -159,7 +159,7 @@ class DiffusionModel(nn.Module):
 
         def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
             sets, rows, keep = len(kept), len(x_t), {}
-            for name in self.conditioner.names:  # filled on the device, without waiting for a copy
+            for name in self.conditioner.names:  # created on the device, without a copy from the CPU
                 keep[name] = torch.cat([torch.full((rows,), name in subset, device=x_t.device) for subset in kept])
             x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
             given = {**repeat_values(values, sets), **repeat_values(inputs, len(x))}
@@ -172,13 +172,13 @@ class DiffusionModel(nn.Module):
     ) -> Denoise:
         """Denoiser with condition ``values`` and ``guidance``, for sampling in ``steps`` steps.
 
-        A distilled model takes guidance scales as an input, so that each step is one evaluation. ``steps`` None: its
-        largest number of steps. ``weak`` is the weaker model of autoguidance.
+        A distilled model takes guidance scales as an input, so that each step is one evaluation. ``steps`` None: the
+        largest number of steps of a distilled model. ``weak`` is the weaker model of autoguidance.
         """
         names, few_steps, inputs = self.conditioner.names, self.process.few_steps, {}
         if few_steps is not None:
             guidance.check_distilled(few_steps)
-            inputs, guidance = few_steps.inputs(guidance.scales, steps, next(self.parameters()).device), Guidance()
+            inputs, guidance = few_steps.encode(guidance.scales, steps, next(self.parameters()).device), Guidance()
         return guidance.guided_denoiser(self.predictor(values, inputs), names, self.process, weak)
 
     def fingerprint(self) -> str:

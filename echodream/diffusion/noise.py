@@ -13,7 +13,7 @@ def sample_noise(
     """Standard normal noise of ``shape`` (..., C, *rest), with correlation ``shared`` between two frames of a clip.
 
     If ``shared`` is above 0, the shape is (..., C, F, H, W). The noise is sqrt(shared) times noise common to all frames
-    plus sqrt(1 - shared) times independent noise of each frame (mixed noise, 2305.10474).
+    plus sqrt(1 - shared) times independent noise of each frame (mixed noise, arXiv 2305.10474).
     """
     independent = torch.randn(tuple(shape), generator=generator, device=device)
     if not shared:
@@ -23,7 +23,7 @@ def sample_noise(
 
 
 def add_noise_offset(noise: Tensor, offset: float) -> Tensor:
-    """Add ``offset`` times a normal random number per row and channel to ``noise``, (B, C, *rest) (2305.08891)."""
+    """Add ``offset`` times a normal random number per row and channel to ``noise``, (B, C, *rest); arXiv 2305.08891."""
     if not offset:
         return noise
     shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))

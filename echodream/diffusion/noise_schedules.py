@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Betas = Callable[[int, float, float], Sequence[float]]
+BetaFunction = Callable[[int, float, float], Sequence[float]]
 """Function of the number of noise levels, beta_start and beta_end: betas in (0, 1), from low to high noise."""
 
-NOISE_SCHEDULES: dict[str, str | Betas] = {
+NOISE_SCHEDULES: dict[str, str | BetaFunction] = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
     "cosine": "squaredcos_cap_v2",

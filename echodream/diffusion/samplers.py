@@ -1,9 +1,9 @@
 """Registry of samplers, and the sampling loop. To add a sampler, add an entry to ``SAMPLERS``.
 
-A scheduler for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``, and ``set_timesteps`` of one
-for ``flow`` has to accept ``sigmas`` (if not, it is set up as Heun's). A step of a deterministic scheduler has to be
-linear in x and in the predictions so far. The Gaussian oracle test (``tests/diffusion/test_gaussian_oracle.py``) runs
-every entry.
+A scheduler for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``. A scheduler for ``flow``
+without the argument ``sigmas`` of ``set_timesteps`` is set up like Heun's. A step of a deterministic scheduler has to
+be linear in x and in all predictions up to this step. The Gaussian oracle test
+(``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,9 @@ class Sampler:
     """Whether each step adds noise and needs one random generator per row."""
     predicts_x0: bool = True
     """Whether the scheduler accepts predictions of x_0 (``process=ddpm``). If not, x_0 is converted to v."""
-    subsampled: bool = False
-    """Whether the noise schedule has the sampling timesteps only, as DDIM needs for uneven ones (``process=ddpm``)."""
-    shift: str = "shift"
+    subsampled_schedule: bool = False
+    """Whether the noise schedule is reduced to the sampling timesteps, for unequal steps (``process=ddpm``)."""
+    shift_argument: str = "shift"
     """Keyword of the scheduler for the value of ``process.shift`` (``process=flow``)."""
 
     def build(self, **arguments: Any) -> Any:
@@ -50,7 +50,7 @@ SAMPLERS: dict[str, dict[str, Sampler]] = {
             "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, order=2
         ),
         "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2}, order=2),
-        "ddim": Sampler("DDIMScheduler", {"clip_sample": False}, subsampled=True),
+        "ddim": Sampler("DDIMScheduler", {"clip_sample": False}, subsampled_schedule=True),
         "ddpm": Sampler("DDPMScheduler", {"clip_sample": False}, stochastic=True),
         "euler": Sampler("EulerDiscreteScheduler"),
         "euler_ancestral": Sampler("EulerAncestralDiscreteScheduler", stochastic=True, predicts_x0=False),
@@ -60,7 +60,7 @@ SAMPLERS: dict[str, dict[str, Sampler]] = {
             "UniPCMultistepScheduler",
             {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2},
             order=2,
-            shift="flow_shift",
+            shift_argument="flow_shift",
         ),
         "euler": Sampler("FlowMatchEulerDiscreteScheduler"),
         "heun": Sampler("FlowMatchHeunDiscreteScheduler", order=2),
@@ -78,19 +78,19 @@ class Solver:
     """Diffusion time, the input of the network, at each step; integers for ``process=ddpm``."""
     stochastic: bool = False
     """Whether each step adds noise and needs random generators."""
-    convert: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda prediction, x_t, t: prediction
+    convert_prediction: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda prediction, x_t, t: prediction
     """Function of (prediction, x_t, t) that converts the prediction to the prediction type of the scheduler."""
 
 
 def run_solver(
     solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
 ) -> Tensor:
-    """Run ``solver`` from noisy data ``x``, (B, C, *rest), at its first time to data, in float32.
+    """Run ``solver`` in float32, from noisy data ``x``, (B, C, *rest), at its first time to data.
 
     ``denoise`` maps x_t (B, C, *rest) and t (B,), on the CPU, to the prediction of the network. ``x`` and x_t have the
-    scale of the process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to this
-    scale by ``scale_model_input``. Therefore ``x`` is first divided by the factor of ``scale_model_input``. No step
-    waits for the device.
+    scale of the process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to the
+    scale of the process by ``scale_model_input``. Therefore ``x`` is first divided by the factor of
+    ``scale_model_input``. The CPU does not wait for the GPU.
     """
     dtype, x = x.dtype, x.float()
     if solver.stochastic:
@@ -99,16 +99,16 @@ def run_solver(
     inputs = x.new_empty(len(coefficients), *x.shape)  # x and the predictions
     inputs[0] = x
     for step, time in enumerate(solver.times):
-        x_t, t = _combine(coefficients[step], inputs, step + 1), torch.full((len(x),), time)
-        inputs[step + 1] = solver.convert(denoise(x_t, t).float(), x_t, t)
-    return _combine(coefficients[-1], inputs, len(inputs)).to(dtype)
+        x_t, t = _linear_combination(coefficients[step], inputs, step + 1), torch.full((len(x),), time)
+        inputs[step + 1] = solver.convert_prediction(denoise(x_t, t).float(), x_t, t)
+    return _linear_combination(coefficients[-1], inputs, len(inputs)).to(dtype)
 
 
 def _linear_coefficients(solver: Solver) -> Tensor:
-    """Coefficients (S + 1, S + 1) of x and of the S predictions in x_t of each step, and in the result (last row).
+    """Coefficients of x and of the S predictions in each x_t, and in the result (last row): (S + 1, S + 1).
 
-    Each step of a deterministic scheduler is linear in the sample and in all predictions so far. The scheduler is run
-    on unit vectors instead of samples, on the CPU.
+    Each step of a deterministic scheduler is linear in the sample and in all predictions up to this step. The scheduler
+    is run on unit vectors instead of samples, on the CPU.
     """
     scheduler, count = solver.scheduler, len(solver.times)
     units = torch.eye(count + 1)
@@ -120,7 +120,7 @@ def _linear_coefficients(solver: Solver) -> Tensor:
     return torch.stack([*rows, x[0]])
 
 
-def _combine(coefficients: Tensor, inputs: Tensor, count: int) -> Tensor:
+def _linear_combination(coefficients: Tensor, inputs: Tensor, count: int) -> Tensor:
     """Sum of the first ``count`` of ``inputs``, (S + 1, B, C, *rest), times their ``coefficients``, (S + 1,)."""
     total = coefficients[0] * inputs[0]
     for number in range(1, count):
@@ -138,17 +138,17 @@ def _run_stochastic(
         for timestep, time in zip(scheduler.timesteps, solver.times, strict=True):
             noise = None if generators is None else _StepNoise(generators, x, thread)
             x_t, t = scale(x, timestep), torch.full((len(x),), time)
-            prediction = solver.convert(denoise(x_t, t).float(), x_t, t)
+            prediction = solver.convert_prediction(denoise(x_t, t).float(), x_t, t)
             with noise or nullcontext():
                 x = scheduler.step(prediction, timestep, x, return_dict=False)[0]
     return x
 
 
 class _StepNoise(TorchFunctionMode):
-    """Context of a scheduler step in which torch.randn returns noise of the rows' ``generators``, like ``x``.
+    """Context of a scheduler step: torch.randn returns noise like ``x``, from one of ``generators`` for each row.
 
-    The noise is generated on the CPU, in ``thread``, while the denoiser computes, and copied to the device without
-    waiting for it. It therefore does not depend on the device. If the step needs no noise, the generators are reset.
+    The noise is generated on the CPU, in ``thread``, while the denoiser computes, and then copied to the device. The
+    noise therefore does not depend on the device. If the step needs no noise, the generators are reset.
     """
 
     def __init__(self, generators: Sequence[Generator], x: Tensor, thread: Executor) -> None:

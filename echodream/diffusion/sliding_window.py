@@ -16,11 +16,11 @@ ALL, AUTO = "all", "auto"
 CPU_WINDOWS = 8
 """Largest number of windows per call on a CPU, with ``AUTO``; more windows need more memory and are not faster."""
 DenoiseWindows = Callable[[Tensor, Tensor, list[int]], Tensor]
-"""Function from x (N*B, C, window, *rest), t (N*B,) and the first frames of N windows to the prediction for x."""
+"""Function from x (N*B, C, window, *rest), t (N*B,) and start indices of N windows to the prediction for x."""
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
-    """First frames of evenly spaced windows that cover ``frames`` frames and overlap by at least ``overlap`` frames."""
+    """Start indices of evenly spaced windows that cover ``frames`` frames, with at least ``overlap`` shared frames."""
     for key, value, least in (("frames", frames, 1), ("window", window, 1), ("overlap", overlap, 0)):
         validation.whole_number(key, value, least)
     if overlap >= window:
@@ -34,8 +34,8 @@ def window_starts(frames: int, window: int, overlap: int) -> list[int]:
 def blend_windows(windows: Tensor, starts: Sequence[int], frames: int) -> Tensor:
     """Join ``windows``, (W, B, C, window, *rest), to clips, (B, C, frames, *rest), by a weighted mean at each frame.
 
-    The weight of a window decreases linearly from its center to its ends, so that windows are cross-faded linearly. The
-    running mean returns equal windows exactly.
+    The weight of a window decreases linearly from its center to its ends, so that windows are cross-faded linearly. If
+    windows are equal, their weighted mean is exactly equal to each window.
     """
     window = windows.shape[3]
     positions = torch.arange(window, device=windows.device)
@@ -55,8 +55,8 @@ def sliding_window_denoiser(
     """Denoiser of clips (B, C, frames, *rest) from a denoiser of windows, with at most ``batch`` windows per call.
 
     The windows are distributed over the calls as evenly as possible. With ``AUTO``, a call on a GPU has all windows; if
-    the GPU memory is not sufficient, this call and all later calls have at most half as many. A call on a CPU has at
-    most ``CPU_WINDOWS``.
+    the GPU memory is not sufficient, this call and all later calls have at most half as many windows. A call on a CPU
+    has at most ``CPU_WINDOWS`` windows.
     """
     starts = window_starts(frames, window, overlap)
     limit = len(starts) if batch in (ALL, AUTO) else check_windows("batch", batch)
@@ -69,7 +69,7 @@ def sliding_window_denoiser(
             limit = min(limit, CPU_WINDOWS)
         while True:
             try:
-                predictions = [predict(x_t, t, chunk) for chunk in _split(starts, limit)]
+                predictions = [predict(x_t, t, chunk) for chunk in _split_evenly(starts, limit)]
                 return blend_windows(torch.cat(predictions), starts, frames)
             except torch.OutOfMemoryError:
                 if batch != AUTO or limit == 1:
@@ -87,10 +87,10 @@ def check_windows(key: str, value: Any) -> Any:
     """Return ``value`` if it is a number of windows, ``ALL`` or ``AUTO``."""
     if value in (ALL, AUTO):
         return value
-    return validation.whole_number(key, value, note=f", the windows in one network call, or {ALL} or {AUTO}")
+    return validation.whole_number(key, value, note=f", the number of windows per network call, or {ALL} or {AUTO}")
 
 
-def _split(starts: list[int], most: int) -> list[list[int]]:
-    """Split ``starts`` into as few lists of at most ``most`` as possible, of as equal lengths as possible."""
-    size = math.ceil(len(starts) / math.ceil(len(starts) / most))
+def _split_evenly(starts: list[int], max_size: int) -> list[list[int]]:
+    """Split ``starts`` into the smallest number of lists with at most ``max_size`` entries, of almost equal length."""
+    size = math.ceil(len(starts) / math.ceil(len(starts) / max_size))
     return [starts[index : index + size] for index in range(0, len(starts), size)]

@@ -50,7 +50,7 @@ class FolderSource(ABC):
     reserved_columns: ClassVar[tuple[str, ...]] = ("FileName", "PatientID", "Split")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", validation.column_names("columns", self.columns))
+        object.__setattr__(self, "columns", validation.column_mapping("columns", self.columns))
         if self.classes is not None:
             object.__setattr__(self, "classes", validation.list_of_names("classes", self.classes))
             if len(set(self.classes)) < len(self.classes):

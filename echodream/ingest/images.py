@@ -51,7 +51,7 @@ class Images(FolderSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "labels", validation.column_names("labels", self.labels))
+        object.__setattr__(self, "labels", validation.column_mapping("labels", self.labels))
         check_column_names(tuple(self.labels), "labels")
         LabelPolicy(self.uncertain, self.missing)
         if self.labels and self.csv is None:

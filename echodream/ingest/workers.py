@@ -17,7 +17,7 @@ import numpy as np
 from echodream.errors import Rejected, UserError
 from echodream.ingest.preprocessing import Preprocessing, check_video, preprocess
 from echodream.ingest.source import Limits, Recording, Source
-from echodream.process_pool import WORKERS_ENDED, without_main_script
+from echodream.process_pool import WORKERS_ENDED_MESSAGE, without_main_script
 from echodream.store.near_duplicates import hashed_frames
 from echodream.store.video import write_video
 
@@ -104,8 +104,8 @@ def convert_recordings(
                 except ProcessExpired as error:
                     yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
                 except BrokenProcessPool as error:
-                    raise UserError(WORKERS_ENDED) from error
-                except (UserError, OSError):  # errors of the disk or of settings would recur for other recordings
+                    raise UserError(WORKERS_ENDED_MESSAGE) from error
+                except (UserError, OSError):  # the disk or the settings failed, so other recordings would fail too
                     raise
                 except Exception as error:  # noqa: BLE001 - an unexpected error rejects one file, not the study
                     kind = type(error).__name__

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.datamodules.datamodule import StoreData
-from echodream.diffusion.few_steps import SCALES, STEPS, FewSteps
-from echodream.diffusion.guidance import set_coefficients, weighted_sum
+from echodream.diffusion.few_steps import SCALES_KEY, STEPS_KEY, FewStepConfig
+from echodream.diffusion.guidance import subset_coefficients, weighted_sum
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.noise import sample_noise
 from echodream.diffusion.processes.base import expand_like
@@ -52,7 +52,7 @@ class Distillation(LatentDiffusion):
             str(name): validation.list_of_values(f"distill.guidance.{name}", scales)
             for name, scales in (guidance or {}).items()
         }
-        self.few_steps = FewSteps(tuple(steps), spacing, limits)
+        self.few_steps = FewStepConfig(tuple(steps), spacing, limits)
         validation.whole_number("distill.teacher_steps", teacher_steps, 1, self.process.max_steps)
         spaced = self.process.for_sampling(spacing)
         self.grid = [*map(float, spaced.first_order_times(teacher_steps)), self.process.data_time]
@@ -103,14 +103,14 @@ class Distillation(LatentDiffusion):
 
         ``position``, int (B,), is the index in ``steps`` of each sample's number of sampling steps.
         """
-        inputs = {**values, STEPS: position, SCALES: scales}
+        inputs = {**values, STEPS_KEY: position, SCALES_KEY: scales}
         return self.process.predict_x0(x_t, t, self.model(x_t, t, inputs, self.keep_masks(x_t)))
 
     @torch.no_grad()
     def teacher_x0(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], scales: Tensor) -> Tensor:
         """The teacher's estimate of x_0, (B, C, *rest), with the guidance ``scales`` (B, G)."""
         by_name = dict(zip(self.few_steps.guidance, scales.unbind(1), strict=True))
-        terms = set_coefficients(by_name, self.teacher.conditioner.names)
+        terms = subset_coefficients(by_name, self.teacher.conditioner.names)
         predictions = self.teacher.predictor(values)(x_t, t, list(terms))
         guided = weighted_sum(terms, dict(zip(terms, predictions, strict=True)), x_t)
         return self.process.predict_x0(x_t, t, guided)

@@ -99,7 +99,7 @@ class Trainable(pl.LightningModule):
 
     def raise_not_finite(self, quantity: str, recordings: Sequence[str]) -> NoReturn:
         """Raise ``UserError`` because ``quantity`` (loss or gradient) is not finite on a batch of ``recordings``."""
-        names = shortened_list(list(dict.fromkeys(recordings)), most=16)
+        names = shortened_list(list(dict.fromkeys(recordings)), max_names=16)
         remedy = "look at these recordings, or lower model.lr; the same command resumes from the last good checkpoint"
         raise UserError(f"the {quantity} is not finite on a batch of {names}: {remedy}")
 

@@ -15,7 +15,7 @@ from echodream.errors import UserError
 from echodream.networks.densenet import DenseNetBackbone, monai_densenet_name
 from echodream.networks.resnet import build_resnet
 from echodream.networks.video_resnet import R2Plus1dBackbone
-from echodream.weights import CONFIG, WEIGHTS, load_strictly, read_weights, save_network
+from echodream.weights import CONFIG_FILE, WEIGHTS_FILE, load_strictly, read_weights, save_network
 
 RUNS_FILE = "runs.json"
 """File with the metrics of each run, in the folder of a cross-validation (``folds=``) or of several ``seeds=``."""
@@ -163,12 +163,13 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
     if (folder / RUNS_FILE).is_file():
         raise UserError(f"{folder} holds several classifiers, of folds or seeds: give the folder of one classifier")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         network = Classifier(**config["architecture"])
         config.setdefault("task", "classification")
         if len(config["class_ids"]) != len(config["class_names"]):
             raise ValueError("class_ids and class_names differ in length")
-        load_strictly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train the classifier again")
+        weights = str(folder / WEIGHTS_FILE)
+        load_strictly(network, read_weights(weights), weights, "train the classifier again")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder} is not a readable classifier: train one with train.py model=classifier") from error
     return network.eval(), config

@@ -15,7 +15,7 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.iresnet import IResNet
 from echodream.networks.resnet import build_resnet
-from echodream.weights import CONFIG, WEIGHTS, load_strictly, read_weights, save_network
+from echodream.weights import CONFIG_FILE, WEIGHTS_FILE, load_strictly, read_weights, save_network
 
 STORE_KINDS = {"latents": "latent", "pixels": "video"}
 """Kind of store, by input of the identity network (``on=``)."""
@@ -198,12 +198,12 @@ def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
     """Load an identity network, frozen and in ``eval`` mode. Raises ``UserError`` if ``folder`` holds no network."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         spec = dict(config["sees"])
         input_spec = InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])})
         network = NETWORK_CLASSES[config["_class_name"]](**config["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         remedy = "train one with train.py model=reid or model=identity"
         raise UserError(f"{folder} is not a readable identity network: {remedy}") from error
-    load_strictly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train it again")
+    load_strictly(network, read_weights(str(folder / WEIGHTS_FILE)), str(folder / WEIGHTS_FILE), "train it again")
     return IdentityEncoder(network, input_spec).requires_grad_(False).eval()

@@ -12,7 +12,7 @@ from echodream.errors import UserError
 from echodream.store.schema import StoreError, read_text
 from echodream.store.table import MAX_CSV_BYTES, TEXT_COLUMNS, is_numeric_text, read_text_table
 
-SOURCE = "Source"
+SOURCE_COLUMN = "Source"
 """Column of the csv for ``stage=video``: FileName of the source image in src=."""
 _COMMON_CONDITIONS = ("class_id", "EF", "View", "text")
 """Condition columns of the models in conf/. A model refuses a csv with a condition that only other models have."""
@@ -37,7 +37,7 @@ def read_labels(path: str, columns: Sequence[str]) -> ConditionRequests:
     """
     file = Path(path)
     try:
-        _check_layout(path, read_text(file, MAX_CSV_BYTES).splitlines())
+        _check_csv_layout(path, read_text(file, MAX_CSV_BYTES).splitlines())
         table = read_text_table(file)
     except StoreError as error:
         reason = str(error).removesuffix(f": {file.parent} is not a store")
@@ -47,11 +47,11 @@ def read_labels(path: str, columns: Sequence[str]) -> ConditionRequests:
         raise UserError(f"labels={path} has no rows with {' or '.join(columns) or 'any condition of this model'}")
     _refuse_other_conditions(path, list(table.columns), columns)
     values = {name: _parse_cells(path, name, table[name].tolist()) for name in present}
-    unread = tuple(name for name in map(str, table) if name not in (*columns, SOURCE))
-    return ConditionRequests(values, table[SOURCE].tolist() if SOURCE in table else None, unread)
+    unread = tuple(name for name in map(str, table) if name not in (*columns, SOURCE_COLUMN))
+    return ConditionRequests(values, table[SOURCE_COLUMN].tolist() if SOURCE_COLUMN in table else None, unread)
 
 
-def _check_layout(path: str, lines: Sequence[str]) -> None:
+def _check_csv_layout(path: str, lines: Sequence[str]) -> None:
     """Raise ``UserError`` for a duplicate column in the header, and for an empty line between rows."""
     names = [name.strip() for name in next(csv.reader(lines[:1]), [])]
     if duplicates := [name for index, name in enumerate(names) if name in names[:index]]:

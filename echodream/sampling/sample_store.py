@@ -34,12 +34,12 @@ _GUIDANCE_SETTINGS = ("interval", "rescale", "auto")
 """Keys of ``guidance`` other than the scales of the conditions."""
 _TRAINING_SETTINGS = ("min_snr", "least_weight", "spacing", "times", "shift")
 """Settings of a diffusion process that do not change what the network predicts."""
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
+_SAMPLING_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 """Precisions for sampling. Other precisions would also round the noise and the timesteps."""
 
 
 def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidance:
-    """Guidance from the keys of ``guidance``. Raises ``UserError`` for a scale of a condition that ``model`` lacks."""
+    """Build ``Guidance`` from the keys of ``guidance``. Raises ``UserError`` for a scale of an unknown condition."""
     scales = {name: scale for name, scale in settings.items() if name not in _GUIDANCE_SETTINGS}
     names, interval, auto = model.conditioner.names, settings["interval"], settings["auto"]
     for name, scale in scales.items():
@@ -52,12 +52,12 @@ def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidan
         scales={name: scales.get(name, 1.0) for name in (*scales, *names) if name in names},
         interval=tuple(interval) if isinstance(interval, Sequence) else (interval,),
         rescale=settings["rescale"],
-        auto=auto["scale"],
+        autoguidance=auto["scale"],
     )
 
 
 def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: str) -> DiffusionModel | None:
-    """The weak model for autoguidance, or None. Raises ``UserError`` if both models have different settings."""
+    """Load the weak model for autoguidance, if given. Raises ``UserError`` if the settings of both models differ."""
     folder, scale = guidance["auto"]["artifact"], float(guidance["auto"]["scale"])
     if folder is None:
         if scale != 1:
@@ -70,7 +70,7 @@ def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: st
     wrong = [name for name in {**settings, **weak_settings} if settings.get(name) != weak_settings.get(name)]
     stds = zip(model.metadata.residual or (), weak.metadata.residual or (), strict=False)
     if any(abs(std / weak_std - 1) > _MAX_RESIDUAL_DIFFERENCE for std, weak_std in stds):
-        wrong.append("residual, by more than a tenth")  # the predictions have other units
+        wrong.append("residual, by more than a tenth")  # the scales of the predictions differ
     if wrong:
         remedy = "train the weak model with the same settings, but for fewer steps or with a smaller network"
         raise UserError(f"guidance.auto.artifact={folder} differs from the model in {wrong[0]}: {remedy}")
@@ -120,7 +120,7 @@ def sampling_config(
     if few_steps is not None:
         scales.check_distilled(few_steps)
     spacing = few_steps.spacing if few_steps else process.spacing
-    return SamplingConfig(seed, steps, sampler, scales, spacing, process.clip)
+    return SamplingConfig(seed, steps, sampler, scales, spacing, process.clip_limit)
 
 
 def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
@@ -130,21 +130,21 @@ def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: Diffusi
         "scales": {name: float(scale) for name, scale in guidance.scales.items()},
         "interval": [float(bound) for bound in guidance.interval],
         "rescale": float(guidance.rescale),
-        "auto": None if weak is None else {"model": weak.fingerprint(), "scale": float(guidance.auto)},
+        "auto": None if weak is None else {"model": weak.fingerprint(), "scale": float(guidance.autoguidance)},
     }
     names = {"seed": config.seed, "steps": config.steps, "sampler": config.sampler, "spacing": config.spacing}
-    limit = {} if config.clip is None else {"clip": config.clip}
+    limit = {} if config.clip_limit is None else {"clip": config.clip_limit}
     return {"model": model.fingerprint(), **names, **limit, "guidance": recorded}
 
 
 def sampling_columns(config: SamplingConfig) -> dict[str, Any]:
     """Columns of FileList.csv with seed, sampler, spacing, steps and guidance of a sample.
 
-    Guidance is like ``class_id=2 reference=1 auto=3 interval=0.2-0.7 rescale=0.5``; the last three may be absent.
+    Guidance is text: ``class_id=2 reference=1 auto=3 interval=0.2-0.7 rescale=0.5``; the last three may be absent.
     """
     guidance = config.guidance
     settings = [f"{name}={scale:g}" for name, scale in guidance.scales.items()]
-    settings += [f"auto={guidance.auto:g}"] if guidance.auto != 1 else []
+    settings += [f"auto={guidance.autoguidance:g}"] if guidance.autoguidance != 1 else []
     settings += ["interval={:g}-{:g}".format(*guidance.interval)] if tuple(guidance.interval) != (0, 1) else []
     settings += [f"rescale={guidance.rescale:g}"] if guidance.rescale else []
     solver = {"Sampler": config.sampler, "Spacing": config.spacing, "Steps": config.steps}
@@ -171,7 +171,7 @@ def labels_fingerprint(labels: str, requests: Mapping[str, Sequence[Any]]) -> st
 def columns_without_values(
     model: DiffusionModel, guidance: Guidance, requests: Mapping[str, Sequence[Any]]
 ) -> list[str]:
-    """Condition columns that are empty for all samples. Raises ``UserError`` if ``guidance`` scales one."""
+    """Condition columns without a value for any sample; ``UserError`` if one has a guidance scale other than 0 or 1."""
     empty = []
     for name, condition in model.conditioner.conditions.items():
         if not isinstance(condition, TokenCondition):
@@ -242,11 +242,11 @@ def write_sample(path: Path, latents: Tensor) -> dict[str, Any]:
 def check_precision(trainer: Callable[..., pl.Trainer], bf16_weights: bool = False) -> str:
     """Precision of ``trainer``. Raises ``UserError`` for a precision that is not suitable for sampling.
 
-    ``bf16_weights``: "bf16-true" is possible, too, because ``run_prediction`` converts only the denoiser.
+    ``bf16_weights`` allows "bf16-true", with which ``run_prediction`` converts the denoiser only.
     """
     precision = trainer_precision(trainer)
-    if precision not in _PRECISIONS and not (bf16_weights and precision == BF16_WEIGHTS):
-        choices = ", ".join([*_PRECISIONS[:3], *[BF16_WEIGHTS] * bf16_weights])
+    if precision not in _SAMPLING_PRECISIONS and not (bf16_weights and precision == BF16_WEIGHTS):
+        choices = ", ".join([*_SAMPLING_PRECISIONS[:3], *[BF16_WEIGHTS] * bf16_weights])
         raise UserError(f"trainer.precision={precision} is not suitable for sampling: choose one of {choices}")
     return precision
 

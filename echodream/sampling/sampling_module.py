@@ -28,8 +28,8 @@ class SamplingConfig:
     """Entry of ``SAMPLERS``; None: the default sampler of the diffusion process."""
     guidance: Guidance
     spacing: str | None = None
-    """Spacing of the sampling timesteps; None: that of the diffusion process."""
-    clip: float | None = None
+    """Spacing of the sampling timesteps; None: the spacing of the diffusion process."""
+    clip_limit: float | None = None
     """Largest absolute value of predicted whitened latents (or residuals); None: no limit."""
 
 
@@ -42,7 +42,7 @@ class ClipLengthConfig:
     """Number of frames of a training clip."""
     overlap: int
     """Number of frames that neighboring windows share."""
-    batch: int | str
+    windows_per_call: int | str
     """Largest number of windows per call of the network, "all" or "auto" (``sliding_window_denoiser``)."""
     join: str = "crossfade"
     """"crossfade": all windows are denoised together, and overlaps are blended at every sampler step; "continue":
@@ -110,7 +110,7 @@ class SamplingModule(pl.LightningModule):
         """Samples, (B, *shape), one for each of the ``generators``: whitened images, or residuals of clips."""
         shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
         noise = batch_noise(shape, generators, self.device, shared)
-        process = self.model.process.for_sampling(self.config.spacing, self.config.clip)
+        process = self.model.process.for_sampling(self.config.spacing, self.config.clip_limit)
         return process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
@@ -120,18 +120,18 @@ class SamplingModule(pl.LightningModule):
 
     def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         """Guided denoiser for noisy latents x_t with any number of frames."""
-        length = self.length
-        if length is None or length.frames <= length.window:
+        size = self.length
+        if size is None or size.frames <= size.window:
             return self._guided_denoiser(values)
 
         denoisers: dict[tuple[int, ...], Denoise] = {}
 
         def denoise_windows(x: Tensor, t: Tensor, starts: list[int]) -> Tensor:
-            if tuple(starts) not in denoisers:  # the values of the windows are the same at each step
+            if tuple(starts) not in denoisers:  # condition values do not change between steps
                 denoisers[tuple(starts)] = self._guided_denoiser(shift_references(values, starts))
             return denoisers[tuple(starts)](x, t)
 
-        return sliding_window_denoiser(denoise_windows, length.frames, length.window, length.overlap, length.batch)
+        return sliding_window_denoiser(denoise_windows, size.frames, size.window, size.overlap, size.windows_per_call)
 
     def _sample_consecutive_windows(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
         """Whitened clips, sampled window by window; the last frames of a window are references for the next window."""

@@ -15,7 +15,7 @@ from echodream.errors import UserError
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import BF16_WEIGHTS, choose_precision
 from echodream.sampling import sample_store
-from echodream.sampling.label_csv import SOURCE, ConditionRequests, read_labels
+from echodream.sampling.label_csv import SOURCE_COLUMN, ConditionRequests, read_labels
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Store
 
@@ -111,5 +111,5 @@ def _requested_values(
     row_count = len(next(iter(table.values.values())))
     if n is not None and n > row_count:
         raise UserError(f"n={n}, but labels={labels} has {row_count} rows: lower n, or leave it out")
-    unread = (*table.unread_columns, *([SOURCE] if table.sources is not None else []))
+    unread = (*table.unread_columns, *([SOURCE_COLUMN] if table.sources is not None else []))
     return ConditionRequests({column: cells[:n] for column, cells in table.values.items()}, unread_columns=unread)

@@ -48,7 +48,7 @@ def track(
         logger.log_metrics(numbers, 0)
     finally:
         not_sent = finish_run()
-    if (error := logger.error or not_sent) is not None:
+    if (error := logger.first_error or not_sent) is not None:
         remedy = f", or send the run from disk: wandb sync {logger.folder}" if logger.folder else ""
         raise UserError(f"W&B did not accept all results of {study} ({error}): run the same command again{remedy}")
     facts: dict[str, object] = {"figures": f"{len(numbers)} of {', '.join(existing)}", "stores and models": inputs}

@@ -45,7 +45,7 @@ def is_cross_validation(cfg: DictConfig) -> bool:
 
 
 def list_runs(cfg: DictConfig) -> list[TrainingRun]:
-    """All runs of the cross-validation ``cfg``, by fold, then seed. Raises ``UserError`` for invalid folds or seeds."""
+    """Runs of the cross-validation ``cfg``, by fold, then seed. Raises ``UserError`` for invalid folds or seeds."""
     folds, seeds = cfg.model.runs.folds, cfg.model.runs.seeds
     if folds is not None:
         validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
@@ -114,7 +114,7 @@ def mean_and_std(runs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[TrainingRun]) -> dict[str, Any]:
-    """Metrics with intervals over the test patients of all folds, predicted by models not trained on them."""
+    """Metrics with intervals over the test patients of all folds; no model predicts its training patients."""
     predictions = []
     for run in runs:
         data = instantiate(run_config(cfg, run, folder / run.name).datamodule)

@@ -20,16 +20,16 @@ from echodream.filtering.memorization import MemorizationTestConfig, select_pati
 from echodream.store import StoreWriter
 from echodream.training.fit import train_model
 
-REQUIRED = ("model.module._target_", "datamodule.view", "trainer._target_", "model.name", "data.name")
-"""Keys of training.yaml without which a model cannot be trained on."""
+REQUIRED_KEYS = ("model.module._target_", "datamodule.view", "trainer._target_", "model.name", "data.name")
+"""Keys of training.yaml that are necessary to train a model further."""
 
 
 def training_config(generator: str, name: str) -> DictConfig:
-    """Training settings of the artifact ``generator``. Raises ``UserError`` if it has none."""
+    """Training configuration of the artifact ``generator``. Raises ``UserError`` if there is none."""
     path = Path(generator) / TRAINING_FILE
     try:
         cfg = OmegaConf.load(path)
-        complete = isinstance(cfg, DictConfig) and all(OmegaConf.select(cfg, key) is not None for key in REQUIRED)
+        complete = isinstance(cfg, DictConfig) and all(OmegaConf.select(cfg, key) is not None for key in REQUIRED_KEYS)
     except (OSError, ValueError, OmegaConfBaseException, YAMLError):
         complete = False
     if not complete:
@@ -40,7 +40,7 @@ def training_config(generator: str, name: str) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
         raise UserError(
-            f"memoriser=true cannot train generator={generator} on, which is distilled: give its teacher, "
+            f"memoriser=true cannot train the distilled generator={generator} further: give its teacher, "
             f"generator={teacher}, or memoriser=false"
         )
     return cfg
@@ -57,10 +57,10 @@ def fine_tune(
     command: str,
     code_version: str,
 ) -> tuple[Recordings, list[str]]:
-    """Train the model at ``generator``, with its ``training_config``, on random patients of ``recordings``.
+    """Train the artifact ``generator`` further on random patients of ``recordings``; ``cfg``: its ``training_config``.
 
-    Returns the recordings of these patients, and an artifact for each of the checkpoints. Everything is written to a
-    subfolder of ``work`` for these settings, where an interrupted training resumes.
+    Returns the recordings of the selected patients, and the folder of an artifact for each checkpoint. All files are
+    in a subfolder of ``work`` that is named by a hash of the settings, where an interrupted training resumes.
     """
     cfg, store = cfg.copy(), recordings.store
     chosen = select_patients(instantiate(cfg.datamodule.view).select_recordings(recordings), config.patients, seed)
@@ -99,7 +99,7 @@ def fine_tune(
 
 
 def _write_store(recordings: Recordings, root: Path) -> None:
-    """Write the store of ``recordings``, with the statistics of the study."""
+    """Write ``recordings`` to a store ``root``, with the statistics of the store that they come from."""
     store, rows = recordings.store, recordings.store.rows()
     root.parent.mkdir(parents=True, exist_ok=True)
     settings = {**store.dataset.settings, "selected_from": store.checksum}

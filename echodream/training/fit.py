@@ -31,7 +31,7 @@ from echodream.runs.trainer import choose_precision, interruptible, is_sharded, 
 from echodream.runs.verified_stores import check_stores
 from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.training.private import privacy_settings, private_record, set_up_privacy
+from echodream.training.private import privacy_record, privacy_settings, set_up_privacy
 from echodream.training.settings_hash import metrics_of_existing_artifact, training_stores
 from echodream.training.wandb_lineage import log_artifact, make_loggers
 
@@ -49,7 +49,7 @@ class SeedEpochs(Callback):
 
 
 def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
-    """Train a model, export it to ``cfg.dst`` and return its test metrics; returns {} in further processes of FSDP.
+    """Train a model, export it to ``cfg.dst`` and return its test metrics; FSDP processes except the first return {}.
 
     An interrupted run resumes from the last checkpoint in ``folder``. ``settings`` is the hash of the training
     settings. Raises ``UserError`` for impossible settings, and if another process trains in ``folder``.
@@ -79,7 +79,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
             callbacks,
             unused_parameters=module.has_unused_parameters,
             logger=loggers,
-            **({} if privacy is None else {"gradient_clip_val": None}),  # each patient's gradient is clipped
+            **({} if privacy is None else {"gradient_clip_val": None}),  # clipped per patient
         )
         with interruptible(trainer):
             fit(trainer, module, data, folder / "last.ckpt")
@@ -90,7 +90,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
             module.to(trainer.strategy.root_device).finish_training(data)
             metrics = test_metrics(cfg, trainer, module, data)
         if trainer.is_global_zero:
-            artifact = replace(artifact, metrics=metrics, privacy=private_record(module, cfg))
+            artifact = replace(artifact, metrics=metrics, privacy=privacy_record(module, cfg))
             module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, training_yaml(cfg))
             log.info("train: %s done\n%s", cfg.dst, metric_lines(metrics))
             log_artifact(loggers, Path(cfg.dst))
@@ -99,11 +99,11 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
 
 
 def initial_record(cfg: DictConfig) -> dict[str, Any] | None:
-    """Record of the artifact whose weights the training begins with (``Artifact.as_initial``); None without one."""
+    """Record of the artifact whose weights the training begins with (``Artifact.lineage_record``); None without one."""
     for key in ("model.module.initial", "model.module.teacher", "vae.weights", "denoiser.weights"):
         folder = OmegaConf.select(cfg, key)
         if folder is not None and (Path(folder) / METADATA_FILE).is_file():
-            return read_artifact(folder, cfg.model.name, "lidm", "lvdm").as_initial()
+            return read_artifact(folder, cfg.model.name, "lidm", "lvdm").lineage_record()
     return None
 
 
@@ -148,7 +148,7 @@ def fit(trainer: pl.Trainer, module: Trainable, data: StoreData, checkpoint: Pat
 
 def test_metrics(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData) -> dict[str, float]:
     """Metrics on the test patients, and the metric ``cfg.objective`` on the validation patients."""
-    values = dict(next(iter(trainer.test(module, datamodule=data, verbose=False)), {}))  # none without test batches
+    values = dict(next(iter(trainer.test(module, datamodule=data, verbose=False)), {}))  # {} without test batches
     if cfg.get("objective") is not None:  # a search must not select models on the test patients
         validation_metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
         objective_value(cfg.objective, validation_metrics)
@@ -201,7 +201,7 @@ def training_yaml(cfg: DictConfig) -> str:
 
 @contextlib.contextmanager
 def _training_lock(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` against other training runs in the first process, and end the W&B run at the end of the block."""
+    """In the first process, lock ``folder`` against other training runs. At the end of the context, end the W&B run."""
     options = {"file": "lock", "action": "used for training", "key": "work="}
     handle = lock_for_writing(folder, **options) if is_first_process() else None
     try:

@@ -1,4 +1,4 @@
-"""Preparation of a private training (``trainer.privacy.epsilon=``): checks, and its secret key."""
+"""Preparation of differentially private training (``trainer.privacy.epsilon=``): checks of settings, and secret key."""
 
 import os
 import secrets
@@ -23,7 +23,7 @@ from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, read_dataset
 
 KEY_FILE = "privacy.key"
-"""File in the folder of a training with the secret from which its random numbers are derived."""
+"""File, in the folder of a training run, with the secret key from which its random numbers are derived."""
 _KEY_BYTES = 32
 
 
@@ -39,22 +39,22 @@ def privacy_settings(cfg: DictConfig) -> PrivacySettings | None:
     if (trainer.devices, trainer.num_nodes) != (1, 1) or str(trainer.strategy) != "auto":
         raise UserError("trainer.privacy.epsilon is for one process: use trainer=default with trainer.devices=1")
     if str(trainer.precision) == "16-mixed" or trainer.get("accumulate_grad_batches", 1) != 1:
-        remedy = "use trainer.precision=32-true or bf16-mixed, and more trainer.privacy.patients for larger steps"
-        raise UserError(f"trainer.privacy.epsilon scales no gradients, and accumulates none over batches: {remedy}")
+        remedy = "use trainer.precision=32-true or bf16-mixed, and trainer.privacy.patients for larger batches"
+        raise UserError(f"trainer.privacy.epsilon cannot be combined with gradient scaling or accumulation: {remedy}")
     return result
 
 
 def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings, cfg: DictConfig, work: Path) -> None:
     """Prepare ``module`` and ``data`` for differentially private training. Raises ``UserError`` if impossible."""
     if not isinstance(module, LatentDiffusion) or isinstance(module, Distillation):
-        raise UserError("trainer.privacy.epsilon cannot be combined with distill=: distil without the patients' data")
+        raise UserError("trainer.privacy.epsilon and distill= are incompatible: distill the model on public recordings")
     if module.auxiliary is not None:
-        raise UserError("trainer.privacy.epsilon needs loss.auxiliary.weight=0: its classifier is not private")
+        raise UserError("trainer.privacy.epsilon needs loss.auxiliary.weight=0: the auxiliary loss is not private")
     if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
-        raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another one")
+        raise UserError("trainer.privacy.epsilon needs a denoiser without batch normalization: choose another denoiser")
     if data.on_device:
         raise UserError("trainer.privacy.epsilon cannot be combined with datamodule.cache=device: give cache=true")
-    _check_public(cfg, data)
+    _check_initial_models(cfg, data)
     samples = data.samples("TRAIN")
     sampling_rate = settings.sampling_rate(len(samples.rows.rows_by_patient))
     key = secret_key(work / KEY_FILE)
@@ -63,7 +63,7 @@ def set_up_privacy(module: Trainable, data: StoreData, settings: PrivacySettings
     module.use_private_steps(PrivateTraining(settings, sampling_rate, key))
 
 
-def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
+def privacy_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
     """The guarantee of the trained ``module``, for its artifact; None if its training was not private."""
     steps = module.private if isinstance(module, LatentDiffusion) else None
     if not isinstance(steps, PrivateTraining):
@@ -71,39 +71,39 @@ def private_record(module: Trainable, cfg: DictConfig) -> dict[str, Any] | None:
     return steps.guarantee_record(read_artifact(cfg.model.module.initial, cfg.model.name).fingerprint)
 
 
-def _check_public(cfg: DictConfig, data: StoreData) -> None:
-    """Raise ``UserError`` unless, by their records, initial weights and autoencoder were not trained on ``data``."""
+def _check_initial_models(cfg: DictConfig, data: StoreData) -> None:
+    """Raise ``UserError`` unless the records of initial model and autoencoder exclude training on ``data``."""
     store, initial = data.store, OmegaConf.select(cfg, "model.module.initial")
-    protected = _related_stores(store)
+    protected = _source_store_checksums(store)
     if initial is None:
         raise UserError(
             "trainer.privacy.epsilon needs model.initial=, a model that was trained on public recordings: its "
-            "statistics and classes are not made private, and few patients cannot train a model from random weights"
+            "statistics and classes are not protected, and few patients cannot train a model from random weights"
         )
     public = read_artifact(initial, cfg.model.name)
-    if _training_stores(public, f"model.initial={initial}") & protected:
+    if _training_checksums(public, f"model.initial={initial}") & protected:
         raise UserError(f"model.initial={initial} was trained on {store.root}, the patients to protect")
     vae = str(cfg.model.vae)
     known = (Path(vae) / METADATA_FILE).is_file()
     artifact = read_artifact(vae, "vae") if known else None
     if artifact is None or artifact.fingerprint != store.dataset.encoder:
         problem = f"model.vae={vae} is not the autoencoder that encoded {store.root}"
-        raise UserError(f"{problem}: give it, so that its training patients are known")
-    if _training_stores(artifact, f"model.vae={vae}") & protected or not store.dataset.settings.get("source"):
-        problem = f"model.vae={vae}, which encoded {store.root}, was trained on the same patients, as far as is known"
+        raise UserError(f"{problem}: give that autoencoder, whose training patients are known")
+    if _training_checksums(artifact, f"model.vae={vae}") & protected or not store.dataset.settings.get("source"):
+        problem = f"model.vae={vae}, which encoded {store.root}, may have been trained on the same patients"
         raise UserError(f"{problem}: encode with an autoencoder of public recordings (stage=encode artifact=...)")
 
 
-def _training_stores(artifact: Artifact, what: str) -> set[str]:
-    """Checksums of the stores of ``artifact`` and of its initial models. Raises ``UserError`` if one has no record."""
+def _training_checksums(artifact: Artifact, what: str) -> set[str]:
+    """Checksums of the training stores of ``artifact`` and its initial models. Raises ``UserError`` if unknown."""
     records = artifact.lineage()
     if not all(record["source"] for record in records):
         raise UserError(f"{what} does not record all its training patients: give a model that train.py trained")
     return {str(record[name]) for record in records for name in ("source", "origin")} - {""}
 
 
-def _related_stores(store: Store) -> set[str]:
-    """Checksums of ``store`` and of the stores that it was made from, by its record and those of stores next to it."""
+def _source_store_checksums(store: Store) -> set[str]:
+    """Checksums of ``store`` and of its source stores, by dataset.json of ``store`` and of the stores next to it."""
     folders = {file_sha256(path): path.parent for path in sorted(store.root.resolve().parent.glob(f"*/{CHECKSUMS}"))}
     found, waiting = set[str](), [(store.checksum, store.dataset.settings)]
     while waiting:
@@ -118,7 +118,7 @@ def _related_stores(store: Store) -> set[str]:
 
 
 def secret_key(path: Path) -> bytes:
-    """The key in the file ``path``, which is created with random bytes if it does not exist."""
+    """Read the key in the file ``path``, which is created with random bytes if it does not exist."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")

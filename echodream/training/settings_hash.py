@@ -17,15 +17,15 @@ from echodream.store.schema import CHECKSUMS
 log = logging.getLogger(__name__)
 
 _HASHED_KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
-_OTHER_STORES = ("synthetic", "anonymised")
+_ADDITIONAL_STORE_KEYS = ("synthetic", "anonymised")
 """Keys of a datamodule that name stores other than src."""
-_NOT_HASHED = {
-    "datamodule": ("src", "workers", "cache", *_OTHER_STORES),
+_UNHASHED_SETTINGS = {
+    "datamodule": ("src", "workers", "cache", *_ADDITIONAL_STORE_KEYS),
     "trainer": ("log_every_n_steps",),
     "model": ("vae", "fused", "module.optimizer.fused"),
 }
 """Settings of the hashed groups that do not determine the weights, or whose files are hashed instead."""
-_NOT_HASHED_OF_VAE = ("compile", "channels_last", "module.compile", "module.channels_last")
+_UNHASHED_VAE_SETTINGS = ("compile", "channels_last", "module.compile", "module.channels_last")
 """Settings of model=vae that change rounding only."""
 
 
@@ -36,19 +36,19 @@ def settings_hash(cfg: DictConfig) -> str:
     hashed: dict[str, Any] = {"source": file_sha256(checksums) if checksums.is_file() else cfg.src}
     for key in _HASHED_KEYS:
         hashed[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
-    if hashed["datamodule"].get("cache") == "device":  # other noise
+    if hashed["datamodule"].get("cache") == "device":  # the device cache samples other noise
         hashed["device_cache"] = True
-    for key, names in _NOT_HASHED.items():
-        for name in (*names, *_NOT_HASHED_OF_VAE * (key == "model" and cfg.model.name == "vae")):
+    for key, names in _UNHASHED_SETTINGS.items():
+        for name in (*names, *_UNHASHED_VAE_SETTINGS * (key == "model" and cfg.model.name == "vae")):
             *parents, last = name.split(".")
             reduce(lambda node, parent: node.get(parent) or {}, parents, hashed[key]).pop(last, None)
-    files = [*sorted([weights, *weights.glob("*")]), *(store / CHECKSUMS for store in _other_stores(cfg))]
+    files = [*sorted([weights, *weights.glob("*")]), *(store / CHECKSUMS for store in _additional_stores(cfg))]
     hashed["weights"] = [file_sha256(path) for path in files if path.is_file()]
     if (teacher := OmegaConf.select(cfg, "model.module.teacher")) is not None:
         hashed["teacher"] = read_artifact(teacher, cfg.model.name).fingerprint
         del hashed["model"]["module"]["teacher"]
     if hashed["trainer"].get("precision") == "auto":
-        hashed["trainer"]["precision"] = "32-true"  # as by default before; the artifact has its precision
+        hashed["trainer"]["precision"] = "32-true"  # the former default; training.yaml has the actual precision
     if (hashed["trainer"].get("privacy") or {}).get("epsilon") is None:
         hashed["trainer"].pop("privacy", None)
     hashed["model"].pop("initial", None)
@@ -81,7 +81,7 @@ def metrics_of_existing_artifact(cfg: DictConfig, settings: str) -> dict[str, fl
 
 
 def _recorded_precision(folder: Path) -> str | None:
-    """Precision in the training configuration of the artifact in ``folder``; None if there is none."""
+    """Precision in the training configuration of the artifact in ``folder``; None if it is not recorded."""
     file = folder / TRAINING_FILE
     config = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
     precision = OmegaConf.select(config, "trainer.precision")
@@ -90,11 +90,11 @@ def _recorded_precision(folder: Path) -> str | None:
 
 def training_stores(cfg: DictConfig) -> list[Path]:
     """Stores that a training run reads."""
-    return [Path(cfg.datamodule.src), *_other_stores(cfg)]
+    return [Path(cfg.datamodule.src), *_additional_stores(cfg)]
 
 
-def _other_stores(cfg: DictConfig) -> list[Path]:
-    return [Path(path) for key in _OTHER_STORES for path in validation.path_list(cfg.datamodule.get(key))]
+def _additional_stores(cfg: DictConfig) -> list[Path]:
+    return [Path(path) for key in _ADDITIONAL_STORE_KEYS for path in validation.path_list(cfg.datamodule.get(key))]
 
 
 def _with_class_names(value: Any) -> Any:

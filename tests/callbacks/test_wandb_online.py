@@ -104,7 +104,7 @@ def test_upload_sends_the_files_of_the_model(tmp_path: Path, server: WandbServer
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="mine", upload=True)
     log_artifact([logger], folder)
     assert wandb_logger.finish_run() is None
-    assert logger.error is None
+    assert logger.first_error is None
     (model,) = server.artifacts.values()
     manifest = json.loads(model["files"].pop("wandb_manifest.json"))["contents"]
     assert model["files"] == {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -7,7 +7,7 @@ import pytest
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
 from echodream.diffusion.processes import PROCESSES
-from echodream.diffusion.processes.ddpm import PREDICTIONS, SPACINGS
+from echodream.diffusion.processes.ddpm import PREDICTION_TYPES, SPACINGS
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.store.export_formats import FORMATS
 
@@ -22,7 +22,7 @@ SPACING = [f"process={name}: {' | '.join(process.spacings)}" for name, process i
         *((f"stage/{stage}", "spacing", SPACING) for stage in ("image", "video")),
         ("stage/export", "format", [f": {' | '.join(FORMATS)}"]),
         ("process/ddpm", "schedule", [f": {' | '.join(NOISE_SCHEDULES)}"]),
-        ("process/ddpm", "prediction", [f": {' | '.join(PREDICTIONS)}"]),
+        ("process/ddpm", "prediction", [f": {' | '.join(PREDICTION_TYPES)}"]),
         ("process/ddpm", "spacing", [f": {' | '.join(SPACINGS)}"]),
     ],
 )

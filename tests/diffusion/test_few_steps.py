@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from echodream.diffusion.few_step_input import FewStepInput
-from echodream.diffusion.few_steps import SCALES, STEPS, FewSteps
+from echodream.diffusion.few_steps import SCALES_KEY, STEPS_KEY, FewStepConfig
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.processes.base import Process
@@ -21,11 +21,11 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from tests.support.gaussians import normal
 from tests.support.tiny_diffusion import C, H, W, artifact, model
 
-FEW = FewSteps((1, 2, 4), "quadratic", {"class_id": (1.0, 3.0)})
+FEW = FewStepConfig((1, 2, 4), "quadratic", {"class_id": (1.0, 3.0)})
 PROCESSES: list[Process] = [DDPM(), DDPM("epsilon", zero_snr=False), RectifiedFlow()]
 
 
-def distilled(kind: str = "lidm", few: FewSteps = FEW, process: Process | None = None) -> DiffusionModel:
+def distilled(kind: str = "lidm", few: FewStepConfig = FEW, process: Process | None = None) -> DiffusionModel:
     """Random model that takes the inputs of ``few``."""
     process = process or DDPM()
     process.few_steps = few
@@ -70,7 +70,7 @@ def test_fewer_steps_end_where_more_steps_end(process: Process) -> None:
     """Otherwise the student of one number of steps would be trained for other times than the teacher's grid has."""
     for spacing in ("trailing", "quadratic"):
         times = process.step_times(dataclasses.replace(FEW, spacing=spacing))
-        grid = process.step_times(FewSteps((16,), spacing))[0]
+        grid = process.step_times(FewStepConfig((16,), spacing))[0]
         for steps, found in zip(FEW.steps, times, strict=True):
             assert found == pytest.approx(grid[:: 16 // steps])
 
@@ -82,7 +82,7 @@ def test_the_end_of_the_step_of_any_time(process: Process) -> None:
         for t in [999, 998, 600, 250, 249, 100, 61, 60, 1]:
             value = torch.tensor([t], dtype=process.time_dtype)
             expected = max(time for time in times if time < t)
-            assert float(network.ends(value, torch.tensor([position]))) == pytest.approx(expected)
+            assert float(network.step_end_time(value, torch.tensor([position]))) == pytest.approx(expected)
 
 
 def sample(made: DiffusionModel, steps: int | None, rows: list[int], **guidance: float) -> Tensor:
@@ -100,7 +100,7 @@ def test_a_sample_is_a_loop_over_the_steps_by_hand() -> None:
     x = torch.stack([torch.randn(C, H, W, generator=generator) for generator in rows_generators(2)])
     alphas = process.alphas_cumprod.double()  # type: ignore[attr-defined]
     values = made.conditioner.encode_request({"class_id": [0, 1]})
-    given = {**values, STEPS: torch.tensor([1, 1]), SCALES: torch.tensor([[2.0], [2.0]])}
+    given = {**values, STEPS_KEY: torch.tensor([1, 1]), SCALES_KEY: torch.tensor([[2.0], [2.0]])}
     for t, end in ((999, 249), (249, -1)):
         v = made(x, torch.full((2,), t), given, {"class_id": torch.ones(2, dtype=torch.bool)}).double()
         a, b = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
@@ -143,7 +143,7 @@ def test_before_training_the_student_is_its_teacher() -> None:
     assert student.few_step_input is not None
     x, t = normal(3, C, H, W), torch.tensor([999, 500, 3])
     values, keep = teacher.conditioner.encode_request({"class_id": [0, 1, 3]}), {"class_id": torch.ones(3) > 0}
-    inputs = {STEPS: torch.tensor([0, 1, 2]), SCALES: torch.full((3, 1), 2.0)}
+    inputs = {STEPS_KEY: torch.tensor([0, 1, 2]), SCALES_KEY: torch.full((3, 1), 2.0)}
     assert torch.equal(student(x, t, {**values, **inputs}, keep), teacher(x, t, values, keep))
 
 
@@ -155,7 +155,7 @@ def test_an_artifact_comes_back(tmp_path: Path, kind: str) -> None:
     assert found.process.few_steps == FEW
     assert found.fingerprint() == made.fingerprint()
     assert found.few_step_input is not None
-    t, values = torch.tensor([999, 100]), {STEPS: torch.tensor([0, 2]), SCALES: torch.tensor([[1.0], [2.5]])}
+    t, values = torch.tensor([999, 100]), {STEPS_KEY: torch.tensor([0, 2]), SCALES_KEY: torch.tensor([[1.0], [2.5]])}
     assert torch.equal(found.few_step_input(t, values), made.few_step_input(t, values))  # type: ignore[misc]
     (folder / "few_steps.safetensors").unlink()
     with pytest.raises(UserError, match=r"few_steps\.safetensors"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion.guidance import Guidance, set_coefficients, weighted_sum
+from echodream.diffusion.guidance import Guidance, subset_coefficients, weighted_sum
 from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
@@ -80,9 +80,9 @@ def test_coefficients_sum_to_one() -> None:
 def test_a_scale_for_each_row_is_guidance_of_each_row() -> None:
     net, x = Linear(), normal(B, C, H, W)
     rows = {"reference": torch.tensor([1.0, 2.5]), "EF": torch.tensor([0.5, 3.0])}
-    terms = set_coefficients(rows, NAMES)
+    terms = subset_coefficients(rows, NAMES)
     assert len(terms) == 4  # a coefficient is left out only if it is 0 for all scales
-    assert len(set_coefficients({"EF": rows["EF"]}, NAMES)) == 2
+    assert len(subset_coefficients({"EF": rows["EF"]}, NAMES)) == 2
     found = weighted_sum(terms, dict(zip(terms, net(x, T, list(terms)), strict=True)), x)
     for row in range(B):
         scales = {name: float(values[row]) for name, values in rows.items()}
@@ -101,7 +101,7 @@ def test_scales_of_one_are_the_conditional_model_and_nothing_else(guidance: Guid
 def test_outside_the_interval_one_set_is_computed(process: Process, steps: int) -> None:
     """Levels 1, .9, .. .1 of ten steps: .3 to .8 has six of them."""
     net, weak = Linear(), Linear(seed=9)
-    guidance = Guidance({"reference": 2, "class_id": 5}, interval=(0.3, 0.8005), rescale=0.5, auto=2.0)
+    guidance = Guidance({"reference": 2, "class_id": 5}, interval=(0.3, 0.8005), rescale=0.5, autoguidance=2.0)
     process.sample(
         guidance.guided_denoiser(net, NAMES[:2], process, weak), normal(B, C, H, W), steps, process.samplers[-1:][0]
     ) if process.name == "ddpm" else process.sample(
@@ -152,7 +152,7 @@ def test_rescaling_a_flat_prediction_is_finite() -> None:
 def test_autoguidance_moves_away_from_the_weak_model(scales: dict[str, float]) -> None:
     """2406.02507: the weak model is asked with all conditions, once."""
     net, weak, x, names = Linear(), Linear(seed=9), normal(B, C, H, W), NAMES[:2]
-    found = Guidance(scales, auto=2.5).guided_denoiser(net, names, DDPM(), weak)(x, T)
+    found = Guidance(scales, autoguidance=2.5).guided_denoiser(net, names, DDPM(), weak)(x, T)
     full = frozenset(names)
     truth = written_out(net, x, names, scales) + 1.5 * (net.one(x, full) - weak.one(x, full)).double()
     torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-4)
@@ -162,7 +162,7 @@ def test_autoguidance_moves_away_from_the_weak_model(scales: dict[str, float]) -
 
 def test_the_weak_model_is_not_asked_at_scale_one() -> None:
     weak = Linear()
-    Guidance({"EF": 2}, auto=1.0).guided_denoiser(Linear(), NAMES, DDPM(), weak)(normal(B, C, H, W), T)
+    Guidance({"EF": 2}, autoguidance=1.0).guided_denoiser(Linear(), NAMES, DDPM(), weak)(normal(B, C, H, W), T)
     assert not weak.asked
 
 
@@ -178,8 +178,11 @@ def test_the_weak_model_is_not_asked_at_scale_one() -> None:
         (lambda: Guidance({"EF": float("nan")}), "guidance.EF is nan: give a number"),
         (lambda: Guidance({"EF": "5"}), "guidance.EF is '5': give a number"),  # type: ignore[dict-item]
         (lambda: Guidance({"EF": None}), "guidance.EF is null"),  # type: ignore[dict-item]
-        (lambda: Guidance(auto=float("inf")), "guidance.auto is inf"),
-        (lambda: Guidance(auto=2).guided_denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.auto=2 needs a second"),
+        (lambda: Guidance(autoguidance=float("inf")), "guidance.auto.scale is inf"),
+        (
+            lambda: Guidance(autoguidance=2).guided_denoiser(Linear(), NAMES, RectifiedFlow()),
+            "guidance.auto.scale=2 needs",
+        ),
         (lambda: Guidance(interval=(0.8, 0.2)), r"guidance.interval is \[0.8, 0.2\]"),
         (lambda: Guidance(interval=(0.0, 1.5)), r"guidance.interval is \[0.0, 1.5\]"),
         (lambda: Guidance(interval=(0.5,)), r"guidance.interval is \[0.5\]"),  # type: ignore[arg-type]

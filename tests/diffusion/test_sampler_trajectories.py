@@ -21,7 +21,7 @@ from torch import Tensor
 
 from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
 from echodream.diffusion.processes.base import Denoise, Process
-from echodream.diffusion.processes.ddpm import DDPM, PREDICTIONS
+from echodream.diffusion.processes.ddpm import DDPM, PREDICTION_TYPES
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.diffusion.samplers import SAMPLERS
 from tests.support.gaussians import PROCESSES, C, F, H, W, entry, generators, normal, rates
@@ -72,7 +72,7 @@ def config(process: DDPM) -> dict[str, Any]:
         "beta_schedule": NOISE_SCHEDULES[process.schedule],
         "beta_start": 0.0001,
         "beta_end": 0.02,
-        "prediction_type": PREDICTIONS[process.prediction],
+        "prediction_type": PREDICTION_TYPES[process.prediction],
         "rescale_betas_zero_snr": process.zero_snr,
         "timestep_spacing": "trailing",
     }
@@ -225,7 +225,7 @@ def test_a_limit_of_predicted_data_is_kept_at_each_step(name: str) -> None:
     t = torch.full((2,), 700 if process.name == "ddpm" else 700.0)
     x_0 = normal(2, C, H, W, seed=3)
     torch.testing.assert_close(
-        process.predict_x0(noise, t, process.prediction_of(x_0, noise, t)), x_0, rtol=0, atol=1e-4
+        process.predict_x0(noise, t, process.prediction_from_x0(x_0, noise, t)), x_0, rtol=0, atol=1e-4
     )
     sampler = "ddim" if process.name == "ddpm" else "euler"
     free = process.sample(network, noise, 6, sampler)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.datamodules.datamodule import StoreData
-from echodream.diffusion.few_steps import FewSteps
+from echodream.diffusion.few_steps import FewStepConfig
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import load_diffusion_model
 from echodream.diffusion.processes.base import Process
@@ -169,7 +169,7 @@ def test_matching_moves_samples_towards_the_distribution_of_the_teacher(
 
     def network(std: float) -> Any:
         def forward(x_t: Tensor, t: Tensor, *_: Any) -> Tensor:
-            return process.prediction_of(posterior_mean(process, x_t, t, std), x_t, t)
+            return process.prediction_from_x0(posterior_mean(process, x_t, t, std), x_t, t)
 
         return forward
 
@@ -193,7 +193,7 @@ def test_guidance_with_one_scale_per_row_is_guidance_of_each_row() -> None:
     values |= {"reference": normal(3, C, 1, H, W), "reference_time": torch.zeros(3, 1)}
     scales = torch.tensor([1.0, 2.0, 3.5])
     module: Any = SimpleNamespace(
-        teacher=made, process=made.process, few_steps=FewSteps((1,), "trailing", {"class_id": [1.0, 4.0]})
+        teacher=made, process=made.process, few_steps=FewStepConfig((1,), "trailing", {"class_id": [1.0, 4.0]})
     )
     found = Distillation.teacher_x0(module, x, t, values, scales[:, None])
     for row in range(3):

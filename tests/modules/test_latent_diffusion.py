@@ -543,7 +543,7 @@ def test_training_starts_with_the_weights_of_an_artifact(
     assert all(parameter.requires_grad for parameter in own.parameters())
     assert own.model.denoiser.training
     refused("initial=.* has another process, view or autoencoder", tmp_path, kind, initial, "process=flow")
-    refused("the model to start from has other conditions", tmp_path, kind, initial, "model.width=16")
+    refused("the initial model has other conditions", tmp_path, kind, initial, "model.width=16")
 
 
 def bare(folder: Path) -> Path:

@@ -68,7 +68,7 @@ def test_no_step_waits_for_the_device(
     names = ("reference", "class_id", "EF") if video else ("class_id", "EF")
     made = model("lvdm" if video else "lidm", names, process).to("meta")
     length = ClipLengthConfig(13, WINDOW, 3, 2, kind) if video else None
-    config = SamplingConfig(0, 4, sampler, GUIDANCE[guidance], "quadratic", clip=4.0)
+    config = SamplingConfig(0, 4, sampler, GUIDANCE[guidance], "quadratic", clip_limit=4.0)
     SamplingModule(made, config, length).to("meta").sample_latents([0, 1], values_on_meta(video))
     steps = 7 if sampler == "heun" else 4
     assert watched == [steps] * (2 if kind == "continue" else 1)

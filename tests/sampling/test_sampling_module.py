@@ -151,7 +151,7 @@ def test_guidance_away_from_a_weaker_model_by_hand() -> None:
     keep = {"class_id": torch.tensor([True, True])}
     none = {"class_id": torch.tensor([False, False])}
     full, null, worse = made(x, t, values, keep), made(x, t, values, none), weak(x, t, values, keep)
-    drawer = SamplingModule(made, recipe(scales={"class_id": 2.0}, auto=1.75), weak=weak)
+    drawer = SamplingModule(made, recipe(scales={"class_id": 2.0}, autoguidance=1.75), weak=weak)
     wanted = null + 2 * (full - null) + 0.75 * (full - worse)
     assert torch.allclose(drawer._guided_denoiser(values)(x, t), wanted, atol=1e-5)
 

@@ -28,7 +28,7 @@ from echodream.modules.private_training import PrivateTraining
 from echodream.privacy.private_steps import PrivacyBudget, PrivacySettings, secret_seed
 from echodream.store import Statistics, Store
 from echodream.training import fit as training
-from echodream.training.private import KEY_FILE, _check_public, secret_key
+from echodream.training.private import KEY_FILE, _check_initial_models, secret_key
 from echodream.training.settings_hash import settings_hash
 from tests.support.interruptions import StopTraining
 from tests.support.tiny_diffusion import ENCODER, C, latent_store, model, train_cfg
@@ -271,12 +271,12 @@ def test_models_that_were_trained_on_the_same_patients_are_refused(study: Path) 
     with pytest.raises(UserError, match="is not the autoencoder that encoded"):
         engine.train(private_cfg(study, "lidm"))
     rewrite(study / "vae/artifact.json", fingerprint=ENCODER, source="3" * 64)
-    with pytest.raises(UserError, match="was trained on the same patients, as far as is known: encode with"):
+    with pytest.raises(UserError, match="may have been trained on the same patients: encode with"):
         engine.train(private_cfg(study, "lidm"))
     rewrite(study / "vae/artifact.json", source="2" * 64)
     shutil.rmtree(study / "latents")
     latent_store(study / "latents")  # without a record of the videos
-    with pytest.raises(UserError, match="was trained on the same patients, as far as is known: encode with"):
+    with pytest.raises(UserError, match="may have been trained on the same patients: encode with"):
         engine.train(private_cfg(study, "lidm"))
 
 
@@ -310,15 +310,15 @@ def test_no_store_of_the_patients_may_be_in_the_lineage_of_initial_model_and_aut
                 path.write_text(given)
                 rewrite(path, **changed)
                 with pytest.raises(UserError, match=rf"^{key}=.* was trained on "):
-                    _check_public(cfg, data)
+                    _check_initial_models(cfg, data)
     for changed in ({"source": ""}, {"initial": {**elsewhere, "source": ""}}):
         path.write_text(given)
         rewrite(path, **changed)
         with pytest.raises(UserError, match=rf"^{key}=.* does not record all its training patients: give a model"):
-            _check_public(cfg, data)
+            _check_initial_models(cfg, data)
     path.write_text(given)
     rewrite(path, initial=elsewhere)
-    _check_public(cfg, data)
+    _check_initial_models(cfg, data)
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def test_another_model_and_distillation_are_refused(study: Path) -> None:
     cfg = private_cfg(
         study, "lidm", "distill=consistency", f"distill.teacher={study}/public/lidm", "model.initial=null"
     )
-    with pytest.raises(UserError, match=r"cannot be combined with distill=: distil without the patients' data"):
+    with pytest.raises(UserError, match=r"and distill= are incompatible: distill the model on public recordings"):
         engine.train(cfg)
 
 

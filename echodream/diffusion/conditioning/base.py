@@ -18,7 +18,7 @@ Cells = Tensor | Sequence[Any]
 MISSING = -1
 """Code of a missing class, category or text."""
 MAX_CLASSES = 10_000
-CONDITIONS: dict[str, type["ConditionModule"]] = {}
+CONDITION_CLASSES: dict[str, type["ConditionModule"]] = {}
 """Class of each condition, by ``kind``. Subclasses of ``ConditionModule`` register themselves."""
 
 
@@ -31,14 +31,14 @@ class ConditionModule(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "kind" in cls.__dict__:
-            CONDITIONS[cls.kind] = cls
+            CONDITION_CLASSES[cls.kind] = cls
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         self.dropout = validation.number(f"conditioning: the dropout of {self.kind}", dropout, 0, below=1)
         self.metadata: dict[str, Any] = {}
 
-    def arguments(self) -> dict[str, Any]:
+    def constructor_arguments(self) -> dict[str, Any]:
         """Arguments of the constructor, as JSON values; each argument is an attribute of the module."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
@@ -48,7 +48,7 @@ class TokenCondition(ConditionModule):
 
     fixed_width: ClassVar[int | None] = None
     """Fixed width D of the tokens; None if the width is configurable."""
-    clamps: ClassVar[bool] = False
+    clamps_to_range: ClassVar[bool] = False
     """Whether values outside of the training range are replaced by the nearest bound."""
 
     def __init__(self, column: str, dropout: float = 0.1) -> None:
@@ -84,7 +84,7 @@ class TokenCondition(ConditionModule):
         return {self.column: cell} if parse_texts([cell])[0] else {}
 
     def precompute(self, value: Tensor) -> Tensor:
-        """Encoded value after the computations that are the same at every sampling step; ``forward`` takes both."""
+        """Run the computations on an encoded value that are equal at every sampling step, before ``forward``."""
         return value
 
     @abstractmethod
@@ -127,7 +127,7 @@ class NumericCondition(TokenCondition):
 class ReferenceCondition(ConditionModule):
     """Condition that encodes reference frames as channels, which are concatenated to the noisy clip."""
 
-    interpolates: ClassVar[bool]
+    interpolates_in_time: ClassVar[bool]
     """Whether the condition interpolates in time between any number of reference frames."""
 
     @abstractmethod
@@ -160,7 +160,7 @@ def parse_numbers(column: str, cells: Cells) -> list[float]:
 
 
 def parse_texts(cells: Cells) -> list[str]:
-    """Texts of ``cells``, "" for missing values. Whole numbers have no decimal point."""
+    """Texts of ``cells``, "" for missing values. The text of a whole number has no decimal point."""
     cells = cells.tolist() if isinstance(cells, Tensor) else cells
     values = (int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells)
     return ["" if value is None or value != value else str(value) for value in values]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from echodream import validation
-from echodream.diffusion.conditioning.base import CONDITIONS, ConditionModule, ReferenceCondition, TokenCondition
+from echodream.diffusion.conditioning.base import CONDITION_CLASSES, ConditionModule, ReferenceCondition, TokenCondition
 from echodream.errors import UserError
 from echodream.types import Batch, Condition
 
 REFERENCE = "reference"
 """Name of the condition on reference frames, and key of the reference frames in a batch."""
-_IRRATIONAL_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)
+_KRONECKER_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)
 """Steps of Kronecker sequences: multiples modulo 1 cover [0, 1) evenly for any number of samples."""
 
 
@@ -66,7 +66,7 @@ class Conditioner(nn.Module):
     @property
     def interpolates_references(self) -> bool:
         """Whether the reference condition interpolates in time between any number of reference frames."""
-        return self._reference_module is not None and self._reference_module.interpolates
+        return self._reference_module is not None and self._reference_module.interpolates_in_time
 
     @property
     def _token_conditions(self) -> dict[str, TokenCondition]:
@@ -94,13 +94,13 @@ class Conditioner(nn.Module):
             self._reference_module.build(channels)
 
     def copy_from(self, other: "Conditioner") -> None:
-        """Copy metadata and parameters of ``other``. Raises ``UserError`` if it has conditions with other settings."""
+        """Copy metadata and parameters of ``other``. Raises ``UserError`` for conditions with other settings."""
         if self.names == other.names:
             for name, module in self._token_conditions.items():
                 module.metadata = dict(cast(ConditionModule, other.conditions[name]).metadata)
             self.build(cast(int, other.channels))
         if self.settings() != other.settings():
-            raise UserError("the model to start from has other conditions: train with its conditioning= and width")
+            raise UserError("the initial model has other conditions: use its conditioning= and width")
         self.load_state_dict(other.state_dict())
 
     def encode_batch(self, batch: Batch) -> dict[str, Tensor]:
@@ -131,13 +131,13 @@ class Conditioner(nn.Module):
         for name, module in self._token_conditions.items():
             if counts:
                 cells = requests.get(module.column, [None] * next(iter(counts.values())))
-                if not (clamp and module.clamps):
+                if not (clamp and module.clamps_to_range):
                     module.check_cells(cells)
                 values[name] = module.encode(cells)
         return values
 
     def precompute(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Encoded ``values`` after the computations that are the same at each sampling step, such as a text encoder."""
+        """Run the computations on encoded ``values`` that are equal at every sampling step, such as a text encoder."""
         modules = self._token_conditions
         return {name: modules[name].precompute(value) if name in modules else value for name, value in values.items()}
 
@@ -151,12 +151,12 @@ class Conditioner(nn.Module):
                 stride *= len(choices)
             else:
                 continuous.append(module)
-        for module, step in zip(continuous, itertools.cycle(_IRRATIONAL_STEPS), strict=False):
+        for module, step in zip(continuous, itertools.cycle(_KRONECKER_STEPS), strict=False):
             requests[module.column] = [module.range_value((0.5 + row // stride * step) % 1) for row in range(count)]
         return requests
 
     def grid_values(self, count: int) -> dict[str, list[Any]]:
-        """Values of a grid by column: all values of a categorical condition, ``count`` evenly spaced numbers."""
+        """Grid values by column: all values of a categorical condition, or ``count`` evenly spaced numbers."""
         fractions = [(number + 0.5) / count for number in range(count)]
         modules = self._token_conditions.values()
         return {each.column: each.choices() or [each.range_value(part) for part in fractions] for each in modules}
@@ -203,7 +203,7 @@ class Conditioner(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Settings for ``from_settings``, as JSON values, which contain classes and ranges but no rows of the data."""
         conditions = [  # a list: its order is the order of guidance
-            {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.metadata}
+            {"name": name, "kind": module.kind, "arguments": module.constructor_arguments(), "facts": module.metadata}
             for name, module in cast(Mapping[str, ConditionModule], self.conditions).items()
         ]
         return {"width": self.width, "channels": self.channels, "conditions": conditions}
@@ -217,7 +217,7 @@ class Conditioner(nn.Module):
         try:
             conditions: dict[str, nn.Module | None] = {}
             for item in settings["conditions"]:
-                module = CONDITIONS[item["kind"]](**item["arguments"])
+                module = CONDITION_CLASSES[item["kind"]](**item["arguments"])
                 module.metadata = dict(item["facts"])
                 conditions[item["name"]] = module
             conditioner = cls(conditions, settings["width"])

@@ -34,7 +34,7 @@ class PublishedToken(NumericCondition):
         self.scale = validation.positive_number(f"conditioning: the scale of {column}", scale)
 
     def fit(self, table: pd.DataFrame) -> None:
-        """Store the range of the training rows, their ``values``, if few, and ``names`` of classes as metadata."""
+        """Store range, ``values`` (of a discrete column) and class ``names`` of the training rows as metadata."""
         cells = table[self.column].tolist()
         values = sorted({value for value in parse_numbers(self.column, cells) if math.isfinite(value)})
         if not values:
@@ -50,7 +50,7 @@ class PublishedToken(NumericCondition):
         return
 
     def check_cells(self, cells: Cells) -> None:
-        """Raise ``UserError`` if a value was not in training. Without metadata (imported weights), all are valid."""
+        """Raise ``UserError`` if a value was not in training. Without metadata, all values are valid."""
         if not self.metadata:
             return
         low, high, values = self.metadata["low"], self.metadata["high"], self.metadata["values"]
@@ -65,7 +65,7 @@ class PublishedToken(NumericCondition):
         return self.metadata.get("values")
 
     def filelist_columns(self, cell: Any) -> dict[str, Any]:
-        """Cells of the column and, if known, of class_name; empty if the value is missing."""
+        """Cells of ``column`` and, if known, of class_name, by column; empty if the value is missing."""
         number = parse_numbers(self.column, [cell])[0]
         if math.isnan(number):
             return {}
@@ -78,10 +78,10 @@ class PublishedToken(NumericCondition):
 
 
 class PublishedReference(ReferenceCondition):
-    """Condition on one reference frame, repeated over the clip. The null embedding is 0. The time is not encoded."""
+    """Condition on one reference frame, repeated over the clip, without its time. The null embedding is 0."""
 
     kind = "published_reference"
-    interpolates = False
+    interpolates_in_time = False
 
     def build(self, channels: int) -> None:
         self._channels = channels

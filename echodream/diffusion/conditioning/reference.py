@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from echodream.diffusion.conditioning.base import ReferenceCondition
 
 _TIME_TOLERANCE = 3e-4
-"""Tolerance in frames: a reference up to this time after a frame has the time of the frame."""
+"""Tolerance in frames: a reference that is later than a frame by at most this time counts as simultaneous."""
 
 
 def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tensor:
@@ -20,7 +20,7 @@ def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Ten
     """Repeat the ED-ES-ED key frames (B, C, 3, H, W) of a beat, at ``time`` (B, 3), over a clip of ``frames`` frames.
 
     Returns key frames (B, C, R, H, W) and times (B, R), on the device of ``reference``. The number of beats depends on
-    ``time``: if it is on the CPU, the function does not wait for the GPU.
+    ``time``. If ``time`` is on the CPU, the function does not wait for the GPU.
     """
     length = (time[:, 2] - time[:, 0]).clamp(min=1)
     earlier = max(0, math.ceil(float((time[:, 0] / length).max())))
@@ -58,7 +58,7 @@ class Reference(ReferenceCondition):
     """
 
     kind = "reference"
-    interpolates = True
+    interpolates_in_time = True
 
     def build(self, channels: int) -> None:
         self.null = nn.Parameter(torch.randn(channels, 1, 1, 1))

@@ -18,7 +18,7 @@ class Scalar(NumericCondition):
     """
 
     kind = "scalar"
-    clamps = True
+    clamps_to_range = True
     range_keys = ("least", "greatest")
     frequencies = 8
 

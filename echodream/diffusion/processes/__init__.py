@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from echodream import validation
-from echodream.diffusion.few_steps import FewSteps
+from echodream.diffusion.few_steps import FewStepConfig
 from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
@@ -28,5 +28,5 @@ def read_process(settings: Mapping[str, Any]) -> Process:
     """The process of a model with ``settings`` (diffusion.json). Raises ``UserError``, or ``KeyError``."""
     process = build_process(settings["process"])
     if "few_steps" in settings:
-        process.few_steps = FewSteps.from_settings(settings["few_steps"])
+        process.few_steps = FewStepConfig.from_settings(settings["few_steps"])
     return process

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from echodream import validation
-from echodream.diffusion.few_steps import FewSteps
+from echodream.diffusion.few_steps import FewStepConfig
 from echodream.diffusion.samplers import SAMPLERS, Solver, run_solver
 from echodream.errors import UserError
 
@@ -43,7 +43,7 @@ def expand_like(values: Tensor, x: Tensor) -> Tensor:
 
 LOG_SNR_LIMIT = 4.0
 """Largest log signal-to-noise ratio (natural logarithm) of ``Process.log_snr_times``."""
-_TIME_GRID = 1000
+_TIME_GRID_SIZE = 1000
 
 
 class Process(ABC):
@@ -53,14 +53,14 @@ class Process(ABC):
     max_steps: int = 1000
     """Maximum number of sampler steps."""
     spacings: ClassVar[tuple[str, ...]]
-    """Spacings of the sampling timesteps that this process offers."""
+    """Spacings of the sampling timesteps that this process supports."""
     spacing: str = "trailing"
     """Spacing of the sampling timesteps."""
-    clip: float | None = None
+    clip_limit: float | None = None
     """Largest absolute value of predicted data in sampling (clip_sample_range of diffusers); None: no limit."""
-    few_steps: FewSteps | None = None
-    """How a distilled model samples; None: the model was not distilled."""
-    first_order: ClassVar[str]
+    few_steps: FewStepConfig | None = None
+    """Sampling settings of a distilled model; None: the model was not distilled."""
+    first_order_sampler: ClassVar[str]
     """Name of the deterministic sampler of order 1, whose step is ``deterministic_step``."""
     data_time: ClassVar[float]
     """Diffusion time of data without noise."""
@@ -101,22 +101,22 @@ class Process(ABC):
         """Estimate of the data, (B, C, *rest), from the network output ``prediction`` for ``x_t`` at ``t`` (B,)."""
 
     @abstractmethod
-    def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def prediction_from_x0(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Network output whose estimate of the data is ``x_0``, the inverse of ``predict_x0``."""
 
     def deterministic_step(self, x_t: Tensor, x_0: Tensor, t: Tensor, end: Tensor) -> Tensor:
-        """Noisy data at the times ``end`` from ``x_t`` at ``t`` (B,) and the estimate ``x_0`` (DDIM, 2010.02502)."""
+        """Noisy data at times ``end`` from ``x_t`` at ``t`` (B,) and the estimate ``x_0``: DDIM, arXiv 2010.02502."""
         signal, sigma = self.signal_and_noise_rates(t, x_t)
         end_signal, end_sigma = self.signal_and_noise_rates(end, x_t)
         ratio = end_sigma / sigma
         return (end_signal - ratio * signal) * x_0 + ratio * x_t
 
     def first_order_times(self, steps: int) -> Sequence[int | float]:
-        """Decreasing times of ``steps`` steps of the sampler ``first_order``."""
-        return self._build_solver(self.first_order, steps, 1.0).times
+        """Decreasing times of ``steps`` steps of the sampler ``first_order_sampler``."""
+        return self._build_solver(self.first_order_sampler, steps, 1.0).times
 
-    def step_times(self, few_steps: FewSteps) -> list[list[float]]:
-        """Times at the ends of sampling steps, decreasing from noise to data, for each number of steps."""
+    def step_times(self, few_steps: FewStepConfig) -> list[list[float]]:
+        """For each number in ``few_steps.steps``: start and end times of the steps, decreasing from noise to data."""
         spaced = self.for_sampling(few_steps.spacing)
         return [[*map(float, spaced.first_order_times(steps)), self.data_time] for steps in few_steps.steps]
 
@@ -133,7 +133,7 @@ class Process(ABC):
 
     def log_snr_times(self, count: int) -> Tensor:
         """Times, (count,), from low to high noise, with evenly spaced log SNR within +- ``LOG_SNR_LIMIT``."""
-        times = self.evenly_spaced_times(_TIME_GRID)
+        times = self.evenly_spaced_times(_TIME_GRID_SIZE)
         targets = LOG_SNR_LIMIT * (1 - (2 * torch.arange(count) + 1) / count)
         return times[(self.log_snr(times) - targets[:, None]).abs().argmin(dim=1)]
 
@@ -146,31 +146,31 @@ class Process(ABC):
         """Build a solver that starts at the relative time ``strength``."""
 
     def for_sampling(self, spacing: str | None = None, clip: float | None = None) -> Self:
-        """The process with the limit ``clip``, and with ``spacing`` unless it is None. Raises ``UserError``."""
+        """Copy of the process with the limit ``clip``, and ``spacing`` unless it is None. Raises ``UserError``."""
         if self.few_steps is not None and spacing not in (None, self.few_steps.spacing):
             raise UserError(f"spacing={spacing}: this model was distilled with spacing={self.few_steps.spacing}")
         changed = copy.copy(self)
         changed.spacing = self.spacing if spacing is None else validation.one_of("spacing", spacing, self.spacings)
         if clip is not None:
             validation.positive_number("clip", clip, ", or null for no limit")
-        changed.clip = clip
+        changed.clip_limit = clip
         return changed
 
     def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
-        """Name of the sampler, by default the first. Raises ``UserError`` for invalid settings.
+        """Return ``sampler``, by default the first sampler of the process. Raises ``UserError`` for invalid settings.
 
-        A distilled model has the sampler ``first_order``, and, from noise, the numbers of steps of its training.
+        A distilled model allows only ``first_order_sampler`` and, with ``strength`` 1, the ``steps`` of its training.
         """
         few_steps = self.few_steps
-        sampler = (self.samplers[0] if few_steps is None else self.first_order) if sampler is None else sampler
+        sampler = (self.samplers[0] if few_steps is None else self.first_order_sampler) if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
             raise UserError(f"sampler={sampler} cannot be combined with process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
         validation.fraction("strength", strength)
         if few_steps is not None:
-            if sampler != self.first_order:
-                raise UserError(f"sampler={sampler}: this model was distilled for sampler={self.first_order}")
+            if sampler != self.first_order_sampler:
+                raise UserError(f"sampler={sampler}: this model was distilled for sampler={self.first_order_sampler}")
             if strength == 1:
                 few_steps.check_steps(steps)
         return sampler
@@ -189,10 +189,10 @@ class Process(ABC):
         """Generate samples, (B, C, *rest), from standard normal ``noise`` of the same shape.
 
         Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
-        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (2108.01073); a
-        distilled model then takes its own steps from there.
+        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (SDEdit, arXiv
+        2108.01073). A distilled model then continues with its own steps.
         """
-        sampler, denoise = self.check_sampler(steps, sampler, strength), self._clipped(denoise)
+        sampler, denoise = self.check_sampler(steps, sampler, strength), self._limit_predictions(denoise)
         if generators is not None and len(generators) != len(noise):
             raise ValueError(f"{len(generators)} generators for {len(noise)} rows: give one for each row")
         if strength == 1 and self.few_steps is not None:
@@ -217,14 +217,14 @@ class Process(ABC):
         sampled = self.run_steps(times, x.float(), lambda x_t, t: self.predict_x0(x_t, t, denoise(x_t, t).float()))
         return sampled.to(x.dtype)
 
-    def _clipped(self, denoise: Denoise) -> Denoise:
-        """``denoise`` with predicted data limited to ``clip``."""
-        limit = self.clip
+    def _limit_predictions(self, denoise: Denoise) -> Denoise:
+        """Denoiser ``denoise`` with predicted data limited to the range +- ``clip_limit``."""
+        limit = self.clip_limit
         if limit is None:
             return denoise
 
         def clipped(x_t: Tensor, t: Tensor) -> Tensor:
             x_0 = self.predict_x0(x_t, t, denoise(x_t, t).to(x_t.dtype)).clamp(-limit, limit)
-            return self.prediction_of(x_0, x_t, t)
+            return self.prediction_from_x0(x_0, x_t, t)
 
         return clipped

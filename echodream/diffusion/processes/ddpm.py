@@ -1,4 +1,4 @@
-"""DDPM, a variance-preserving noise process in discrete time (2006.11239)."""
+"""DDPM, a variance-preserving noise process in discrete time (arXiv 2006.11239)."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from echodream.diffusion.processes.base import NoisedBatch, Process, expand_like
 from echodream.diffusion.samplers import SAMPLERS, Sampler, Solver
 from echodream.errors import UserError
 
-PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}
+PREDICTION_TYPES = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}
 SPACINGS = ("trailing", "quadratic", "leading")
 
 
@@ -23,13 +23,13 @@ class DDPM(Process):
     noise) or "sample" (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas for pure
     noise at the last noise level. ``spacing`` of the sampling timesteps is "trailing" (with the last noise level,
     arXiv 2305.08891), "leading" (without the last noise level), or "quadratic" (denser at low noise, arXiv
-    2010.02502). ``min_snr`` is the gamma of min-SNR loss weights (arXiv 2303.09556), ``least_weight`` their lower
+     2010.02502). ``min_snr`` is the gamma of min-SNR loss weights (arXiv 2303.09556), ``least_weight`` their lower
     bound; without ``min_snr``, all weights are 1.
     """
 
     name: ClassVar[str] = "ddpm"
     spacings: ClassVar[tuple[str, ...]] = SPACINGS
-    first_order: ClassVar[str] = "ddim"
+    first_order_sampler: ClassVar[str] = "ddim"
     data_time: ClassVar[float] = -1
     time_dtype: ClassVar[torch.dtype] = torch.int64
 
@@ -45,7 +45,7 @@ class DDPM(Process):
         min_snr: float | None = 5.0,
         least_weight: float = 0.0,
     ) -> None:
-        self.prediction = validation.one_of("process.prediction", prediction, tuple(PREDICTIONS))
+        self.prediction = validation.one_of("process.prediction", prediction, tuple(PREDICTION_TYPES))
         self.schedule = validation.one_of("process.schedule", schedule, tuple(NOISE_SCHEDULES))
         self.spacing = validation.one_of("process.spacing", spacing, SPACINGS)
         if not (validation.is_finite(beta_start) and validation.is_finite(beta_end) and 0 < beta_start <= beta_end < 1):
@@ -93,14 +93,14 @@ class DDPM(Process):
             return (signal * x_t - sigma * prediction).to(x_t.dtype)
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
-    def prediction_of(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def prediction_from_x0(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         signal, sigma = self.signal_and_noise_rates(t, x_t)
         if self.prediction == "epsilon":
             return ((x_t - signal * x_0) / sigma).to(x_t.dtype)
         return x_0 if self.prediction == "sample" else self._x0_to_v(x_0, x_t, t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for errors of x_0 (2303.09556)."""
+        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for errors of x_0 (arXiv 2303.09556)."""
         if self.min_snr is None:
             return torch.ones(len(t), device=t.device)
         signal = self._device_alphas_cumprod(t.device)[t]
@@ -122,7 +122,7 @@ class DDPM(Process):
     def _scheduler_config(self) -> dict[str, Any]:
         return {
             **scheduler_arguments(self.schedule, self.steps, self.beta_start, self.beta_end),
-            "prediction_type": PREDICTIONS[self.prediction],
+            "prediction_type": PREDICTION_TYPES[self.prediction],
             "rescale_betas_zero_snr": self.zero_snr,
             "timestep_spacing": "trailing" if self.spacing == "quadratic" else self.spacing,
         }
@@ -147,8 +147,8 @@ class DDPM(Process):
         entry, steps = SAMPLERS[self.name][sampler], min(steps, count)
         converts = self.prediction == "sample" and not entry.predicts_x0
         if converts:
-            config |= {"prediction_type": PREDICTIONS["v"]}
-        scheduler = self._ddpm_scheduler(config) if entry.subsampled else entry.build(**config)
+            config |= {"prediction_type": PREDICTION_TYPES["v"]}
+        scheduler = self._ddpm_scheduler(config) if entry.subsampled_schedule else entry.build(**config)
         scheduler.set_timesteps(steps)
         rounded = scheduler.timesteps.tolist()
         # Rounding by diffusers can repeat a timestep, or end with -1 (trailing, 61 steps).
@@ -156,9 +156,9 @@ class DDPM(Process):
         times = quadratic_timesteps(count, steps) if self.spacing == "quadratic" else valid
         if times != rounded:
             _set_timesteps(scheduler, times)
-        if entry.subsampled:
+        if entry.subsampled_schedule:
             scheduler = _subsampled_scheduler(entry, scheduler, times)
-        return Solver(scheduler, times, entry.stochastic, **({"convert": self._x0_to_v} if converts else {}))
+        return Solver(scheduler, times, entry.stochastic, **({"convert_prediction": self._x0_to_v} if converts else {}))
 
     def _x0_to_v(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         signal, sigma = self.signal_and_noise_rates(t, x_t)
@@ -175,7 +175,7 @@ def quadratic_timesteps(count: int, steps: int) -> list[int]:
 
 
 def _subsampled_scheduler(entry: Sampler, scheduler: Any, times: list[int]) -> Any:
-    """Build the scheduler of ``entry`` with a noise schedule of only the levels at ``times`` of ``scheduler``."""
+    """Build the scheduler of ``entry``, with the noise schedule of ``scheduler`` reduced to the levels at ``times``."""
     alphas = scheduler.alphas_cumprod[times[::-1]].double()
     betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
     kind = scheduler.config.prediction_type

@@ -13,7 +13,7 @@ from echodream import engine
 from echodream.config.aliases import replace_aliases
 from echodream.config.checks import refuse_incompatible_choices, refuse_unknown_keys
 from echodream.diffusion import conditioning
-from echodream.diffusion.conditioning.base import CONDITIONS
+from echodream.diffusion.conditioning.base import CONDITION_CLASSES
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.store import Store
@@ -41,11 +41,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     latent_store(folder / "latents", Weight=[31.0 + 5 * number for number in range(8)])
     search = f"hydra.searchpath=[file://{folder}/conf]"
     engine.train(train_cfg(folder, "lidm", search, "conditioning=[class_id,weight]", "callbacks.pictures=null"))
-    del sys.modules[MODULE], CONDITIONS["weight"]
+    del sys.modules[MODULE], CONDITION_CLASSES["weight"]
     yield folder
     conditioning.__path__.remove(str(folder / "code"))
     sys.modules.pop(MODULE, None)
-    CONDITIONS.pop("weight", None)
+    CONDITION_CLASSES.pop("weight", None)
 
 
 @pytest.mark.slow
