@@ -65,8 +65,8 @@ MUTANTS = {
     ),
     "padded frames of short clips count in the loss": Mutant(
         "losses/denoising.py",
-        "return (frames * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)",
-        "return (frames * real).sum(dim=1) / real.shape[1]",
+        "return (frames * recorded).sum(dim=1) / recorded.sum(dim=1).clamp(min=1)",
+        "return (frames * recorded).sum(dim=1) / recorded.shape[1]",
         "losses/test_denoising.py",
     ),
     "the posterior mean is used in place of a sample": Mutant(
@@ -101,8 +101,8 @@ MUTANTS = {
     ),
     "only the first frame of a training video is a reference": Mutant(
         "filtering/embedding.py",
-        "return np.arange(0, 1 if first else recordings.frames[row], every)",
-        "return np.arange(0, 1, every)",
+        "return np.arange(0, 1 if first_only else recordings.frames[row], stride)",
+        "return np.arange(0, 1, stride)",
         "filtering stages/test_filter.py",
     ),
     "conformal p-value without the sample itself": Mutant(

@@ -162,7 +162,7 @@ def test_an_import_is_done_once_and_again_for_other_weights(tmp_path: Path) -> N
         ({"kind": "lvdm"}, "lidm", [], "is a denoiser of clips: give it to model=lvdm"),
         ({"kind": "lidm", "width": 8}, "lidm", [], "width of condition tokens of the denoiser is 8, and 1 is needed"),
         ({"kind": "lidm"}, "lidm", ["conditioning=[class_id]"], "conditioning= that it was trained with"),
-        ({"kind": "lidm"}, "lidm", ["denoiser.weights=/nowhere"], "/nowhere/config.json does not describe a diffusers"),
+        ({"kind": "lidm"}, "lidm", ["denoiser.weights=/nowhere"], "/nowhere/config.json is not of a diffusers"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_one_sentence(

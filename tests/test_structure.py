@@ -17,7 +17,7 @@ PACKAGE = ROOT / "echodream"
 
 LAYERS = layers((ROOT / "docs/architecture.md").read_text())[::-1]
 """Each package may import those on earlier lines and its neighbors on its own line."""
-MOST_LINES = 40_750
+MOST_LINES = 40_800
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",

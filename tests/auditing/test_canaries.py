@@ -138,7 +138,7 @@ def test_a_bound_above_the_stated_epsilon_refutes_it(claimed: float, refuted: bo
     assert found.expected.value == claimed
     assert 0.5 < found.value.value < 4
     assert found.stands_out == refuted
-    assert "is, with 95 % confidence, not (epsilon, 1e-05)-differentially private" in found.means
+    assert "lower bound, with 95 % confidence, of the epsilon for which the training" in found.means
     assert ("The bound refutes this claim." in bound_statement(found, "ab" * 32)) == refuted
     assert f"The training claims epsilon {claimed:.3g}." in bound_statement(found, "ab" * 32)
 

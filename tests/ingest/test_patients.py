@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from echodream.errors import UserError
-from echodream.ingest.patients import CHECKS, check_patients
+from echodream.ingest.patients import PATIENT_CHECKS, check_patients
 from echodream.ingest.source import PatientEvidence, Recording
 from echodream.ingest.videos import Videos
 from tests.support.raw_files import write_csv
@@ -24,7 +24,7 @@ def problem(recordings: list[Recording]) -> str | None:
         check_patients(recordings)
     except UserError as error:
         name = str(error).rpartition("'data.patients_checked=[")[2].removesuffix("]'")
-        assert name in CHECKS
+        assert name in PATIENT_CHECKS
         check_patients(recordings, True)
         return name
     return None

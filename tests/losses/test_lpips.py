@@ -44,7 +44,7 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    monkeypatch.setattr(lpips, "_STAGES", STAGES)
+    monkeypatch.setattr(lpips, "_STAGE_WIDTHS", STAGES)
     state = {f"features.{name}": value for name, value in vgg().state_dict().items()}
     save_file({**state, "classifier.0.weight": torch.ones(2)}, tmp_path / "vgg16.safetensors")
     heads = {f"lin{index}.model.1.weight": torch.rand(1, widths[-1], 1, 1) for index, widths in enumerate(STAGES)}
@@ -117,7 +117,7 @@ def test_lpips_weights_are_frozen_and_not_in_checkpoints(files: tuple[Path, Path
 
 
 def test_the_layer_sizes_are_those_of_vgg16() -> None:
-    widths = [width for stage in lpips._STAGES for width in stage]
+    widths = [width for stage in lpips._STAGE_WIDTHS for width in stage]
     pairs = zip([3, *widths], widths, strict=False)
     assert sum(9 * before * after + after for before, after in pairs) == 14_714_688
 

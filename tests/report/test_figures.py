@@ -21,7 +21,7 @@ from echodream.report.number_format import (
 from echodream.report.svg_primitives import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.tables import Row, parse_interval
 from echodream.runs.redaction import redact_absolute_paths
-from echodream.store.browser_video import encode
+from echodream.store.browser_video import encode_mp4
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_encoded_videos_keep_brightness_and_color(colors: int) -> None:
 
     values = np.random.default_rng(1).integers(20, 236, (2, 3, colors)).astype(np.uint8)
     frame = values.repeat(32, axis=0).repeat(32, axis=1)
-    found = av.open(io.BytesIO(encode(frame[None].repeat(3, axis=0), 25.0, 18))).decode(video=0)
+    found = av.open(io.BytesIO(encode_mp4(frame[None].repeat(3, axis=0), 25.0, 18))).decode(video=0)
     shown = np.stack([picture.to_ndarray(format="rgb24") for picture in found])[:, 16::32, 16::32]
     assert np.abs(shown.astype(int) - values.astype(int)).max() <= 6
 

@@ -325,7 +325,7 @@ def test_folders_of_something_else(tmp_path: Path) -> None:
         load_denoiser(tmp_path)
     for text in ("[]", "{", "{}", "3"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config.json does not describe a diffusers model"):
+        with pytest.raises(UserError, match=r"config.json is not of a diffusers model"):
             load_denoiser(tmp_path)
     (tmp_path / "config.json").write_text('{"_class_name": "UNet1DModel"}')
     with pytest.raises(
@@ -458,7 +458,7 @@ def test_a_unet_without_conditions_is_that_of_diffusers_and_is_found_again(tmp_p
         made.save(tmp_path)
         assert torch.equal(load_denoiser(tmp_path)(x, t, tokens[0]), found)
     made.check_dimensions(C, 0, 17)
-    with pytest.raises(UserError, match="channels of a reference"):
+    with pytest.raises(UserError, match="number of reference channels"):
         made.check_dimensions(C, C, D)
     with pytest.raises(UserError, match="use it with model=lidm"):
         build_unconditional_unet(C, 0, D, True, [32], 1, ["cross"], heads=2)

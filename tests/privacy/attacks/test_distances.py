@@ -189,7 +189,7 @@ def test_what_cannot_be_audited_is_refused() -> None:
         prdc_intervals(x, bad)
     with pytest.raises(UserError, match="same D"):
         prdc_intervals(x, normal(5, 0, 3))
-    with pytest.raises(UserError, match="k=31 neighbours"):
+    with pytest.raises(UserError, match="k=31 neighbors"):
         prdc_intervals(x, x, k=N)
     with pytest.raises(UserError, match="only one patient"):
         neighbors.nearest_other_patient(x, np.zeros(N, dtype=int))
