@@ -167,19 +167,13 @@ class _StepBuilder:
         yield self.train("reid", requires=["encode"])
         yield self.stage("image", requires=["lidm"], record=self.store_record("samples", "images"), reports=True)
         yield self.train("lvdm", requires=["encode"])
+        yield self.stage("filter", requires=["image", "reid"], record=self.store_record("samples", "private"))
+        record = self.store_record("samples", "video_latents")
+        yield self.stage("video", requires=["filter", "lvdm"], record=record)
+        yield self.stage("audit", requires=["filter"], record=self.report_path("audit/audit.json"))
         yield self.train("classifier", requires=["videos"], record=self.classifier_record())
         if "further" in config:
             yield self.further_test_step()
-        yield self.stage(
-            "filter", requires=["image", "reid"], record=self.store_record("samples", "private"), uses_all_cores=True
-        )
-        yield self.stage("audit", requires=["filter"], record=self.report_path("audit/audit.json"))
-        yield self.stage(
-            "video",
-            requires=["filter", "lvdm"],
-            record=self.store_record("samples", "video_latents"),
-            uses_all_cores=True,
-        )
         options = {"requires": ["video", "reid"], "record": self.store_record("samples", "private_videos")}
         yield self.stage("filter", "on=video", name="filter_video", uses_all_cores=True, **options)
         if config.get("audit_video", True):

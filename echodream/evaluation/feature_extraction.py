@@ -22,6 +22,7 @@ from echodream.networks.decoder_noise import noise_seeds
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.progress import progress_bar
 from echodream.store import Store
+from echodream.store.reader import MAX_SMALL_CACHE_BYTES
 from echodream.store.table import parse_key_frames
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def select_recordings(store: Store, argument: str, split: str | None) -> Recordi
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
         raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: give another store")
+    if store.fits_in_memory(MAX_SMALL_CACHE_BYTES):
+        store.cache(rows["FileName"])
     return RecordingSet(store, rows.reset_index(drop=True), argument)
 
 
