@@ -16,6 +16,8 @@ import torch
 from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
+from echodream.diffusion.noise import sample_noise
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -83,18 +85,23 @@ class Solver:
 
 
 def run_solver(
-    solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
+    solver: Solver,
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    generators: Sequence[Generator] | None,
+    shared_noise: float = 0.0,
 ) -> Tensor:
     """Run ``solver`` in float32, from noisy data ``x``, (B, C, *rest), at its first time to data.
 
     ``denoise`` maps x_t (B, C, *rest) and t (B,), on the CPU, to the prediction of the network. ``x`` and x_t have the
     scale of the process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to the
     scale of the process by ``scale_model_input``. Therefore ``x`` is first divided by the factor of
-    ``scale_model_input``. The CPU does not wait for the GPU.
+    ``scale_model_input``. Stochastic solvers add noise with the correlation ``shared_noise`` between frames. The CPU
+    does not wait for the GPU.
     """
     dtype, x = x.dtype, x.float()
     if solver.stochastic:
-        return _run_stochastic(solver, denoise, x, generators).to(dtype)
+        return _run_stochastic(solver, denoise, x, generators, shared_noise).to(dtype)
     coefficients = _linear_coefficients(solver).to(x.device, non_blocking=True)
     inputs = x.new_empty(len(coefficients), *x.shape)  # x and the predictions
     inputs[0] = x
@@ -129,14 +136,18 @@ def _linear_combination(coefficients: Tensor, inputs: Tensor, count: int) -> Ten
 
 
 def _run_stochastic(
-    solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
+    solver: Solver,
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    generators: Sequence[Generator] | None,
+    shared_noise: float,
 ) -> Tensor:
     scheduler = solver.scheduler
     scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
     x = x / scale(torch.ones(1, device=x.device), scheduler.timesteps[0])
     with ThreadPoolExecutor(1) as thread:
         for timestep, time in zip(scheduler.timesteps, solver.times, strict=True):
-            noise = None if generators is None else _StepNoise(generators, x, thread)
+            noise = None if generators is None else _StepNoise(generators, x, thread, shared_noise)
             x_t, t = scale(x, timestep), torch.full((len(x),), time)
             prediction = solver.convert_prediction(denoise(x_t, t).float(), x_t, t)
             with noise or nullcontext():
@@ -151,14 +162,15 @@ class _StepNoise(TorchFunctionMode):
     noise therefore does not depend on the device. If the step needs no noise, the generators are reset.
     """
 
-    def __init__(self, generators: Sequence[Generator], x: Tensor, thread: Executor) -> None:
+    def __init__(self, generators: Sequence[Generator], x: Tensor, thread: Executor, shared: float) -> None:
         super().__init__()
+        self.shared = shared
         self.generators, self.device, self.used = generators, x.device, False
         self.states = [generator.get_state() for generator in generators]
-        self.noise = thread.submit(self._generate, x.shape[1:], x.dtype)
+        self.noise = thread.submit(self._generate, x.shape[1:])
 
-    def _generate(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        noise = torch.cat([torch.randn((1, *shape), generator=each, dtype=dtype) for each in self.generators])
+    def _generate(self, shape: torch.Size) -> Tensor:
+        noise = torch.stack([sample_noise(shape, self.shared, generator) for generator in self.generators])
         return noise.pin_memory() if self.device.type == "cuda" else noise
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -2,8 +2,9 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
@@ -12,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from echodream import validation
@@ -29,7 +31,13 @@ from echodream.metrics.texture import log_spectral_estimate, radial_power, tempo
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.acceleration import compile_in_place, use_channels_last
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
-from echodream.networks.decoder_noise import decoder_noise, noise_seeds, set_noise_correlation
+from echodream.networks.decoder_noise import (
+    add_static_share,
+    decode_without_noise,
+    decoder_noise,
+    noise_seeds,
+    set_noise_correlation,
+)
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -190,7 +198,9 @@ class VAE(Trainable):
             add_noise = None if self.adversarial is None else self.adversarial.add_latent_noise
             fit_noise_scale(self.network, training_frames(recordings).to(self.device), add_noise)
             clips = [clip.to(self.device) for clip in training_clips(recordings)]
+            fit_static_share(self.network, clips)
             set_noise_correlation(self.network, fit_noise_correlation(self.network, clips))
+            fit_static_factor(self.network, clips)
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
@@ -237,6 +247,10 @@ NOISE_FACTORS = tuple(percent / 100 for percent in range(50, 151, 2))
 """Candidates for the scale of the decoder noise (``fit_noise_scale``)."""
 NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Candidates for the correlation of the decoder noise (``fit_noise_correlation``)."""
+STATIC_FACTORS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Candidates for the factor of the static share (``fit_static_factor``)."""
+FLICKER_TOLERANCE = 0.1
+"""Difference of log-spectral distances, in dB, that does not decide between two static factors."""
 
 
 def training_frames(recordings: Recordings, count: int = 32, per_recording: int = 4) -> Tensor:
@@ -300,22 +314,96 @@ def training_clips(recordings: Recordings, count: int = 8, length: int = 32) -> 
 def fit_noise_correlation(network: "AutoencoderKL", clips: Sequence[Tensor]) -> float:
     """Correlation of the decoder noise of consecutive frames with which reconstructions flicker like the originals.
 
-    Returns the value of ``NOISE_CORRELATIONS`` with the smallest log-spectral distance between the temporal power
-    spectra of ``clips``, each (F, C, H, W) in [-1, 1], and of reconstructed clips; 1 (static noise) without clips.
+    Returns the value of ``NOISE_CORRELATIONS`` with the smallest ``flicker_distances``; 1 (static noise) without clips.
     """
     if not clips:
         return 1.0
+    settings = [partial(set_noise_correlation, network, value) for value in NOISE_CORRELATIONS]
+    return NOISE_CORRELATIONS[int(np.argmin(flicker_distances(network, clips, settings)))]
+
+
+def flicker_distances(
+    network: "AutoencoderKL", clips: Sequence[Tensor], settings: Iterable[Callable[[], object]]
+) -> list[float]:
+    """Log-spectral distance in dB of the temporal power spectra of ``clips`` and their reconstructions, per setting.
+
+    ``clips``: (F, C, H, W) in [-1, 1] each. Each of ``settings`` changes the decoder noise of ``network`` in place.
+    """
     target = np.stack([temporal_power(clip.mean(dim=1).cpu().numpy()) for clip in clips])
-    latents = [
-        torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(clip, 64)]) for clip in clips
-    ]
-    distances = {}
-    for correlation in NOISE_CORRELATIONS:
-        set_noise_correlation(network, correlation)
-        decoded = [decode_recording(network, each, seed, 64) for seed, each in enumerate(latents)]
-        power = np.stack([temporal_power(clip.clamp(-1, 1).mean(dim=1).cpu().numpy()) for clip in decoded])
-        distances[correlation] = log_spectral_estimate(power, target).value
-    return min(distances, key=distances.__getitem__)
+    noise, parts = decoder_noise(network), [_reconstruct_without_noise(network, clip) for clip in clips]
+    assert noise is not None
+    distances = []
+    for change in settings:
+        change()
+        power = []
+        for seed, (smooth, features) in enumerate(parts):
+            with noise_seeds(network, [seed] * len(smooth), range(len(smooth))):
+                decoded = (smooth + noise(features)).clamp(-1, 1)
+            power.append(temporal_power(decoded.mean(dim=1).cpu().numpy()))
+        distances.append(log_spectral_estimate(np.stack(power), target).value)
+    return distances
+
+
+def _reconstruct_without_noise(network: "AutoencoderKL", frames: Tensor) -> tuple[Tensor, Tensor]:
+    """``decode_without_noise`` of the posterior means of ``frames``, (N, C, H, W)."""
+    with torch.no_grad():
+        latents = torch.cat([network.encode(part).latent_dist.mode() for part in split_into_chunks(frames, 64)])
+    return decode_without_noise(network, latents)
+
+
+def fit_static_share(network: "AutoencoderKL", clips: Sequence[Tensor], steps: int = 300, pixels: int = 8192) -> None:
+    """Fit the static share of the decoder noise, in place, to ``clips``, (F, C, H, W) in [-1, 1]; no change without.
+
+    The target is the correlation between consecutive frames of the residual: the clip minus its reconstruction without
+    noise, minus its mean over 7 x 7 pixels. The correlation in each pixel is computed over 5 x 5 pixels. The fit is by
+    ``steps`` of weighted least squares with ``pixels`` random pixels each. Pixels without residual have no weight.
+    """
+    noise = decoder_noise(network)
+    if not clips or noise is None:
+        return
+
+    def local_mean(x: Tensor, size: int) -> Tensor:
+        return functional.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
+
+    inputs, targets, weights = list[Tensor](), list[Tensor](), list[Tensor]()
+    for clip in clips:
+        smooth, features = _reconstruct_without_noise(network, clip)
+        residual = (clip - smooth).mean(dim=1, keepdim=True)
+        residual = residual - local_mean(residual, 7)
+        energy = local_mean((residual[:-1].square() + residual[1:].square()) / 2, 5)
+        correlation = local_mean(residual[:-1] * residual[1:], 5) / energy.clamp(min=1e-8)
+        inputs.append(noise.modulation_inputs(features[:-1]).movedim(1, -1).flatten(0, 2))
+        targets.append(correlation.clamp(0, 1).flatten())
+        weights.append((energy / (energy + 1e-4)).flatten())
+    x, target, weight = torch.cat(inputs), torch.cat(targets), torch.cat(weights)
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        torch.manual_seed(0)
+        share = add_static_share(network)
+        optimizer = torch.optim.Adam(share.parameters(), lr=0.01)
+        for _ in range(steps):
+            rows = torch.randint(len(x), (pixels,)).to(x.device)
+            predicted = share(x[rows, :, None, None]).flatten()
+            loss = (weight[rows] * (predicted - target[rows]).square()).sum() / weight[rows].sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    share.requires_grad_(False)
+
+
+@torch.no_grad()
+def fit_static_factor(network: "AutoencoderKL", clips: Sequence[Tensor]) -> None:
+    """Fit the factor of the static share, in place, so that reconstructions of ``clips`` flicker like the originals.
+
+    The factor is the largest of ``STATIC_FACTORS`` whose flicker distance is at most ``FLICKER_TOLERANCE`` above the
+    smallest distance.
+    """
+    noise = decoder_noise(network)
+    if noise is None or noise.static_share is None:
+        return
+    factor = noise.static_share.factor
+    distances = flicker_distances(network, clips, [partial(factor.fill_, value) for value in STATIC_FACTORS])
+    limit = min(distances) + FLICKER_TOLERANCE
+    factor.fill_(max(value for value, each in zip(STATIC_FACTORS, distances, strict=True) if each <= limit))
 
 
 def decode_recording(network: "AutoencoderKL", latents: Tensor, seed: int, budget: int) -> Tensor:

@@ -15,6 +15,7 @@ from echodream.networks.decoder_noise import (
     NOISE_CHANNELS_KEY,
     NOISE_CORRELATION_KEY,
     OLD_NOISE_KEY,
+    STATIC_SHARE_KEY,
     add_decoder_noise,
     decoder_noise,
     set_noise_correlation,
@@ -80,11 +81,12 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
         if not isinstance(config, dict):
             raise TypeError("it is not a JSON object")
         channels, correlation = config.pop(NOISE_CHANNELS_KEY, None), config.pop(NOISE_CORRELATION_KEY, None)
+        has_static_share = config.pop(STATIC_SHARE_KEY, False)
         if config.pop(OLD_NOISE_KEY, False):
             raise UserError(f"{folder} has the decoder noise of an earlier version: train the vae again")
         network = AutoencoderKL.from_config(config)
         if channels is not None:
-            add_decoder_noise(network, channels)
+            add_decoder_noise(network, channels, has_static_share)
         if correlation is not None:
             set_noise_correlation(network, correlation)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -17,7 +17,6 @@ from echodream.datamodules.sampling_requests import References, SamplingRequests
 from echodream.diffusion.conditioning.base import TokenCondition
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
-from echodream.diffusion.samplers import SAMPLERS
 from echodream.errors import UserError
 from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.trainer import BF16_WEIGHTS, trainer_precision
@@ -108,13 +107,7 @@ def sampling_config(
         steps = DEFAULT_STEPS[model.is_video] if steps is None else steps
         sampler, spacing = sampler or DEFAULT_SAMPLER, spacing or DEFAULT_SPACING
     process = model.process.for_sampling(spacing, clip)
-    sampler, entries = process.check_sampler(steps, sampler), SAMPLERS[process.name]
-    if entries[sampler].stochastic and model.metadata.shared_noise:
-        deterministic = ", ".join(name for name, entry in entries.items() if not entry.stochastic)
-        raise UserError(
-            f"sampler={sampler} adds independent noise to each frame, but this model was trained with "
-            f"model.shared_noise={model.metadata.shared_noise:g}: choose one of {deterministic}"
-        )
+    sampler = process.check_sampler(steps, sampler)
     seed = validation.whole_number("seed", seed, 0)
     scales = build_guidance(guidance, model)
     if few_steps is not None:

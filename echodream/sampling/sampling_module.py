@@ -111,7 +111,7 @@ class SamplingModule(pl.LightningModule):
         shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
         noise = batch_noise(shape, generators, self.device, shared)
         process = self.model.process.for_sampling(self.config.spacing, self.config.clip_limit)
-        return process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
+        return process.sample(denoise, noise, self.config.steps, self.config.sampler, generators, shared_noise=shared)
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         """Guided denoiser for noisy latents x_t with as many frames as in training."""

@@ -10,6 +10,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
+from echodream.diffusion.noise import sample_noise
 from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
 from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM, SPACINGS
@@ -284,3 +285,16 @@ def test_a_noise_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     process = DDPM(schedule="invented", zero_snr=False)
     torch.testing.assert_close(process.alphas_cumprod.double(), torch.tensor(cumulative(process)), rtol=1e-4, atol=1e-6)
     test_every_noise_schedule_goes_from_data_to_noise("invented")
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler_ancestral"])
+def test_steps_add_noise_with_the_correlation_of_the_first_noise(sampler: str) -> None:
+    """Frames of Gaussian clips with the correlation of the noise: the denoiser is that of independent frames."""
+    process, shape = PROCESSES["ddpm-v"], SHAPES["clips"]
+    noise = torch.stack([sample_noise(shape[1:], 0.6, generator) for generator in generators(shape[0], 2)])
+    clips = process.sample(exact(process), noise, 40, sampler, generators(shape[0], 1), shared_noise=0.6)
+    clips = (clips - per_channel(MEAN, clips)) / per_channel(STD, clips)
+    for lag in (1, 3):
+        assert float((clips[:, :, lag:] * clips[:, :, :-lag]).mean() / clips.square().mean()) == pytest.approx(
+            0.6, abs=0.03
+        )

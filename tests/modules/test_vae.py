@@ -29,10 +29,18 @@ from echodream.modules.vae import (
     VaeEncoder,
     fit_noise_correlation,
     fit_noise_scale,
+    fit_static_factor,
+    fit_static_share,
     split_into_chunks,
 )
 from echodream.networks.autoencoder import build_autoencoder, reconstruct
-from echodream.networks.decoder_noise import DecoderNoise, add_decoder_noise, decoder_noise
+from echodream.networks.decoder_noise import (
+    DecoderNoise,
+    add_decoder_noise,
+    decoder_noise,
+    noise_seeds,
+    set_noise_correlation,
+)
 from tests.support.tiny_vae import activate_noise, moving_disc_store, tiny_autoencoder
 
 B, C, H, W = 2, 1, 16, 24
@@ -469,19 +477,25 @@ def test_the_decoder_does_not_start_after_the_discriminator() -> None:
 class NoiseDecoder(nn.Module):
     """An autoencoder that decodes everything to decoder noise with the standard deviation 0.25."""
 
+    class WhiteNoise(DecoderNoise):
+        def forward(self, features: Tensor) -> Tensor:
+            return 0.25 * self.scale * self.noise_maps(features, self.modulation_inputs(features))
+
     def __init__(self) -> None:
         super().__init__()
-        self.decoder_noise = DecoderNoise(1, 1, 1)
+        self.decoder_noise = self.WhiteNoise(1, 1, 1)
+        self.decoder_noise.active.fill_(True)
+        self.decoder = nn.Module()
+        self.decoder.conv_out = nn.Identity()
+        self.config = SimpleNamespace(block_out_channels=[1])
         self.register_to_config = lambda **_: None
 
     def encode(self, x: Tensor) -> SimpleNamespace:
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: torch.zeros_like(x)))
 
     def decode(self, x: Tensor) -> SimpleNamespace:
-        noise = self.decoder_noise
-        seeds = [*noise.seeds] * (len(x) // len(noise.seeds))
-        white = torch.stack([noise._noise(*seed, x.shape[1:]) for seed in seeds])
-        return SimpleNamespace(sample=0.25 * noise.scale * white)
+        features = self.decoder.conv_out(torch.zeros_like(x))
+        return SimpleNamespace(sample=self.decoder_noise(features) if self.decoder_noise.active else features)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
@@ -494,6 +508,49 @@ def test_the_noise_correlation_is_fitted_to_the_flicker_of_the_clips(correlation
     net: Any = NoiseDecoder().eval()
     assert fit_noise_correlation(net, clips) == correlation
     assert fit_noise_correlation(net, []) == 1
+
+
+def half_static_clips(static_share: float) -> list[Tensor]:
+    """Clips of noise with ``static_share`` of static noise in the left half, and new noise per frame in the right."""
+    rng, share = np.random.default_rng(0), np.where(np.arange(32) < 16, static_share, 0.0)
+    return [
+        torch.from_numpy(
+            np.sqrt(share) * rng.standard_normal((1, 1, 24, 32))
+            + np.sqrt(1 - share) * rng.standard_normal((32, 1, 24, 32))
+        ).float()
+        / 4
+        for _ in range(4)
+    ]
+
+
+def test_the_static_share_is_fitted_where_the_noise_of_the_clips_is_static() -> None:
+    net: Any = NoiseDecoder().eval()
+    state = torch.get_rng_state()
+    fit_static_share(net, half_static_clips(0.9))
+    assert torch.equal(torch.get_rng_state(), state)
+    noise = net.decoder_noise
+    share = noise.static_share(noise.modulation_inputs(torch.zeros(1, 1, 24, 32)))[0, 0]
+    assert float(share[:, :14].mean()) == pytest.approx(0.9, abs=0.08)
+    assert float(share[:, 18:].mean()) < 0.2  # not 0, because correlations below 0 count as 0
+    set_noise_correlation(net, 0.0)
+    with noise_seeds(net, [3] * 40, range(40)):
+        maps = noise(torch.zeros(40, 1, 24, 32))[:, 0] / 0.25
+    assert float(maps.std()) == pytest.approx(1, abs=0.05)
+    lagged = (maps[5:] * maps[:-5]).mean(dim=(0, 1))
+    assert float(lagged[:14].mean()) == pytest.approx(0.9, abs=0.2)  # of one static noise, whose energy is random
+    assert float(lagged[18:].mean()) < 0.2
+
+
+def test_the_factor_of_the_static_share_is_fitted_to_the_flicker() -> None:
+    net: Any = NoiseDecoder().eval()
+    clips = half_static_clips(0.9)
+    set_noise_correlation(net, 0.0)
+    fit_static_factor(net, clips)  # without a static share
+    fit_static_share(net, clips)
+    fit_static_factor(net, clips)
+    assert float(net.decoder_noise.static_share.factor) >= 0.9
+    fit_static_factor(net, half_static_clips(0.0))
+    assert float(net.decoder_noise.static_share.factor) == pytest.approx(0, abs=0.21)
 
 
 @pytest.mark.parametrize("factor", [0.64, 0.7, 1.0, 1.38])

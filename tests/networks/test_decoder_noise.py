@@ -11,7 +11,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.networks.autoencoder import build_autoencoder, load_autoencoder
-from echodream.networks.decoder_noise import decoder_noise, noise_seeds, set_noise_correlation
+from echodream.networks.decoder_noise import add_static_share, decoder_noise, noise_seeds, set_noise_correlation
 from echodream.weights import fingerprint
 from tests.support.tiny_vae import activate_noise
 
@@ -134,6 +134,19 @@ def test_the_folder_keeps_the_correlation(tmp_path: Path) -> None:
     set_noise_correlation(net, 1)
     with noise_seeds(net, [5] * 5, range(5)):
         assert not torch.equal(decode(net), expected)
+
+
+def test_the_folder_keeps_the_static_share(tmp_path: Path) -> None:
+    share = add_static_share(net := network())
+    share.factor.fill_(0.7)
+    net.save_pretrained(tmp_path)
+    again = load_autoencoder(tmp_path)
+    with noise_seeds(net, [5] * 5, range(5)):
+        expected = decode(net)
+    with noise_seeds(again, [5] * 5, range(5)):
+        assert torch.equal(decode(again), expected)
+    with noise_seeds(network(), [5] * 5, range(5)):
+        assert not torch.equal(decode(network()), expected)
 
 
 def test_a_correlation_above_one_is_refused() -> None:

@@ -24,7 +24,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     run = base.run_solver
 
-    def run_watched(solver: Any, denoise: Callable[..., Tensor], x: Tensor, generators: Any) -> Tensor:
+    def run_watched(solver: Any, denoise: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         calls.append(0)
 
         def counted(x_t: Tensor, t: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             return denoise(x_t, t)
 
         with forbidden_host_access():
-            return run(solver, counted, x, generators)
+            return run(solver, counted, x, *rest)
 
     monkeypatch.setattr(base, "run_solver", run_watched)
     return calls

@@ -191,10 +191,6 @@ VIDEO = [
         "needs a model conditioned on several reference frames",
     ),
     (
-        ["artifact=DIR/shared", "sampler=ddpm"],
-        "sampler=ddpm adds independent noise to each frame, .*shared_noise=0.5: .* dpmpp_2m, unipc, ddim, euler$",
-    ),
-    (
         ["artifact=DIR/published", "join=continue", "frames=9"],
         "needs a model conditioned on several reference frames",
     ),
@@ -213,7 +209,6 @@ def sources(ready: Path) -> Path:
     object.__setattr__(wide.metadata, "height", 7)
     object.__setattr__(wide.metadata, "width", 5)
     artifact(ready / "wide", wide, "lvdm")
-    artifact(ready / "shared", model("lvdm", ("reference", "class_id", "EF"), shared_noise=0.5), "lvdm")
     artifact(ready / "published", published(), "lvdm")
     return ready
 

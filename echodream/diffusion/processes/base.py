@@ -185,10 +185,12 @@ class Process(ABC):
         generators: Sequence[Generator] | None = None,
         x_0: Tensor | None = None,
         strength: float = 1.0,
+        shared_noise: float = 0.0,
     ) -> Tensor:
         """Generate samples, (B, C, *rest), from standard normal ``noise`` of the same shape.
 
-        Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
+        Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. Their
+        noise has the correlation ``shared_noise`` between frames, which has to be that of ``noise``. With
         ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (SDEdit, arXiv
         2108.01073). A distilled model then continues with its own steps.
         """
@@ -199,7 +201,7 @@ class Process(ABC):
             times = self.step_times(self.few_steps)[self.few_steps.steps.index(steps)]
             return self._run_few_steps(times, denoise, noise)
         if strength == 1:
-            return run_solver(self._build_solver(sampler, steps, 1.0), denoise, noise, generators)
+            return run_solver(self._build_solver(sampler, steps, 1.0), denoise, noise, generators, shared_noise)
         if x_0 is None or x_0.shape != noise.shape:
             raise UserError(f"strength={strength} starts from data: give x_0 in the shape of the noise, or strength=1")
         if strength == 0:
@@ -210,7 +212,7 @@ class Process(ABC):
         if self.few_steps is not None:
             later = [time for time in self.step_times(self.few_steps)[-1] if time < solver.times[0]]
             return self._run_few_steps([solver.times[0], *later], denoise, x_t)
-        return run_solver(solver, denoise, x_t, generators)
+        return run_solver(solver, denoise, x_t, generators, shared_noise)
 
     def _run_few_steps(self, times: Sequence[float], denoise: Denoise, x: Tensor) -> Tensor:
         """Run the steps of a distilled model at ``times`` in float32."""
