@@ -111,7 +111,7 @@ def identity_drift(sets: AuditSets) -> Iterator[Measure]:
         QUALITY,
         f"share of samples in which at least one of {frames} frames is not recognized as the patient of the first "
         f"frame; a false accept rate of {sets.far:g} sets the threshold",
-        "the value of recordings of new patients",
+        "the same share of recordings of new patients",
         lost["samples"],
         lost["new patients"],
         p_value <= ONE_SIDED_LEVEL,

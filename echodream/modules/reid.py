@@ -105,9 +105,9 @@ class Reid(MetricLearning):
             labels = torch.cat([labels, labels])
         return torch.cat([x, self._whiten(copies.frames)]), originals, torch.cat([identity, labels]), pairs
 
-    def _whiten(self, stored: Tensor) -> Tensor:
+    def _whiten(self, frames: Tensor) -> Tensor:
         """Whiten unscaled latents (B, C, H, W) of the store; pixels are unchanged."""
-        return (stored if self._statistics is None else whiten(stored, self._statistics, dim=1)).to(self.device)
+        return (frames if self._statistics is None else whiten(frames, self._statistics, dim=1)).to(self.device)
 
 
 def load_reid(folder: str | Path) -> IdentityEncoder:

@@ -292,7 +292,7 @@ def fit_noise_scale(
 
     smooth, speckled = decode(0), decode(1)
     distances = {}
-    for factor in NOISE_FACTORS:  # before clamping, decoded frames are linear in the factor
+    for factor in NOISE_FACTORS:  # two decodings suffice: before clamping, decoded frames are linear in the factor
         decoded = torch.lerp(smooth, speckled, factor).clamp(-1, 1)
         power = radial_power(decoded.mean(dim=1).cpu().numpy())
         distances[factor] = log_spectral_estimate(power, target).value

@@ -96,7 +96,7 @@ def compared_frames(compared_count: int, frames: int) -> str:
         return f"All {frames} frames of each sample are compared." if frames > 1 else "Samples have one frame."
     return (
         f"{compared_count} of the {frames} frames of each sample are compared, and copies are tested with "
-        f"{compared_count} copied frames: a sample that copies other frames only may pass."
+        f"{compared_count} copied frames: a sample that copies only other frames can pass."
     )
 
 

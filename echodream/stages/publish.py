@@ -316,7 +316,7 @@ def _check_folder(folder: Path, request: _Publication) -> None:
         if path.suffix in (".md", ".json", ".yaml", ".csv"):
             text = path.read_text(encoding="utf-8")
             if name := find_patient_name(real, text, public_text):
-                remedy = f"remove the name from the setting or record with it, and remove {folder}"
+                remedy = f"remove the name from the setting or the record that contains it, and remove {folder}"
                 raise UserError(f"{path} would name {name} of {real.root}: {remedy}")
             if local := next((local for local in local_folders if local in text), None):
                 raise UserError(f"{path} would contain {local}, a folder of this machine; remove {folder}")

@@ -46,7 +46,10 @@ METRIC_TEXTS = {"psnr": "PSNR {} dB", "ssim": "SSIM {}", "auc": "AUC {}"}
 
 @dataclass(frozen=True)
 class StudyPart:
-    """A part of the study, such as the autoencoder; ``numbers`` are the known numbers of a finished part."""
+    """A part of the study, such as the autoencoder.
+
+    ``numbers``: text with the number of recordings of a store, or the test metrics of a model; empty if unknown.
+    """
 
     name: str
     is_made: bool
@@ -59,13 +62,13 @@ def build(context: PageContext) -> SectionContent | None:
     if not sources.is_unfinished:
         return None
     made = {name for name, _ in read_entries(sources)} | sources.records.keys()
-    numbers = {key: _known_numbers(sources, key) for key in PART_NAMES if key in made}
+    numbers = {key: _numbers_text(sources, key) for key in PART_NAMES if key in made}
     parts = [StudyPart(name, key in made, numbers.get(key, "")) for key, name in PART_NAMES.items()]
     metrics = {"parts": {part.name: "made" if part.is_made else "not yet made" for part in parts}}
     return SectionContent({"parts": parts, "pictures": _pictures(sources)}, metrics={"progress": metrics})
 
 
-def _known_numbers(sources: Sources, key: str) -> str:
+def _numbers_text(sources: Sources, key: str) -> str:
     """The number of recordings of a store, or the test metrics of an artifact."""
     kind, _, name = key.partition("/")
     folder = sources.folders[kind] / name if kind in sources.folders else Path()
