@@ -1,4 +1,4 @@
-"""Old spellings of the command line, and guidance scales of conditions that conf/guidance does not list."""
+"""Command-line arguments are translated for Hydra: old names, paths, and guidance scales of new conditions."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser

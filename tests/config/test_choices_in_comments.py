@@ -1,4 +1,4 @@
-"""The comments that ``--help`` prints list every choice of a registry, in its order."""
+"""The comments of settings in conf/, which ``--help`` prints, list all allowed values in the order of the registry."""
 
 import re
 
@@ -29,6 +29,6 @@ SPACING = [f"process={name}: {' | '.join(process.spacings)}" for name, process i
 def test_the_comment_of_a_setting_lists_its_choices(file: str, key: str, lists: list[str]) -> None:
     text = (CONF_DIR / f"{file}.yaml").read_text()
     (comment,) = re.findall(rf"^{key}: .*?# (.*)", text, re.MULTILINE)
-    parts = [part.strip() for part in re.sub(r" \(.*?\)", "", comment).split(";")]  # parentheses explain a choice
+    parts = [part.strip() for part in re.sub(r" \(.*?\)", "", comment).split(";")]  # removes explanations
     absent = [each for each in lists if not any(part.endswith(each) for part in parts)]
     assert absent == [], f"conf/{file}.yaml: write these choices into the comment of {key}"

@@ -1,4 +1,4 @@
-"""Runs that are handed to a launcher or to a search; the ones on a real SLURM are in tests/slurm."""
+"""Runs started by Hydra launchers, sweeps and hyperparameter searches. Tests on a real SLURM are in tests/slurm."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_a_launcher_needs_no_option(start: Sequence[str], launcher: str, kind: s
 
 
 def test_a_job_takes_its_processes_from_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no SLURM, all devices of one machine."""
+    """Number of devices and nodes of ``trainer=ddp``: from SLURM, or without SLURM all devices of one machine."""
     for name in ("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
         monkeypatch.delenv(name, raising=False)
     for start in (("train", "model=vae"), ("sample", "stage=image")):
@@ -73,7 +73,7 @@ def test_a_job_takes_its_processes_from_slurm(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_lightning_does_not_queue_a_job_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its checkpoint of the middle of an epoch would be found by every later run in the same folder."""
+    """Lightning's automatic requeue must be off: later runs in the folder would load its mid-epoch checkpoint."""
     slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2", "PROCID": "1", "LOCALID": "0", "NODEID": "1"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -108,7 +108,7 @@ def test_a_search_seeks_what_it_is_told_among_validation_patients_and_goes_on(
 ) -> None:
     moving_disc_store(tmp_path / "data/phantom/videos")
     monkeypatch.chdir(tmp_path)
-    for trials in (1, 2):  # the second time the first trial is there
+    for trials in (1, 2):  # the second search finds the first trial already trained
         search = [*TINY, "hparams_search=vae", f"hydra.sweeper.n_trials={trials}", f"hydra.sweep.dir={trials}"]
         monkeypatch.setattr(sys, "argv", ["train.py", *search])
         GlobalHydra.instance().clear()
@@ -125,7 +125,7 @@ def test_a_search_seeks_what_it_is_told_among_validation_patients_and_goes_on(
 def test_a_trial_that_fails_ends_the_search_unless_that_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], allowed: float | None
 ) -> None:
-    """Of two that are done at once the second fails: the first is kept, and what is said names the trial's mistake."""
+    """An error in one of two parallel trials is printed. The search fails unless ``max_failure_rate`` allows errors."""
 
     def trained(cfg: DictConfig) -> dict[str, float]:
         if cfg.dst.endswith("/1"):
@@ -230,7 +230,7 @@ def test_processes_that_do_not_belong_together_are_refused(monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows a sharded training, which itself needs GPUs."""
+    """Export of the weights after sharded training. The test patches ``is_sharded``, so no GPU is necessary."""
     latent_store(tmp_path / "latents")
     monkeypatch.setattr(training, "is_sharded", lambda trainer: True)
     metrics = engine.train(train_cfg(tmp_path, "lidm", "callbacks.ema=null", "trainer.max_epochs=1"))

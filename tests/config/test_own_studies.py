@@ -1,4 +1,4 @@
-"""The yaml of a study of one's own: what is wrong with it is one sentence, and it can leave out what it inherits."""
+"""Yaml files that users write for their own study: errors are one sentence, and null removes an inherited value."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ HEAD = "defaults: [videos]\nname: s\n"
 
 
 def study(folder: Path, content: str | bytes) -> list[str]:
-    """Write mine/data/own.yaml and return the arguments that select it."""
+    """Write mine/data/own.yaml and return the command-line arguments that select this study."""
     path = folder / "mine" / "data" / "own.yaml"
     path.parent.mkdir(parents=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,4 +1,4 @@
-"""The files *.yaml.template of conf/ work as they are after copying."""
+"""The files *.yaml.template in conf/ work as config files without changes after copying."""
 
 import inspect
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text that is burned into the pixels: found on tissue and beside it, in several fonts and sizes, and blanked."""
+"""Text burned into the pixels is found on tissue and in the corners of frames, in several fonts, and is blanked."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ matplotlib = pytest.importorskip("matplotlib")
 pytest.importorskip("rapidocr", reason="needs the extra text-check")
 FONTS = ("DejaVuSans", "DejaVuSerif-Bold", "DejaVuSansMono", "STIXGeneral", "Hershey")
 HEIGHTS = (8, 10, 14, 20)
-"""Heights of a capital letter in pixels."""
+"""Heights of the capital letters in the test texts, in pixels."""
 TEXTS = ("SMITH, ANNA", "12.03.1961", "ST MARY HOSPITAL", "1987-11-30", "Weber", "02/28/2019")
 SIDE = 320
 
 
 def letters(text: str, font: str, height: int) -> np.ndarray:
-    """The opacity of a text, 0 to 255, (H, W); a capital letter is at least ``height`` pixels high."""
+    """Render a text as an opacity mask (H, W), 0 to 255. Capital letters are at least ``height`` pixels high."""
     if font == "Hershey":
         cv2 = pytest.importorskip("cv2")
         scale, thickness = height / 21, 1 + (height >= 14)
@@ -45,7 +45,7 @@ def letters(text: str, font: str, height: int) -> np.ndarray:
 
 
 def write(frames: np.ndarray, mask: np.ndarray, row: int, column: int, level: int = 255) -> np.ndarray:
-    """``frames``, (F, H, W, C), with a text in gray ``level``."""
+    """Return ``frames`` (F, H, W, C) with the text of ``mask`` drawn at ``row`` and ``column`` in gray ``level``."""
     written = frames.astype(np.float64)
     part = written[:, row : row + mask.shape[0], column : column + mask.shape[1]]
     part += (level - part) * (mask / 255)[..., None]
@@ -54,7 +54,7 @@ def write(frames: np.ndarray, mask: np.ndarray, row: int, column: int, level: in
 
 @pytest.fixture(scope="module")
 def hearts() -> list[np.ndarray]:
-    """Frames of the phantom, (F, H, W, 1) each."""
+    """Frames of the phantom recordings, one array (F, H, W, 1) per recording."""
     source = Phantom(patients=6, size=SIDE, seconds=(0.4, 0.5), per_patient=(1, 1))
     return [source.read(recording, Limits()).frames for recording in source.recordings(None)]
 
@@ -67,9 +67,9 @@ def test_names_and_dates_are_found_on_tissue_and_beside_it(hearts: list[np.ndarr
     for number, (font, height, text) in enumerate(cases):
         mask = letters(text, font, height)
         frames = hearts[number % len(hearts)]
-        if number % 3:  # on tissue
+        if number % 3:  # the text lies on tissue
             row, column = int(rng.integers(70, 170)), (SIDE - mask.shape[1]) // 2 + int(rng.integers(-15, 15))
-        else:  # in a corner
+        else:  # the text lies in the upper left corner
             row, column = int(rng.integers(1, 12)), int(rng.integers(1, 8))
         column = min(max(column, 0), SIDE - mask.shape[1])
         boxes = find_text(write(frames, mask, row, column))
@@ -92,7 +92,7 @@ def test_a_heart_without_text_has_none(hearts: list[np.ndarray]) -> None:
 def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[np.ndarray]) -> None:
     mask = letters("JOHNSON", "DejaVuSans", 12)
     frames = write(hearts[0], mask, 100, 60)
-    frames[: len(frames) // 2] = hearts[0][: len(frames) // 2]  # the text appears late
+    frames[: len(frames) // 2] = hearts[0][: len(frames) // 2]  # only the second half of the frames has the text
     blanked, count = apply_text_mode(frames, "blank")
     kept, same = apply_text_mode(frames, "report")
     assert count == same == 1
@@ -124,7 +124,7 @@ def test_a_word_of_four_letters_a_date_or_a_long_number_identifies(text: str, id
 
 @pytest.fixture
 def clips(tmp_path: Path, hearts: list[np.ndarray]) -> Path:
-    """Three clips, the second with a name on tissue, the third with a depth mark."""
+    """Folder with three videos: a.mkv without text, b.mkv with a name on tissue, c.mkv with the depth label 15 cm."""
     raw = tmp_path / "raw"
     texts = {"b": letters("DR. WEBER", "DejaVuSans", 14), "c": letters("15 cm", "DejaVuSans", 14)}
     for index, name in enumerate("abc"):

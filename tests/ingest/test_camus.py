@@ -1,4 +1,4 @@
-"""CAMUS."""
+"""Ingest of the CAMUS dataset: listing, reading, views and refused folders."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""CardiacNet's tree, with what its copies are known for."""
+"""Ingest of the CardiacNet dataset, including the differing file layouts and damaged files of its copies."""
 
 import gzip
 import pickle
@@ -18,7 +18,7 @@ VOLUME = FRAMES.transpose(2, 1, 0)
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two recordings a class, each in another of the ways in which copies hold them."""
+    """CardiacNet folder in which the files have the different layouts that copies of the dataset have."""
     asd, pah = tmp_path / "CardiacNet-ASD", tmp_path / "CardiacNet-PAH"
     write_nifti(asd / "ASD" / "001_image.nii.gz", VOLUME, step=0.025)
     write_nifti(asd / "ASD" / "001_label.nii.gz", VOLUME)

@@ -1,4 +1,4 @@
-"""Cells of the tables beside raw files, and the settings that are checked in the same words."""
+"""Parsing of csv tables of raw data: numbers, empty cells, column types, and the error messages for wrong cells."""
 
 from pathlib import Path
 

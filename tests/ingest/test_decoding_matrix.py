@@ -34,7 +34,7 @@ def test_frames_are_those_that_pyav_decodes(tmp_path: Path, codec: Codec) -> Non
         reference = decode_with_pyav(path)
         assert largest_difference(video.frames, turned(reference, variant)) == 0, variant
         assert numbers(reference) == list(range(FRAMES)), variant
-        # a program stream states the time of some frames, and FFmpeg estimates the others to within one frame
+        # MPEG program streams store time stamps of some frames only; FFmpeg estimates the rest to within one frame
         tolerance = 0.041 if codec.suffix in ("mpg", "vob") else 2e-3
         np.testing.assert_allclose(video.times, np.arange(FRAMES) / 25, atol=tolerance, err_msg=variant)
         aspect = float(VARIANTS[variant].get("aspect", 1))

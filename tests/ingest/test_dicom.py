@@ -1,4 +1,4 @@
-"""DICOM: the sector comes out, and nothing that names a patient or a site."""
+"""Ingest of DICOM files keeps the ultrasound sector and removes all names of patients and hospitals."""
 
 import csv
 import os
@@ -35,14 +35,14 @@ HEIGHT, WIDTH, COUNT = 150, 200, 12
 
 
 def sector() -> np.ndarray:
-    """A fan with its apex on top, as bool (H, W)."""
+    """Mask of a fan-shaped ultrasound sector with the apex at the top, bool (H, W)."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     down, across = rows - 10, columns - WIDTH / 2
     return np.asarray((down > 0) & (np.hypot(down, across) < 125) & (np.abs(across) < 0.8 * down))
 
 
 def text() -> np.ndarray:
-    """Where letters are burned in: corners, a line at the bottom, beside the fan."""
+    """Mask of burned-in letters outside the sector: in corners, beside the sector and at the bottom, bool (H, W)."""
     where = np.zeros((HEIGHT, WIDTH), dtype=bool)
     for top, left in ((2, 2), (2, 150), (60, 4), (142, 20), (100, 188), (20, 125)):
         for letter in range(0, 40, 8):
@@ -52,7 +52,7 @@ def text() -> np.ndarray:
 
 
 def picture(colour: bool = False) -> np.ndarray:
-    """Speckle in the fan, bright text outside: (F, H, W) or (F, H, W, 3)."""
+    """Frames with speckle in the ultrasound sector and bright text outside: (F, H, W), in color (F, H, W, 3)."""
     speckle = np.random.default_rng(0).integers(20, 160, (COUNT, HEIGHT, WIDTH))
     frames = np.where(sector(), speckle, np.where(text(), 230, 0)).astype(np.uint8)
     return np.stack([frames, frames // 2, frames], axis=-1) if colour else frames
@@ -176,7 +176,7 @@ def test_regions(tmp_path: Path, source: Dicom) -> None:
 
 
 def _two_fans() -> np.ndarray:
-    """Two unlike loops side by side: (F, H, 2 W)."""
+    """Frames with two different ultrasound sectors side by side: (F, H, 2 W)."""
     return np.concatenate([picture(), picture()[::-1, :, ::-1]], axis=2)
 
 
@@ -221,7 +221,7 @@ def test_two_fans_are_never_half_an_image(tmp_path: Path, source: Dicom) -> None
 def test_the_sop_class_says_what_a_missing_modality_would(tmp_path: Path, source: Dicom) -> None:
     write(tmp_path / "raw/a.dcm", picture(), "Modality")
     write(tmp_path / "raw/b.dcm", picture(), Modality="")
-    write(tmp_path / "raw/c.dcm", picture(), "Modality", "SOPClassUID")  # it is in the file meta information, too
+    write(tmp_path / "raw/c.dcm", picture(), "Modality", "SOPClassUID")  # file meta has the class
     assert [recording.problem for recording in source.recordings(tmp_path / "raw")] == [None] * 3
 
 
@@ -264,7 +264,7 @@ def test_frame_times(tmp_path: Path, source: Dicom) -> None:
 
 
 def test_what_is_no_recording(tmp_path: Path, source: Dicom) -> None:
-    raw = tmp_path / "raw"  # without the key file, whose random bytes may look like text
+    raw = tmp_path / "raw"  # the key file of pseudonyms is outside the raw folder
     raw.mkdir()
     write(raw / "a.dcm", picture()[:1], NumberOfFrames=1)
     write(raw / "b.dcm", picture(), Modality="MR")

@@ -1,4 +1,4 @@
-"""DICOM pixels: the values that the header declares, against the formulas of the standard, pydicom and PyAV."""
+"""DICOM pixel values are compared with the formulas of the DICOM standard and with values from pydicom and PyAV."""
 
 from fractions import Fraction
 from io import BytesIO
@@ -31,7 +31,7 @@ from tests.support.dicom_files import encapsulated, lossless_jpeg, write
 
 LIMITS = Limits(min_frames=1, min_side=1)
 RAMP = np.linspace(0, 4095, 3 * 20 * 24).reshape(3, 20, 24).round().astype(np.uint16)
-"""12-bit values in 16 bits, (F, H, W)."""
+"""Test frames with 12-bit values in 16-bit pixels, (F, H, W)."""
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 
@@ -45,14 +45,14 @@ def gray(path: Path, frames: np.ndarray = RAMP, **tags: Any) -> np.ndarray:
 
 
 def close(found: np.ndarray, expected: np.ndarray, most: float = 0.51) -> None:
-    """uint8 levels equal real numbers to within rounding."""
+    """Check that uint8 gray levels differ from the expected real values by at most ``most`` (default: rounding)."""
     assert found.dtype == np.uint8
     assert found.shape == expected.shape
     assert np.abs(found - expected.astype(np.float64)).max() <= most
 
 
 def window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
-    """Gray levels 0..255, PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+    """Gray levels 0..255 after the DICOM window (VOI LUT function), PS3.3 C.11.2.1.2 and C.11.2.1.3."""
     if function == "SIGMOID":
         return 255 / (1 + np.exp(-4 * (values - center) / width))
     if function == "LINEAR":
@@ -133,7 +133,7 @@ def test_lookup_tables(tmp_path: Path, function: str, vr: str) -> None:
     tags: dict[str, Any] = {name: [_lut(curve, 500, 10, vr)], "WindowCenter": "9", "WindowWidth": "9"}
     if function == "modality":
         tags |= {"ModalityLUTSequence": tags[name], "WindowCenter": "512", "WindowWidth": "1024"}
-        tags[name][0].LUTDescriptor = [len(curve), 500, 16]  # 8 or 16 by the standard
+        tags[name][0].LUTDescriptor = [len(curve), 500, 16]  # the standard allows 8 or 16 bits per LUT entry
         tags[name][0].ModalityLUTType = "US"
     found = gray(tmp_path, **tags)
     data = dcmread(tmp_path / "a.dcm")
@@ -153,7 +153,7 @@ def test_a_lookup_table_of_12_bits_that_is_declared_as_16(tmp_path: Path) -> Non
     ("dtype", "value", "tags"),
     [
         (np.uint16, 65535, {"BitsStored": 16, "HighBit": 15, "PixelPaddingValue": 65535}),
-        (np.uint16, 65535, {"PixelPaddingValue": 65535}),  # in bits that are not stored
+        (np.uint16, 65535, {"PixelPaddingValue": 65535}),  # padding value uses bits above BitsStored
         (np.uint16, 0, {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"}),
         (np.int16, -2000, {"BitsStored": 16, "HighBit": 15, "PixelPaddingValue": -2000}),
         (
@@ -205,7 +205,7 @@ def test_compressed_values_with_other_bits_than_the_header_states(tmp_path: Path
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_signed_values(tmp_path: Path, syntax: str) -> None:
     values = RAMP.astype(np.int16) - np.int16(2048)
-    stored = (values & np.int16(0x0FFF)).astype(np.int16) | np.int16(0x5000)  # unused bits
+    stored = (values & np.int16(0x0FFF)).astype(np.int16) | np.int16(0x5000)  # sets the 4 bits above BitsStored
     close(read(write(tmp_path / "a.dcm", stored, syntax=syntax, **TWELVE)), RAMP / 4095 * 255)
     path = write(
         tmp_path / "b.dcm", values, syntax=syntax, RescaleSlope=2, RescaleIntercept=-10, WindowCenter=0, WindowWidth=900
@@ -296,7 +296,7 @@ def test_a_palette_of_more_than_256_entries(tmp_path: Path, bits: int, syntax: s
 
 
 def _luma_chroma(rgb: np.ndarray) -> np.ndarray:
-    """RGB -> YBR_FULL, PS3.3 C.7.6.3.1.2: float, (F, H, W, 3)."""
+    """Convert RGB to YBR_FULL (DICOM PS3.3 C.7.6.3.1.2), float (F, H, W, 3)."""
     matrix = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
     return rgb @ matrix.T + (0, 128, 128)
 
@@ -363,7 +363,7 @@ CODECS = {
 
 
 def _video(path: Path, codec: str, count: int = 15, container: str = "") -> tuple[Path, np.ndarray]:
-    """A DICOM file with a video stream, and its frames as PyAV decodes them."""
+    """Write a DICOM file with a video stream. Return its path and the frames that PyAV decodes from the stream."""
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV has no {codec}")
     syntax, form, color = CODECS[codec]
@@ -437,7 +437,7 @@ def test_a_value_that_does_not_fit_its_type_is_a_reason(tmp_path: Path) -> None:
 def test_files_without_preamble(tmp_path: Path, syntax: str, meta: bool) -> None:
     content = write(tmp_path / "a.dcm", RAMP, syntax=syntax, **TWELVE).read_bytes()
     assert content[128:132] == b"DICM"
-    start = content.index(b"\0\x08\0\x16" if syntax == ExplicitVRBigEndian else b"\x08\0\x16\0")  # SOPClassUID
+    start = content.index(b"\0\x08\0\x16" if syntax == ExplicitVRBigEndian else b"\x08\0\x16\0")  # tag of SOPClassUID
     (tmp_path / "b").write_bytes(content[132:] if meta else content[start:])
     assert is_dicom(tmp_path / "b")
     close(read(tmp_path / "b"), RAMP / 4095 * 255)
@@ -472,7 +472,7 @@ def test_other_files_are_not_dicom(tmp_path: Path, content: bytes) -> None:
     ],
 )
 def test_one_image_in_several_encodings(names: tuple[str, ...], most: int) -> None:
-    """Files of other tools, by pydicom."""
+    """The test files of pydicom contain one image in several encodings; all must decode to nearly equal pixels."""
     first, *others = (read(SHIPPED / name).astype(int) for name in names)
     assert np.ptp(first) > 150
     for other in others:
@@ -508,7 +508,7 @@ def test_the_echo_of_pydicom_is_as_pillow_decodes_it() -> None:
 
 
 def test_no_decoder_of_a_common_encoding_is_licensed_under_the_gpl() -> None:
-    """pylibjpeg-libjpeg registers with pylibjpeg, as pylibjpeg-openjpeg does."""
+    """pylibjpeg may load the GPL package pylibjpeg-libjpeg, so JPEG and JPEG-LS need decoders other than pylibjpeg."""
     common = [JPEGBaseline8Bit, *(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))]
     for syntax in common:
         assert decoder_plugin(syntax, 8) in {*get_decoder(syntax).available_plugins} - {"pylibjpeg"}
@@ -533,7 +533,7 @@ def test_an_empty_fragment_after_the_last_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize("space", ["RGB", "YBR_FULL_422", "YBR_FULL"])
 @pytest.mark.parametrize("marker", ["JFIF", "Adobe YCbCr", "Adobe RGB", "JFIF and Adobe YCbCr"])
 def test_the_markers_of_a_jpeg_say_its_colors(tmp_path: Path, marker: str, space: str) -> None:
-    """Whatever PhotometricInterpretation says: https://www.w3.org/Graphics/JPEG/jfif.pdf, ITU-T T.872."""
+    """JPEG markers override PhotometricInterpretation: https://www.w3.org/Graphics/JPEG/jfif.pdf, ITU-T T.872."""
     rgb = np.zeros((3, 16, 48, 3), np.uint8)
     rgb[:, :, :16], rgb[:, :, 16:32], rgb[:, :, 32:] = 60, (200, 40, 40), (90, 120, 30)
     packed = []

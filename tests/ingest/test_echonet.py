@@ -1,4 +1,4 @@
-"""EchoNet-Dynamic and EchoNet-Pediatric."""
+"""Ingest of the EchoNet-Dynamic and EchoNet-Pediatric datasets."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Any folder of images: each file is a recording of one frame."""
+"""Ingest of a folder of image files: each file becomes a recording of one frame."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,13 @@ ROW = {"image": "a", "patient": "7", "sex": "f", "finding": "1", "secret": "Jane
 
 
 def ramp(height: int = 19, width: int = 23, dtype: type = np.uint8, scale: int = 4) -> np.ndarray:
-    """Rises to the right and downwards, another value in each corner: (H, W)."""
+    """Gray image (H, W) whose values increase to the right and downwards, so that each corner has another value."""
     rows, columns = np.mgrid[:height, :width]
     return np.asarray((rows * 2 + columns) * scale, dtype)
 
 
 def colours() -> np.ndarray:
-    """Three unlike channels: uint8, (H, W, 3)."""
+    """Color image with three different channels, uint8 (H, W, 3)."""
     grey = ramp()
     return np.stack([grey, grey.T[: grey.shape[0]].repeat(2, axis=1)[:, : grey.shape[1]], 255 - grey], axis=-1)
 
@@ -50,7 +50,7 @@ def folder(root: Path, *names: str) -> Path:
 
 
 def read(path: Path, limits: Limits = STILL) -> np.ndarray:
-    """The one frame of a file, (H, W, C)."""
+    """Read an image file and return its only frame, (H, W, C)."""
     video = Images().read(Recording("x", "x", path), limits)
     assert len(video.frames) == 1
     assert video.fps == 1
@@ -117,7 +117,7 @@ def test_jpg_under_other_suffixes(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_transparent_is_hidden(tmp_path: Path, mode: str, suffix: str) -> None:
-    """A name, of gray level 230, lies below a transparent area."""
+    """Pixels of gray level 230 (such as a burned-in name) under a transparent area must not be in the frame."""
     plain = ramp(dtype=np.uint16 if mode == "I;16" else np.uint8)
     plain[plain == 230] = 231
     named = plain.copy()
@@ -157,7 +157,7 @@ def test_sixteen_bits_are_stretched_over_the_image(tmp_path: Path, suffix: str) 
 @pytest.mark.parametrize(("suffix", "turned"), [("jpg", 6), ("png", 6), ("png", 3), ("png", 2), ("tif", 3), ("tif", 2)])
 def test_an_image_is_turned_as_its_exif_tag_says(tmp_path: Path, suffix: str, turned: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = turned  # 6: what is stored needs a quarter turn clockwise, 3: half a turn, 2: to be mirrored
+    exif[0x0112] = turned  # EXIF orientation 6: rotate by 90 degrees clockwise, 3: by 180 degrees, 2: mirror
     corner = np.zeros((16, 32), np.uint8)
     corner[:8, :16] = 240
     found = read(save(tmp_path / f"e.{suffix}", corner, exif=exif))[..., 0]
@@ -204,7 +204,7 @@ def test_sizes_are_held_to_the_limits(tmp_path: Path, size: tuple[int, int], lim
 
 
 def dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
-    """A chest X-ray of one frame that names a patient; ``tags`` replace elements, None removes one."""
+    """Write a DICOM chest X-ray with a patient name. ``tags`` replaces header elements; None removes the element."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID = ExplicitVRLittleEndian, generate_uid()
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"

@@ -1,4 +1,4 @@
-"""Labels in lists and in several spellings."""
+"""Labels from table cells: spellings of class values, and values in cells with several entries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""FileNames made of raw names."""
+"""FileNames of a store are valid and unique for any names of raw files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Video files, GIFs and image sequences."""
+"""Reading of video files, GIFs and image sequences."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ LIMITS = Limits()
 
 
 def _reason(read: Callable[[], Video]) -> str:
-    """Why a damaged file is rejected; empty where it still gives a video."""
+    """Return the reason why ``read`` rejects a damaged file, or an empty text if ``read`` returns a video."""
     try:
         assert isinstance(read(), Video)
     except Rejected as rejected:
@@ -205,7 +205,7 @@ H264 = next(codec for codec in CODECS if (codec.suffix, codec.name) == ("mp4", "
 
 
 def _write_rgba(path: Path, frames: np.ndarray, codec: str, pix_fmt: str) -> Path:
-    """RGBA frames, (F, H, W, 4), as a video file."""
+    """Write RGBA frames (F, H, W, 4) as a video file."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
@@ -218,10 +218,10 @@ def _write_rgba(path: Path, frames: np.ndarray, codec: str, pix_fmt: str) -> Pat
 
 
 def _with_edit_list(path: Path, frames: int, first: int) -> Path:
-    """Change the edit list of a mp4 file of 25 frames per second: it shows ``frames`` frames from number ``first``."""
+    """Change the edit list of an mp4 file (25 frames per second): players show ``frames`` frames from ``first`` on."""
     data = bytearray(path.read_bytes())
     start = data.find(b"elst") + 12
-    data[start : start + 8] = struct.pack(">Ii", 40 * frames, 512 * (first + 2))  # x264 begins at 1024, two frames
+    data[start : start + 8] = struct.pack(">Ii", 40 * frames, 512 * (first + 2))  # x264 starts at time 1024, two frames
     path.write_bytes(data)
     return path
 
@@ -244,7 +244,7 @@ def test_an_edit_list_is_not_taken_for_a_cut_file(tmp_path: Path) -> None:
 
 
 def _with_empty_chunks(path: Path, dropped: Sequence[int], index: bool = True) -> Path:
-    """Empty the chunks of some frames of an AVI file, as frame grabbers do when a frame is lost."""
+    """Empty the chunks of the frames ``dropped`` in an AVI file. Frame grabbers write such chunks for lost frames."""
     data = path.read_bytes()
     movi, end = data.index(b"movi"), data.index(b"idx1")
     chunks, entries, place, number = b"", b"", movi + 4, 0
@@ -326,7 +326,7 @@ def test_several_videos_in_one_file_are_refused_and_covers_ignored(tmp_path: Pat
 def test_what_is_transparent_is_hidden(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
     pixels = np.repeat(moving(5)[..., None], 4, axis=3)
     pixels[..., 3] = 255
-    pixels[:, 10:20, 5:30, :3], pixels[:, 10:20, 5:30, 3] = 230, 0  # a name under a transparent area
+    pixels[:, 10:20, 5:30, :3], pixels[:, 10:20, 5:30, 3] = 230, 0  # text under transparent pixels
     video = read_video_file(_write_rgba(tmp_path / name, pixels, codec, pix_fmt), LIMITS)
     assert video.frames[:, 12:18, 7:28].max() == 0
     assert np.abs(video.frames[:, 24:].mean(axis=-1) - moving(5)[:, 24:]).max() <= 2

@@ -1,4 +1,4 @@
-"""MIMIC-CXR: a tree of a few patients with its tables, and what can be wrong with them."""
+"""Ingest of the MIMIC-CXR dataset, tested on a folder with few patients, including errors in the csv tables."""
 
 import csv
 import gzip
@@ -36,11 +36,11 @@ FINDINGS = {
     "53189527": {"Pleural Effusion": "1.0", "Pneumonia": "-1.0", "Edema": "0.0"},
     "54577367": {"Support Devices": "1.0"},
 }
-"""Study 53911762 has no row: nobody labelled its report."""
+"""Labels of each study. Study 53911762 has no row because MIMIC-CXR has no labels for its report."""
 
 
 def pixels(number: int) -> np.ndarray:
-    """Unlike for each image, smooth enough for jpg: (H, W)."""
+    """Pixels (H, W) of image ``number``: different for each image, and smooth, so that JPEG changes them little."""
     rows, columns = np.mgrid[:48, :40]
     return np.asarray(20 + 30 * number + rows + columns // 2, np.uint8)
 
@@ -57,7 +57,7 @@ def write_gz(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def tables(root: Path, **changed: list[dict[str, str]]) -> None:
-    """The three tables as they are published; ``changed`` gives the rows of one."""
+    """Write the three MIMIC-CXR tables in their published format. ``changed`` replaces the rows of some tables."""
     rows = {
         "split": [
             {"dicom_id": name, "study_id": study, "subject_id": patient, "split": split}
@@ -94,13 +94,13 @@ def source(tmp_path: Path) -> MimicCxr:
 
 
 def of(source: MimicCxr) -> dict[str, str]:
-    """dicom_id -> FileName."""
+    """Map each dicom_id of ``IMAGES`` to the FileName in the store."""
     pseudonyms = Pseudonyms.from_file(Path(source.key_file))
     return {image[0]: pseudonyms.hash_recording(f"image {image[0]}") for image in IMAGES}
 
 
 def by_image(source: MimicCxr, raw: Path) -> list[Recording]:
-    """The recordings of ``IMAGES`` in their order."""
+    """Recordings that the source lists for ``IMAGES``, in the order of ``IMAGES``."""
     found = {recording.name: recording for recording in source.recordings(raw)}
     return [found[name] for name in of(source).values()]
 
@@ -194,7 +194,7 @@ def test_views_that_were_not_asked_for_are_not_lost(source: MimicCxr, raw: Path)
 
 
 def split_rows(**changes: str) -> list[dict[str, str]]:
-    """The split table with its third row changed."""
+    """Rows of the split table, with ``changes`` applied to the third row."""
     keys = ("dicom_id", "study_id", "subject_id", "split")
     rows = [dict(zip(keys, image[:4], strict=True)) for image in IMAGES]
     rows[2].update(changes)
@@ -224,7 +224,7 @@ def test_a_split_table_that_cannot_be(source: MimicCxr, raw: Path, changes: dict
         ({"dicom_id": "/etc/passwd"}, "the row has no usable dicom_id, study_id or subject_id"),
         ({"subject_id": ""}, "the row has no usable dicom_id, study_id or subject_id"),
         ({"dicom_id": "gone"}, "no such file in the raw folder"),
-        ({"dicom_id": "gone", "split": "test"}, "no such file in the raw folder"),  # a lost row contradicts nobody
+        ({"dicom_id": "gone", "split": "test"}, "no such file in the raw folder"),  # no file, so no split error
     ],
 )
 def test_a_row_that_cannot_be_used_is_one_rejection(
@@ -313,7 +313,7 @@ def test_the_command_makes_a_store_that_names_nobody(raw: Path, tmp_path: Path) 
     assert table["Pneumonia"].isna().sum() == 2
     names = of(MimicCxr(key_file=str(tmp_path / "key")))
     frame = Store(root).frames(names[IMAGES[3][0]])[0, ..., 0]
-    assert abs(float(frame[:, 8:32].mean()) - float(pixels(3).mean())) < 3  # 40 x 48 padded to 40 x 32
+    assert abs(float(frame[:, 8:32].mean()) - float(pixels(3).mean())) < 3  # no padding in columns 8:32
     said = "".join(path.read_text() for path in sorted(root.glob("*")) if path.is_file())
     for _, study, patient, _, _ in IMAGES:
         assert patient not in said

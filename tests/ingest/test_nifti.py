@@ -1,4 +1,4 @@
-"""NIfTI volumes: every layout, every damage."""
+"""Reading of NIfTI volumes: axis layouts, data types, scaling, frame rates and damaged files."""
 
 import gzip
 import struct
@@ -142,9 +142,9 @@ def test_labels(tmp_path: Path) -> None:
         ((0.3, 0.3, 31.25), "mm", "msec", 32),
         ((0.3, 0.3, 31250), "mm", "usec", 32),
         ((0.15, 0.15, 0.15), "mm", "unknown", None),
-        ((0.1, 0.1, 0.1), "mm", "sec", None),  # isotropic
+        ((0.1, 0.1, 0.1), "mm", "sec", None),  # isotropic voxels: the third axis is space
         ((0.3, 0.1, 0.1), "mm", "sec", None),
-        ((0.3, 0.3, 1), "mm", "sec", None),  # the placeholder
+        ((0.3, 0.3, 1), "mm", "sec", None),  # 1 s is the default value of NIfTI writers
         ((0.3, 0.3, 31.25), "mm", "sec", None),
         ((0.2, 0.2, 10), "mm", "unknown", None),
         ((0.3, 0.3, 0.02), "unknown", "unknown", None),
@@ -171,7 +171,7 @@ def test_a_frame_rate_needs_a_unit_of_time(
 
 
 def _scaled(path: Path, slope: float, intercept: float, dtype: type, cal: tuple[float, float] = (0, 0)) -> np.ndarray:
-    """Write the volume with slope and intercept; the values by nibabel, (F, H, W)."""
+    """Write ``VOLUME`` with a slope and an intercept. Return the values that nibabel reads, (F, H, W)."""
     image = nibabel.Nifti1Image(VOLUME.astype(dtype), np.eye(4))
     image.header.set_slope_inter(slope, intercept)
     image.header["cal_min"], image.header["cal_max"] = cal
@@ -182,9 +182,9 @@ def _scaled(path: Path, slope: float, intercept: float, dtype: type, cal: tuple[
 @pytest.mark.parametrize(
     ("slope", "intercept", "dtype", "scale"),
     [
-        (1 / 255, 0, np.uint8, 255),  # 0..1
-        (-1, 255, np.uint8, 1),  # inverted
-        (2, -100, np.uint8, 0.5),  # -100..410 is the range of the voxels
+        (1 / 255, 0, np.uint8, 255),  # values 0..1
+        (-1, 255, np.uint8, 1),  # inverted gray levels
+        (2, -100, np.uint8, 0.5),  # values -100..410
         (-2, 100, np.uint8, 0.5),
         (0.5, 3, np.int16, 1),
     ],
@@ -210,7 +210,7 @@ def test_the_display_range_of_the_header_is_the_range(tmp_path: Path) -> None:
 def test_floats_slightly_outside_their_range_are_clipped(top: float) -> None:
     volume = np.linspace(-0.06, 1.07, 60).reshape(3, 4, 5) * top
     np.testing.assert_array_equal(to_uint8(volume), np.rint(np.clip(volume / top, 0, 1) * 255))
-    wide = volume - 0.2 * top  # too far outside to be 0..1
+    wide = volume - 0.2 * top  # too far below 0 for a range of 0..top
     assert (to_uint8(wide).min(), to_uint8(wide).max()) == (0, 255)
 
 

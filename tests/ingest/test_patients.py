@@ -1,4 +1,4 @@
-"""What looks wrong about patients stops ingest, with the setting that confirms it."""
+"""Suspicious patient IDs stop ingest. The error names the value of ``data.patients_checked`` that accepts the IDs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +14,12 @@ from tests.support.raw_files import write_csv
 
 
 def listed(ids: Iterable[str], kind: str = "id", **fields: Any) -> list[Recording]:
-    """A recording for each ID."""
+    """One recording for each patient ID in ``ids``."""
     return [Recording(f"r{n}", "p", evidence=PatientEvidence(i, kind, **fields)) for n, i in enumerate(ids)]
 
 
 def problem(recordings: list[Recording]) -> str | None:
-    """The name of the check that stops ingest, as its sentence tells it; with it, and with true, ingest goes on."""
+    """Name of the patient check that fails, or None. All checks pass if the user confirms the patients with True."""
     try:
         check_patients(recordings)
     except UserError as error:
@@ -74,7 +74,7 @@ def test_one_patient_for_a_whole_study() -> None:
     assert problem(listed(["SITE"] * 25 + [f"{n}x" for n in range(20)])) == "one_patient"
     assert problem(listed(["SITE"] * 4)) is None
     assert problem(listed(["SITE"] * 15 + [f"{n}x" for n in range(20)])) is None
-    assert problem(listed(["SITE"] * 30, study="1.2.3")) is None  # thirty recordings of one examination
+    assert problem(listed(["SITE"] * 30, study="1.2.3")) is None  # 30 recordings of one examination
 
 
 def test_ids_that_a_spreadsheet_changed() -> None:

@@ -31,7 +31,7 @@ def video(pixels: np.ndarray, fps: float = 25.0, **rest: object) -> Video:
 
 
 def by_brute_force(times: np.ndarray, fps: float, count: int) -> list[int]:
-    """The nearest frame, the earlier one of two that are equally near (to a nanosecond)."""
+    """Index of the frame nearest to each time k / fps; of two frames within 1 ns equally near, the earlier frame."""
     best = []
     for k in range(count):
         distance = [abs(time - k / fps) for time in times]
@@ -89,7 +89,7 @@ def test_frames_and_rate_after_preparing() -> None:
     assert preprocess(video(pixels, 23.5), KEEP).fps == 23.5
 
 
-# --- marks ---
+# --- marks (key frames such as ED and ES) ---
 
 
 @pytest.mark.parametrize(("source", "fps"), [(25, 32), (60, 32), (100, 32), (32, 32), (25, 50), (50, None)])
@@ -161,7 +161,7 @@ def test_cutting_keeps_the_middle_and_fills_the_frame(height: int, width: int) -
     rows, columns = np.mgrid[:height, :width]
     disc = ((rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2) < (min(height, width) / 4) ** 2
     small = resize((disc * 255).astype(np.uint8)[None, ..., None], (32, 32), "centre")[0, :, :, 0] > 127
-    assert abs(small.sum() - np.pi * 8**2) < 12  # still a disc of a quarter of the frame
+    assert abs(small.sum() - np.pi * 8**2) < 12  # the disc keeps its shape and a radius of 8 pixels
     assert np.argwhere(small).mean(axis=0) == pytest.approx([15.5, 15.5], abs=0.3)
     assert resize(np.full((1, height, width, 1), 9, np.uint8), (32, 32), "centre").min() == 9
 
@@ -191,11 +191,11 @@ def test_grey_is_luma_and_colour_is_three_times_grey() -> None:
     assert (convert_color(white, True) == 255).all()
 
 
-# --- the sector ---
+# --- cropping to the ultrasound sector ---
 
 
 def planted() -> np.ndarray:
-    """A moving block among text that stands still and a marker that blinks."""
+    """Frames with a moving block, static text and a blinking marker, (F, H, W, 1). Only the block must be kept."""
     pixels = np.zeros((9, 90, 120, 1), np.uint8)
     pixels[:, 20:70, 30:95] = frames(9, 50, 65)
     pixels[:, 3:9, 5:60] = 220
@@ -215,7 +215,7 @@ def test_where_nothing_or_little_moves_the_frame_is_kept() -> None:
     assert motion_bounding_box(pixels) == (0, 40, 0, 50)
 
 
-# --- what is refused ---
+# --- rejected recordings and invalid settings ---
 
 
 def test_black_recordings_are_refused() -> None:
@@ -316,7 +316,7 @@ def test_one_number_is_a_square() -> None:
 
 
 def _circle(aspect: float) -> Video:
-    """A disc of radius 24 as a camera stores it whose pixels are ``aspect`` times as wide as high."""
+    """Video of a disc of radius 24, stored with pixels that are ``aspect`` times as wide as high."""
     rows, columns = np.mgrid[:64, : round(96 / aspect)]
     disc = np.hypot(rows - 31.5, (columns + 0.5) * aspect - 48) < 24
     frames = np.stack([np.where(disc, 200, 20 + 4 * index).astype(np.uint8) for index in range(3)])[..., None]
@@ -346,7 +346,7 @@ def test_a_circle_stays_a_circle_whatever_the_shape_of_a_pixel(aspect: float, se
 
 
 def test_a_variable_frame_rate_keeps_its_duration_without_a_rate_of_the_study() -> None:
-    times = np.concatenate([np.arange(12) / 25, 12 / 25 + np.arange(12) * 2 / 25])  # half as fast in its second half
+    times = np.concatenate([np.arange(12) / 25, 12 / 25 + np.arange(12) * 2 / 25])  # 25, then 12.5 frames per second
     frames = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.full((1, 16, 16, 1), 10, np.uint8)
     ready = preprocess(Video(frames, times, 25.0), Preprocessing(fps=None, size=None))
     assert ready.fps == 25

@@ -1,4 +1,4 @@
-"""Real recordings: independent readers count the same frames and seconds, and see the same labels and pixels."""
+"""Ingest of real recordings: frame counts, durations, labels and pixels equal the values from independent readers."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def real() -> Path:
 
 
 def _counted(path: Path) -> tuple[int, float]:
-    """Frames and seconds as PyAV decodes them, without anything of ours."""
+    """Number of frames and duration in seconds, computed with PyAV alone."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"

@@ -11,7 +11,7 @@ from echodream.ingest.split import SplitRatios, assign_splits
 
 
 def study(sizes: dict[str, int], each: int = 2) -> list[Recording]:
-    """Study with ``sizes[class]`` patients in each class and ``each`` recordings per patient."""
+    """Recordings of a study with ``sizes[class]`` patients in each class and ``each`` recordings per patient."""
     return [
         Recording(f"{kind}-{patient}-{k}", f"{kind}-{patient}", columns={"class_name": kind})
         for kind, count in sizes.items()

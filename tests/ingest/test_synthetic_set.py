@@ -1,4 +1,4 @@
-"""A folder of another program's samples becomes a store that is marked as synthetic, of an unknown generator."""
+"""Ingest of samples from other programs: the store is marked as synthetic and has no generator model in its record."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def ingest_images(folder: Path, source: Any = None, **changes: Any) -> Store:
 
 
 def test_each_file_is_a_sample_without_its_name(tmp_path: Path) -> None:
-    """Names of files could name patients; two folders have a file of one name."""
+    """Ingest gives the samples new names, because file names may contain patient names and may not be unique."""
     raw = pictures(tmp_path / "raw", "a/Jane_Doe.png", "b/Jane_Doe.png", "c.png")
     (raw / "notes.txt").write_text("x")
     store = ingest_images(tmp_path)
@@ -116,7 +116,7 @@ def test_a_set_that_cannot_be_compared_with_the_study_is_refused(
     with pytest.raises(UserError, match=words):
         run_ingest(tmp_path / "set", Videos(), tmp_path / "raw", prepare=prepare, **where)
     assert not (tmp_path / "set").exists()
-    run_ingest(tmp_path / "set", Videos(), tmp_path / "raw", prepare=SIZE, **where)  # each file's own frame rate
+    run_ingest(tmp_path / "set", Videos(), tmp_path / "raw", prepare=SIZE, **where)  # files keep their own frame rates
 
 
 def test_the_flag_is_no_path() -> None:

@@ -1,4 +1,4 @@
-"""Any folder of videos, with and without a csv."""
+"""Ingest of a folder of videos, with and without a csv table."""
 
 import pickle
 import unicodedata

@@ -1,4 +1,4 @@
-"""Whole studies through the stage: which raw folders count as the same study, and where a store may be put."""
+"""The ingest stage refuses a rerun with other raw files, and refuses a store inside the raw folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The phantom in the EchoNet studies' layouts: it comes in again as the same hearts, with their truth."""
+"""The phantom written in the EchoNet file layouts and ingested again has the same frames, labels, marks and splits."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_recordings_and_truth_come_back(layout: tuple[str, Path]) -> None:
         assert read.frames.shape[:3] == exact.frames.shape[:3]
         assert np.allclose(read.times, exact.times, atol=1e-6)
         error = read.frames[..., :1].astype(float) - exact.frames
-        assert np.sqrt((error**2).mean()) < 3.0  # Motion JPEG of good quality, of 255 levels
+        assert np.sqrt((error**2).mean()) < 3.0  # RMS error of Motion JPEG, in gray levels
         size = label_areas(STUDY.scene(truth.name))[:, LV]
         assert not read.marks or [read.marks[mark][0] for mark in ("ED", "ES")] == pytest.approx(
             [read.times[size.argmax()], read.times[size.argmin()]]

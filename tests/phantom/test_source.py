@@ -1,4 +1,4 @@
-"""The phantom as a source: what it lists, that it is reproducible, and that patients are themselves."""
+"""The phantom as a source of ingest: listed recordings, reproducible pixels, and consistent anatomy per patient."""
 
 import hashlib
 import pickle
@@ -100,7 +100,7 @@ def test_seed_and_recording_change_the_pixels() -> None:
 
 
 def measure(scene: Scene) -> np.ndarray:
-    """What a sonographer would note from the end-diastolic frame: sizes of the chambers in cm, (8,)."""
+    """Sizes of the four heart chambers in the end-diastolic frame: a width and a length for each chamber, (8,)."""
     frame = render_labels(replace(scene, start_phase=0.0, frame_count=1))[0]
     sizes = []
     for chamber in (LV, RV, LA, RA):
@@ -183,7 +183,7 @@ def test_severity_interpolates_between_a_healthy_heart_and_the_disease(class_id:
     healthy = np.array(astuple(sample_anatomy(1, np.random.default_rng(4))))
     assert np.array_equal(none, healthy)
     assert np.array_equal(full, np.array(astuple(sample_anatomy(class_id, np.random.default_rng(4)))))
-    positive = (none > 0) & (full > 0)  # other fields are cut at 0
+    positive = (none > 0) & (full > 0)  # anatomy fields that become negative are clipped to 0
     assert half[positive] == pytest.approx((none[positive] + full[positive]) / 2)
     assert np.abs(full - none).max() > 5
 

@@ -1,4 +1,4 @@
-"""What is drawn is what the columns, the marks and the label map say."""
+"""Rendered phantom frames agree with the columns of the table, the marks (ED, ES) and the label maps."""
 
 from dataclasses import replace
 
@@ -20,20 +20,20 @@ def scene_of(class_id: int, patient: int = 1, number: int = 1, size: int = 112, 
 
 
 def at_extremes(scene: Scene) -> np.ndarray:
-    """Label maps at the first end diastole and end systole, (2, H, W)."""
+    """Label maps at the first end-diastolic and the first end-systolic frame, (2, H, W)."""
     moments = key_frame_times(scene)
     frames = [round(moments[name][0] * scene.fps) for name in ("ED", "ES")]
     return render_labels(scene)[frames]
 
 
 def touching(labels: np.ndarray, a: int, b: int) -> int:
-    """How many neighbouring pixel pairs carry the labels ``a`` and ``b``."""
+    """Number of pairs of neighboring pixels in which one pixel has label ``a`` and the other pixel has label ``b``."""
     pairs = ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]))
     return sum(int(((p == a) & (q == b)).sum() + ((p == b) & (q == a)).sum()) for p, q in pairs)
 
 
 def disk_volume(scene: Scene, mask: np.ndarray) -> float:
-    """Simpson's rule with one plane: slices of 2 mm across the long axis, each a disk as wide as the mask is there."""
+    """Volume of ``mask`` by Simpson's method of disks (single plane): sum of 2 mm thick disks along the long axis."""
     row, column = np.nonzero(mask)
     _, v = scene.to_heart(column.astype(float), row.astype(float))
     width = np.bincount(np.floor((v - v.min()) / 2.0).astype(int)) * scene.pixel_spacing**2 / 2.0
@@ -212,7 +212,7 @@ def test_speckle_moves_with_the_tissue() -> None:
     column, row = scene.to_pixel(*scene.motion.spatial_coordinates(x, v, scene.cycle))
 
     def likeness(columns: np.ndarray, rows: np.ndarray) -> float:
-        """Mean correlation of a patch in each frame of systole with the first frame's."""
+        """Mean correlation of a tissue patch in the first frame with the patch in frames 6 to 10 (systole)."""
         patches = [map_coordinates(f, [r, c], order=1) for f, r, c in zip(frames, rows, columns, strict=True)]
         return float(np.mean([np.corrcoef(patches[0], patch)[0, 1] for patch in patches[6:11]]))
 

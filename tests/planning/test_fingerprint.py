@@ -1,4 +1,4 @@
-"""The content of a study: counted exactly, and what is planted as unwise is named, once, and nothing else."""
+"""Fingerprint of a study: exact counts, and one warning for each problem in the test data, without other warnings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.stores import make_video_store, study
 
 
 def table(**changes: Any) -> pd.DataFrame:
-    """24 patients of two classes with two recordings each; 12 of each class in TRAIN and the rest in VAL and TEST."""
+    """Table of 24 patients in two classes, with two recordings each and the splits TRAIN, VAL and TEST."""
     rows = [
         {
             "FileName": f"r{patient}-{number}",
@@ -108,7 +108,7 @@ def test_a_store_is_read_from_its_table(tmp_path: Path) -> None:
 
 
 class Files:
-    """Raw files: 20 patients, two recordings each, at 50 frames per second; one file has no row, one is damaged."""
+    """Source of 20 patients, two recordings each, at 50 frames per second. One file has no csv row, one is damaged."""
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         evidence = PatientEvidence("Doe", "id", "", {})
@@ -145,7 +145,7 @@ def test_raw_files_are_listed_and_some_are_read() -> None:
         "VAL": 3,
         "TEST": 3,
     }
-    assert set(found.table["NumberOfFrames"]) == {50, 100}  # at 25 frames per second
+    assert set(found.table["NumberOfFrames"]) == {50, 100}  # number of frames after resampling to 25 per second
     assert set(found.table["FPS"]) == {25.0}
     assert set(found.table["FrameHeight"]) == {32}
     assert len(found.rates) == 39

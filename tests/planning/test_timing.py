@@ -1,4 +1,4 @@
-"""Timing runs: the steps, parameters and files of the training that follows, and times that add up."""
+"""Timing runs have the steps, parameters and file sizes of the real training, and estimate the training time."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_the_random_stores_have_the_recordings_of_the_study(random_study: Random
 
 @pytest.mark.slow
 def test_key_frames_fit_the_lengths_of_the_random_recordings(random_study: RandomStudy, tmp_path: Path) -> None:
-    """Marks at the ends of recordings, of which many become shorter; a recording without marks stays so."""
+    """Random recordings may be shorter than the real ones. Key frames must stay inside, and empty marks stay empty."""
     table = pd.DataFrame({"NumberOfFrames": np.arange(60, 100), "FPS": 30.0, "FrameHeight": 32, "FrameWidth": 32})
     last = (table["NumberOfFrames"] - 1).astype(str)
     table = table.assign(ED="0 " + last, ES=last, FileName=[f"r{n}" for n in range(40)], Split="TRAIN")
@@ -86,8 +86,8 @@ def test_a_timing_run_has_the_steps_and_parameters_of_the_training(
 
 @pytest.mark.slow
 def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is replaced by a fake clock. Each part of the training (such as steps, epochs, validation, test and
-    finish_training) advances it by a known time.
+    """A fake clock replaces the real clock. Each part of the training (such as steps, epochs, validation, test and
+    finish_training) advances the fake clock by a known time.
     """
     clock = [0.0]
 
@@ -124,7 +124,7 @@ def test_hours_are_the_sum_of_all_parts(random_study: RandomStudy, monkeypatch: 
 
 def test_a_validation_of_some_steps_stands_for_all() -> None:
     timer: Any = StepTimer()
-    timer.evaluation_times, timer.evaluation_end = [0.0, 4.0, 4.5, 5.0], 8.0  # previews in step 1, metrics at the end
+    timer.evaluation_times, timer.evaluation_end = [0.0, 4.0, 4.5, 5.0], 8.0  # previews in step 1, metrics last
     assert timer.evaluation_seconds(3) == 8.0
     assert timer.evaluation_seconds(13) == 8.0 + 10 * 0.5
     assert StepTimer().evaluation_seconds(5) == 0
@@ -143,7 +143,7 @@ def test_an_adversarial_phase_is_timed_too(random_study: RandomStudy, caplog: py
         "vae", random_study, 2, *SHORT, *both, "loss.adversarial.start=15", "loss.adversarial.decoder_start=10"
     )
     assert plain.steps == late.steps == 21
-    assert [record.getMessage() for record in caplog.records] == []  # "the adversarial loss is not used"
+    assert [record.getMessage() for record in caplog.records] == []  # no warning about an unused adversarial loss
     assert late.parameters > plain.parameters
     assert late.disk > plain.disk
 
@@ -162,6 +162,6 @@ def test_memory_is_what_autograd_keeps() -> None:
     loss = (x * y).exp().sum()
     loss.backward()
     timer.on_train_batch_end(None, None, None, None, 0)
-    assert sum(timer.saved_bytes.values()) == 2 * 7 * 5 * 4  # y, and the exponential
+    assert sum(timer.saved_bytes.values()) == 2 * 7 * 5 * 4  # autograd keeps y and the exponential
     (x * 3).exp().sum().backward()
     assert sum(timer.saved_bytes.values()) == 2 * 7 * 5 * 4

@@ -1,4 +1,4 @@
-"""A store that was damaged after it was made is noticed before anything is made of it."""
+"""A stage stops before it writes output if a file of its input store changed after the store was written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +15,13 @@ from tests.support.tiny_vae import moving_disc_store, sample_cfg, tiny_autoencod
 
 
 def shorten(path: Path) -> None:
-    """Leave out the last row."""
+    """Remove the last row of a table."""
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
 @pytest.fixture
 def encoded(tmp_path: Path) -> Path:
-    """Videos, an autoencoder, and latents."""
+    """Folder with a store of videos, an autoencoder, and a store of latents encoded from the videos."""
     moving_disc_store(tmp_path / "videos", (5, 3, 4))
     write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     engine.sample(sample_cfg(tmp_path, "encode"))
@@ -35,7 +35,7 @@ def encoded(tmp_path: Path) -> Path:
         ("videos/Videos/r1.mkv", flip, "encode"),
         ("videos/FileList.csv", shorten, "encode"),
         ("latents/Latents/r1.safetensors", flip, "decode"),
-        ("videos/Videos/r2.mkv", flip, "decode"),  # the reference
+        ("videos/Videos/r2.mkv", flip, "decode"),  # decode also reads the source videos of the latents
     ],
 )
 @pytest.mark.parametrize("noted", [False, True])

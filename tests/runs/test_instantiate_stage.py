@@ -1,4 +1,4 @@
-"""The arguments of a stage: top-level settings, and those below ``stage``."""
+"""Arguments of a stage come from top-level settings and from settings below ``stage``."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -34,7 +34,7 @@ def test_the_scale_of_a_new_condition_is_accepted() -> None:
 
 
 def test_the_store_of_the_study_is_an_input_of_ingest_only_for_a_synthetic_set() -> None:
-    """Without ``synthetic``, it is the output."""
+    """Ingest with ``synthetic=true`` reads the store of the study. Ingest without ``synthetic`` writes this store."""
     study, synthetic = call("stage=ingest"), call("stage=ingest", "synthetic=true")
     assert study.inputs() == []
     assert synthetic.inputs() == [study.dst]

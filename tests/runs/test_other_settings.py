@@ -1,4 +1,4 @@
-"""A rerun of ``stage=image`` or ``stage=video`` with another value of any setting does not take what is there."""
+"""A rerun of ``stage=image`` or ``stage=video`` with any changed setting does not reuse the existing samples."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +43,7 @@ GUIDED = ["guidance.class_id=2", "guidance.interval=[0.1,0.7]", "guidance.rescal
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two images and two videos, guided in every way."""
+    """Folder with two generated images and two generated videos, sampled with all guidance settings."""
     folder = study(tmp_path_factory.mktemp("drawn"))
     for kind, conditions in (("lidm", ("class_id",)), ("lvdm", ("reference", "class_id"))):
         for number, name in enumerate(("weak", "other"), 1):
@@ -63,7 +63,7 @@ def asked(folder: Path, stage: str, *overrides: str) -> list[str]:
 
 
 def leaves(settings: Mapping[str, Any], above: str = "") -> set[str]:
-    """The names of all settings, those within others behind a point."""
+    """Names of all settings. Nested settings have a dotted name, such as guidance.scale."""
     return {
         name
         for key, value in settings.items()
@@ -92,7 +92,7 @@ def test_videos_with_another_setting_are_not_taken(drawn: Path, setting: str) ->
 
 
 def told(final: str, setting: str) -> str:
-    """The answer; other numbers of images are other labels, too."""
+    """Regex of the expected error. Another number of images also changes the labels, so the error may name labels."""
     named = r"(n|labels)" if (final, setting) == ("images", "n") else setting.replace(".", r"\.")
     return rf"{final} already exists with other settings \(settings\.{named}( |\.)"
 

@@ -1,4 +1,4 @@
-"""Reruns: answered at once where all is the same, and only there."""
+"""A stage with unchanged settings and files is not run again; any change of settings or files runs the stage."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ HEAVY = ("torch", "pytorch_lightning", "diffusers", "av", "decord")
 
 @pytest.fixture
 def done(tmp_path: Path) -> Path:
-    """A folder in which both stages are done."""
+    """Folder in which the stages encode and decode have already run."""
     moving_disc_store(tmp_path / "videos", (5, 3, 4))
     write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     for stage in ("encode", "decode"):
@@ -65,7 +65,7 @@ def test_other_settings_are_still_refused(done: Path) -> None:
 
 
 class Stage:
-    """A stage that counts how often it runs."""
+    """Fake stage that counts the number of its runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs = folder, 0
@@ -107,7 +107,7 @@ def test_the_same_is_run_once(stage: Stage) -> None:
 
 
 def rewrite(path: str) -> Callable[[Path], object]:
-    """Other content of the same size, at another time."""
+    """Return a function that writes other content of equal size to the file, with another modification time."""
 
     def change(folder: Path) -> None:
         (folder / path).write_text("as it is!")

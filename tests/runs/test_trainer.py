@@ -1,4 +1,4 @@
-"""The precision of a trainer, with ``precision=auto``."""
+"""Selection of the trainer precision with ``precision=auto``."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from echodream.runs import trainer
 from echodream.runs.trainer import choose_precision, trainer_precision
 
 USES_BF16_CPU = trainer._uses_bf16_cpu
-"""The function itself: in tests, another one takes its place (conftest.py)."""
+"""The real function ``_uses_bf16_cpu``, which conftest.py replaces in tests by a mock that returns False."""
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(
         ("auto", False, ["avx512_bf16"], "bf16-mixed"),
         ("cpu", True, ["amx_bf16"], "bf16-mixed"),
         ("cpu", False, ["avx512_f"], "32-true"),
-        ("auto", True, ["avx512_bf16"], "32-true"),  # on the GPU, which has no bf16
+        ("auto", True, ["avx512_bf16"], "32-true"),  # trains on the GPU, which has no bf16
         ("mps", False, ["avx512_bf16"], "32-true"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Stores whose files have not changed are not read again at the start of a stage, and any change is found."""
+"""At the start of a stage, checksums are computed only for new or changed files, and every changed file is found."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from tests.support.tiny_vae import moving_disc_store, train_cfg
 
 
 class Hashes:
-    """Counts the files whose checksum is computed."""
+    """Records the names of the files for which a checksum is computed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
@@ -48,7 +48,7 @@ def hashes(monkeypatch: pytest.MonkeyPatch) -> Hashes:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store that is old enough to be recorded: a change has another time stamp."""
+    """Store whose files are old enough for the checksum record: every later change gives another time stamp."""
     monkeypatch.setattr(verified_stores, "TIMESTAMP_RESOLUTION_NS", 0)
     root = moving_disc_store(tmp_path / "videos", (5, 3, 4)).root
     time.sleep(0.05)
@@ -74,7 +74,7 @@ def test_all_checksums_are_computed_on_request(store: Path, hashes: Hashes) -> N
 
 
 def keep_time(change: Callable[[Path], object]) -> Callable[[Path], None]:
-    """The ``change``, with the earlier modification time."""
+    """Return a function that applies ``change`` to a file and then restores the earlier modification time."""
 
     def forge(path: Path) -> None:
         before = path.stat()
@@ -86,7 +86,7 @@ def keep_time(change: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def replace(path: Path) -> None:
-    """Another file of the same size in the place of ``path``."""
+    """Replace the file ``path`` by another file of equal size."""
     other = path.with_name("other")
     shutil.copy2(path, other)
     flip(other)

@@ -1,6 +1,6 @@
-"""``format=dicom``: same pixels, complete modules of the Ultrasound Multi-frame Image, synthetic marks, no patient.
+"""DICOM export (``format=dicom``): equal pixels, complete modules of the Ultrasound Multi-frame Image, no patient data.
 
-The tables are transcribed from PS3.3 of the standard (A.7 and the modules of C.7, C.8 and C.12), not from the writer.
+The expected attributes are from DICOM PS3.3 (A.7 and the modules of C.7, C.8 and C.12), not from the tested code.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ TYPE_1 = {
     "SOP Common": ["SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet"],
     "Patient, because PatientIdentityRemoved is YES": ["DeidentificationMethod"],
 }  # fmt: skip
-"""Attributes with a value: type 1, and type 1C whose condition holds."""
+"""DICOM attributes that must have a value: type 1, and type 1C if the condition of the attribute is true."""
 TYPE_2 = {
     "Patient": ["PatientName", "PatientID", "PatientBirthDate", "PatientSex"],
     "General Study": ["StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"],
@@ -45,12 +45,12 @@ TYPE_2 = {
     "General Image": ["InstanceNumber", "PatientOrientation"],
     "US Image": ["ImageType"],
 }
-"""Attributes that may be empty."""
+"""DICOM attributes that must exist but may be empty: type 2, and type 2C if the condition is true."""
 TYPE_3 = {
     "PatientIdentityRemoved", "SeriesDescription", "BurnedInAnnotation", "ImageComments",
     "DerivationDescription", "LossyImageCompression", "HeartRate", "SyntheticData", "ContributingEquipmentSequence",
 }  # fmt: skip
-"""Optional attributes of these modules that the export writes, too."""
+"""Optional DICOM attributes (type 3) that the export also writes."""
 HEIGHT, WIDTH = 5, 7
 
 
@@ -176,7 +176,7 @@ def test_recordings_of_patients_and_long_names_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_dciodvfy_finds_no_error(tmp_path: Path, channels: int) -> None:
-    """The validator of Debian's package dicom3tools; its version of 2022 does not know the attribute Synthetic Data."""
+    """The validator dciodvfy may report only the attribute Synthetic Data, which the 2022 version does not support."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy is not installed")
     written(source(tmp_path / "videos", channels), tmp_path / "out")
@@ -189,7 +189,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, channels: int) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tables_of_highdicom_agree(tmp_path: Path, channels: int) -> None:
-    """Its tables of a newer edition of the standard: every mandatory attribute, and no attribute of another object."""
+    """Exported files have all attributes that the DICOM tables of highdicom require, and no undefined attributes."""
     if (spec := importlib.util.find_spec("highdicom")) is None:
         pytest.skip("highdicom is not installed")
     tables = Path(str(spec.origin)).parent / "_standard"

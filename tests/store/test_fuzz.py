@@ -1,6 +1,6 @@
-"""Whatever a file holds, it is sound or refused with one sentence, the same cases in every run.
+"""Fuzz tests: a file with random content is either read or rejected with one sentence. Every run has the same cases.
 
-``ECHODREAM_FUZZ=10000`` runs that many cases instead of those of ``CASES``, see CONTRIBUTING.md.
+``ECHODREAM_FUZZ=10000`` scales the numbers in ``CASES`` to 10,000 cases in total, see CONTRIBUTING.md.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ CASES = {
     "yaml": 60,
     "overrides": 60,
 }
-"""How many cases each test runs. The names with "raw" are ingested: each case ends as a store or as one sentence."""
+"""Number of cases of each test. Tests with "raw" in the name run ingest, which ends with a store or an error."""
 if asked := int(os.environ.get("ECHODREAM_FUZZ", "0")):
     total = sum(CASES.values())
     CASES = {name: math.ceil(count * asked / total) for name, count in CASES.items()}
@@ -115,7 +115,7 @@ GOOD_ROW = ["a", "TRAIN", "1", "5", "32.0", "19", "23", "55.5"]
 
 @st.composite
 def tables(draw: st.DrawFn) -> str:
-    """A table with a few cells, columns or line ends replaced; quoted properly, or not."""
+    """Text of a FileList.csv with some cells, columns or line ends replaced, with or without correct quoting."""
     rows = [
         [*REQUIRED_COLUMNS, "EF"],
         *([f"r{index}", *GOOD_ROW[1:2], str(index), *GOOD_ROW[3:]] for index in range(3)),
@@ -174,7 +174,7 @@ JSON = st.recursive(
 
 @st.composite
 def descriptions(draw: st.DrawFn) -> str:
-    """The text of a dataset.json with a few keys replaced, added, removed or doubled."""
+    """Text of a dataset.json with some keys replaced, added, removed or repeated."""
     raw: dict[str, Any] = json.loads(video_dataset(height=5).to_json())
     raw["statistics"] = {"mean": [0.5], "std": [1.0]}
     for _ in range(draw(st.integers(0, 2))):
@@ -214,7 +214,7 @@ def test_any_bytes_as_a_description(tmp_path: Path) -> None:
 
 
 def read_both(path: Path) -> None:
-    """Through the door of verify, then through that of training."""
+    """Read a latents file with the function that ``verify`` uses, then with the function that training uses."""
     frames, height, width = probe_latents(path, 4)
     mean, std = read_latents(path, 1, 3)
     assert mean.shape == std.shape == (max(0, min(3, frames) - 1), 4, height, width)
@@ -225,7 +225,7 @@ SIDES = st.sampled_from([0, 1, 3, 4, 5, 6, 100_000, 2**31, 2**63, 2**64, -1, 1.5
 
 @st.composite
 def tensor_files(draw: st.DrawFn) -> bytes:
-    """A safetensors file whose header says something else than its data."""
+    """A safetensors file whose header does not match the tensor data in the file."""
     whole = save(dict(zip(("mean", "std"), posterior(3), strict=True)))
     length = int.from_bytes(whole[:8], "little")
     header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
@@ -284,7 +284,7 @@ def read_unchecked(path: Path) -> None:
 
 @pytest.mark.slow
 def test_any_video_in_a_store(tmp_path: Path, decoder: Decoder) -> None:
-    """The checksums agree with the damage, so that the file itself is parsed."""
+    """The checksums of the store match the damaged video, so that ``verify`` decodes the damaged video."""
     store = video_store(tmp_path / "store", 1)
     path = store.path("rec-000")
     assert decoder.ask(open_and_read, store.root) is None
@@ -293,7 +293,7 @@ def test_any_video_in_a_store(tmp_path: Path, decoder: Decoder) -> None:
         path.write_bytes(content)
         reseal(store.root)
         said = decoder.ask(open_and_read, store.root)
-        unchecked = decoder.ask(read_unchecked, path)  # by a reader that did not verify
+        unchecked = decoder.ask(read_unchecked, path)  # read the video without checksums
         check_sentence(unchecked, store.root)
         return said
 
@@ -361,7 +361,7 @@ def test_a_header_of_a_huge_picture_in_a_store_takes_no_memory(tmp_path: Path, d
     assert decoder.ask(open_and_read, store.root) is None
     write_video(path, noise(2, 300, 301), 32)
     content = path.read_bytes()
-    assert content.count(b"\xb0\x82\x01\x2d\xba\x82\x01\x2c") == 1  # PixelWidth and PixelHeight
+    assert content.count(b"\xb0\x82\x01\x2d\xba\x82\x01\x2c") == 1  # Matroska PixelWidth 301, PixelHeight 300
     path.write_bytes(content.replace(b"\xb0\x82\x01\x2d\xba\x82\x01\x2c", b"\xb0\x82\xff\xff\xba\x82\xff\xff"))
     reseal(store.root)
     assert "rec-000.mkv" in str(decoder.ask(open_and_read, store.root))
@@ -372,14 +372,14 @@ def test_a_header_of_a_huge_picture_in_a_store_takes_no_memory(tmp_path: Path, d
 
 
 def nifti(**fields: object) -> bytes:
-    """A volume of 20x22x6 voxels with some fields of its header replaced."""
+    """Bytes of a NIfTI file of 20x22x6 voxels, with the header fields in ``fields`` replaced."""
     import nibabel
 
     image = nibabel.Nifti1Image(np.asarray(noise(20, 22, 6)[..., 0]), np.eye(4))
     content = bytearray(image.to_bytes())
     header = np.frombuffer(content, nibabel.nifti1.header_dtype, 1)
     for name, value in fields.items():
-        header[name] = value  # a view: changes the bytes
+        header[name] = value  # header is a view of content
     return bytes(content)
 
 
@@ -434,7 +434,7 @@ def test_any_nifti(tmp_path: Path, decoder: Decoder, name: str) -> None:
 
 
 def ingest_or_refuse(source: Source, raw: Path) -> None:
-    """``stage=ingest`` without tolerance for rejected recordings."""
+    """Ingest the raw folder and verify the store. Raise UserError if ingest rejects a recording."""
     dst = raw.parent / "store"
     for left in (dst, dst.with_name("store.partial")):
         shutil.rmtree(left, ignore_errors=True)
@@ -447,7 +447,7 @@ def ingest_or_refuse(source: Source, raw: Path) -> None:
 
 
 def fuzz_raw(name: str, source: Source, path: Path, cases: st.SearchStrategy[bytes], decoder: Decoder) -> None:
-    """Ingest the folder of ``path`` with ``cases`` in place of this file."""
+    """Write each of ``cases`` to the file ``path`` and ingest the folder that contains the file."""
     raw = path.parent
     assert decoder.ask(ingest_or_refuse, source, raw) is None
 
@@ -470,7 +470,7 @@ RAW_CELLS = [*NASTY, "1,5", "1.000,5", "1e3", "#N/A", "NULL", "44927", "01/02/20
 
 @st.composite
 def raw_tables(draw: st.DrawFn, rows: list[list[str]]) -> bytes:
-    """A table as other programs write it: another separator, encoding, line end; cells replaced, rows repeated."""
+    """A csv table with another separator, encoding or line end, and with some cells replaced or rows repeated."""
     rows = [list(row) for row in rows]
     cell = st.one_of(st.sampled_from(RAW_CELLS), CELL)
     for _ in range(draw(st.integers(0, 3))):
@@ -611,7 +611,7 @@ DICOM_VALUES += [struct.pack("<H", value) for value in (0, 1, 3, 4, 8, 12, 16, 3
 
 
 def dicom(folder: Path, kind: str) -> bytes:
-    """A sound file of four frames of 64x72 pixels, in a transfer syntax."""
+    """A valid DICOM file of four frames of 64x72 pixels. ``kind`` sets the encoding of the pixels."""
     from PIL import Image
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
@@ -633,7 +633,7 @@ def dicom(folder: Path, kind: str) -> bytes:
 
 @st.composite
 def dicom_headers(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
-    """A file with some elements of its header replaced, added or removed; values need not fit their type."""
+    """A DICOM file with some header elements replaced, added or removed. Values may have the wrong type."""
     from pydicom import dcmread
     from pydicom.datadict import dictionary_VR, tag_for_keyword
     from pydicom.dataelem import RawDataElement
@@ -677,7 +677,7 @@ def test_any_dicom(tmp_path: Path, decoder: Decoder, name: str) -> None:
     fuzz_raw(name, source, path, dicom_headers(wholes) if "header" in name else bytes_cases, decoder)
 
 
-# --- what users type ---
+# --- yaml files and command-line overrides of users ---
 
 STUDY = """defaults: [videos]
 name: clinic
@@ -709,7 +709,7 @@ YAML_VALUES += ["2024-01-01", "labels.csv", "../labels.csv", "a=b", "ü", "(x)",
 
 @st.composite
 def studies(draw: st.DrawFn) -> bytes:
-    """The yaml of a study with values or keys replaced, lines repeated, removed, or indented by tabs."""
+    """A yaml file of a study: values or keys are replaced, and lines are repeated, removed or indented by tabs."""
     lines = STUDY.splitlines()
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, len(lines) - 1))
@@ -732,7 +732,7 @@ def studies(draw: st.DrawFn) -> bytes:
 
 
 def run_study(root: Path, overrides: list[str]) -> None:
-    """``sample.py --config-dir mine stage=ingest data=clinic``: raises ``UserError`` with what it prints."""
+    """Run ``sample.py --config-dir mine stage=ingest data=clinic``. If it fails, raise UserError with its output."""
     from hydra.core.global_hydra import GlobalHydra
 
     from echodream import cli
@@ -757,7 +757,7 @@ def run_study(root: Path, overrides: list[str]) -> None:
 
 
 def clinic(root: Path) -> Path:
-    """A study of three clips with a yaml of its own; returns the path of the yaml."""
+    """Write a raw study of three clips and its yaml file. Return the path of the yaml file."""
     (root / "raw").mkdir()
     (root / "mine" / "data").mkdir(parents=True)
     rows = ["file,patient,diagnosis"]
@@ -804,13 +804,13 @@ def test_any_overrides(tmp_path: Path, decoder: Decoder) -> None:
     override = st.tuples(st.sampled_from(OVERRIDES), value).map("=".join)
 
     def ask(overrides: list[str]) -> str | None:
-        # workers and paths of this test come first, so an override of the same key replaces them
+        # overrides of workers are removed because run_study sets workers=0
         return decoder.ask(run_study, tmp_path, [one for one in overrides if not one.startswith("workers")])
 
     fuzz(CASES["overrides"], st.lists(override, min_size=1, max_size=2), ask, tmp_path)
 
 
-# --- the folder ---
+# --- files and links in a store ---
 
 
 def test_any_checksums(tmp_path: Path) -> None:
@@ -825,7 +825,7 @@ def test_any_checksums(tmp_path: Path) -> None:
 
 
 def test_any_link(tmp_path: Path) -> None:
-    """A file of a store, or its folder, replaced by a link to anywhere: refused, never waited for."""
+    """``verify`` refuses a store in which a link replaces a file or folder, and does not wait for the link's target."""
     root = latent_store(tmp_path / "store").root
     (tmp_path / "copy").mkdir()
     entries = sorted(path for path in root.rglob("*"))
@@ -860,7 +860,7 @@ def test_any_link(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_any_name(tmp_path: Path) -> None:
-    """Nothing is written or read outside the store, whatever a recording is called."""
+    """No name of a recording makes the store write or read files outside its folder."""
     media = tmp_path / "media.mkv"
     write_video(media, noise(2), 32)
     content = media.read_bytes()

@@ -11,7 +11,7 @@ from tests.support.fakes import video_store
 
 
 def descriptors() -> int:
-    """How many files this process has open."""
+    """Number of open file descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -33,7 +33,7 @@ def test_a_lock_is_had_once_and_again_after_it_was_let_go(tmp_path: Path, file: 
 def test_a_folder_that_was_renamed_meanwhile_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str | None, moment: str
 ) -> None:
-    """As by a process that finished: what is locked must be what others will find at the path."""
+    """If another process renames the folder, the lock must apply to a new folder at the same path."""
     work, module, name = tmp_path / "work", (os, "open"), "open"
     if moment == "before it is locked":
         module, name = (fcntl, "flock"), "flock"
@@ -65,7 +65,7 @@ def test_a_lock_that_cannot_be_had_says_why(tmp_path: Path) -> None:
 
 
 def test_a_system_without_flock_can_read_and_says_what_writing_needs(tmp_path: Path) -> None:
-    """As Windows, which has no fcntl."""
+    """The test blocks the import of fcntl because Windows has no fcntl module."""
     code = f"""
 import sys
 sys.modules["fcntl"] = None
@@ -87,12 +87,12 @@ except UserError as error:
 
 
 def test_a_forked_process_has_no_part_in_the_lock(tmp_path: Path) -> None:
-    """Nor does it close by mistake what has got the number of the lock's descriptor since."""
+    """In a forked process, ``unlock`` must not close another file that now has the descriptor number of the lock."""
     held = lock(tmp_path / "work")
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(tmp_path, os.O_RDONLY), held)  # whatever the lowest free number is
+        os.dup2(os.open(tmp_path, os.O_RDONLY), held)  # replaces the lock's descriptor
         unlock(held)
         try:
             os.fstat(held)

@@ -1,4 +1,4 @@
-"""Recordings that were planted under a second name are found, and no others."""
+"""The search for near-duplicates finds the recordings that were copied under a second name, and no others."""
 
 import io
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from echodream.store.video import write_video
 
 
 def recoded(frames: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """Lossy H.264 of (F, H, W, 1), also at another size."""
+    """Frames (F, H, W, 1) after lossy H.264 compression, resized by the factor ``scale``."""
     size = [round(side * scale / 2) * 2 for side in frames.shape[1:3]]
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
@@ -38,7 +38,7 @@ def recoded(frames: np.ndarray, scale: float = 1.0) -> np.ndarray:
 
 @cache
 def hearts() -> dict[str, tuple[str, np.ndarray]]:
-    """Recording -> patient and frames of twelve phantom patients."""
+    """Recordings of twelve phantom patients: a dictionary from FileName to (PatientID, frames)."""
     source = Phantom(patients=12, size=64, fps=24, seconds=(2.0, 2.4), per_patient=(1, 2))
     listed = source.recordings(None)
     return {r.name: (r.patient, source.read(r, Limits()).frames) for r in listed}

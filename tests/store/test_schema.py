@@ -220,13 +220,13 @@ def test_a_name_that_is_not_in_the_store_has_no_path(tmp_path: Path) -> None:
             store.path(name)
 
 
-# --- docs/format.md says what the code does ---
+# --- the tables in docs/format.md match the code ---
 
 DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 
 
 def listed(heading: str) -> list[str]:
-    """The first cells of the table below ``heading``."""
+    """First column of the table below ``heading`` in docs/format.md."""
     section = re.split(r"^## ", DOC.split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]
     return re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
 

@@ -57,7 +57,7 @@ def outside(root: Path) -> None:
 VIDEO, LATENT = "Videos/rec-000.mkv", "Latents/rec-000.safetensors"
 Damage = Callable[[Path], object]
 
-# name -> (what is done to a store, what is said about it); "sealed" damage has checksums that agree with it
+# name -> (function that damages a store, expected error). "sealed": the checksums match the damaged files.
 VIDEO_DAMAGE: dict[str, tuple[Damage, str]] = {
     "video missing": (lambda r: (r / VIDEO).unlink(), "rec-000.mkv is missing, or not"),
     "video is a folder": (

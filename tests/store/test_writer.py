@@ -30,7 +30,7 @@ def put(writer: StoreWriter, index: int, **columns: object) -> None:
 
 
 def write(root: Path, order: tuple[int, ...] = (0, 1, 2)) -> Store:
-    """Make the store at ``root``, or go on with it."""
+    """Write the store at ``root``, or continue an unfinished store."""
     with StoreWriter(root, video_dataset()) as writer:
         if writer.complete:
             return Store(root)
@@ -44,12 +44,12 @@ def write(root: Path, order: tuple[int, ...] = (0, 1, 2)) -> Store:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> dict[str, bytes]:
-    """The bytes of the store that nothing disturbed."""
+    """Content of a store that was written without interruption: file name to bytes."""
     return tree(write(tmp_path / "whole").root)
 
 
 def test_names_are_added_to_one_set(tmp_path: Path) -> None:
-    """A new set of all names in each call would make the cost of a store quadratic."""
+    """``done`` must return the same set each time: a copy per call would take quadratic time for the whole store."""
     with StoreWriter(tmp_path / "store", video_dataset()) as writer:
         done = writer.done
         put(writer, 0)
@@ -97,7 +97,7 @@ STEPS: dict[str, Callable[[StoreWriter], Any]] = {
 
 
 def interrupted(root: Path, steps: int) -> None:
-    """Enter, go ``steps`` steps, and leave by an exception."""
+    """Open a store writer, run the first ``steps`` of STEPS, and leave the writer with an exception."""
     with StoreWriter(root, video_dataset()) as writer:
         for name, action in list(STEPS.items())[:steps]:
             if name not in writer.done:
@@ -138,7 +138,7 @@ def test_finishing_can_be_interrupted_too(
 
 
 def begun(root: Path) -> Path:
-    """Two recordings written, the third begun; returns the folder of work."""
+    """Write two recordings and reject a third. Return the folder of the store, which remains unfinished."""
     with StoreWriter(root, video_dataset()) as writer:
         put(writer, 0)
         put(writer, 1)
@@ -264,7 +264,7 @@ HOLDER = """
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that is writing ``tmp_path/store``."""
+    """A second process that has the store ``tmp_path/store`` open for writing."""
     command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path / "store"), "0"]
     root = Path(__file__).parents[2]
     with subprocess.Popen(
@@ -383,7 +383,7 @@ def test_a_destination_that_is_something_else_is_refused(tmp_path: Path) -> None
 
 
 class Full:
-    """A journal on a full disk: a line is written by half."""
+    """Journal file on a full disk: only half of a line is written, then ``flush`` fails."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -427,7 +427,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -
     with StoreWriter(tmp_path / "store", video_dataset()):
         ready, begun = os.pipe()
         child = os.fork()
-        if child == 0:  # a data loader's worker, say, that outlives a killed parent
+        if child == 0:  # such as a data loader worker that outlives its parent
             os.write(begun, b".")
             time.sleep(20)
             os._exit(0)
