@@ -1,4 +1,4 @@
-"""``stage=anonymity``, ``pairs`` and ``linkability``: copies are found, noise is not, and bad input has a sentence."""
+"""``stage=anonymity``, ``pairs`` and ``linkability``: copies are found, noise is not, invalid input is refused."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ PATIENTS = {"VAL": range(8), "TEST": range(8, 20)}
 
 
 def picture(patient: int, number: int) -> np.ndarray:
-    """An image of a patient: what is theirs and what is the image's own, as stored; float16 (1, C, H, W)."""
+    """Stored image, float16 (1, C, H, W): a pattern of the patient plus a weaker pattern of the single image."""
     from tests.support.tiny_filter import MEAN, STD
 
     return ((pattern(1, patient) + 0.6 * pattern(2, patient, number))[None] * STD + MEAN).astype(np.float16)
 
 
 def rows(change: Callable[[np.ndarray, int, int], np.ndarray] | None = None) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Two images of each patient, but for every fifth, who has one; ``change`` anonymises them."""
+    """Two images per patient, one image for every fifth patient; ``change`` anonymizes an image."""
     found = []
     for split, patients in PATIENTS.items():
         for patient in patients:
@@ -45,13 +45,13 @@ def rows(change: Callable[[np.ndarray, int, int], np.ndarray] | None = None) -> 
 
 
 def noise(frames: np.ndarray, patient: int, number: int) -> np.ndarray:
-    """Nothing of the image is left."""
+    """An unrelated image in place of ``frames``."""
     return picture(500 + 10 * patient + number, 0)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Originals, an unchanged copy, noise, and an identity network in closed form."""
+    """Folder with original images, unchanged copies, unrelated images, and a closed-form identity network."""
     plant(monkeypatch, tmp_path)
     store(tmp_path / "real", rows(), 0.0)
     store(tmp_path / "copy", rows()[::-1], 0.0, synthetic=True)
@@ -171,7 +171,7 @@ def test_sets_that_are_no_pairs_are_refused_by_name(folder: Path) -> None:
 
 def test_pairs_are_balanced_of_different_images_and_seeded(folder: Path) -> None:
     said = run(folder, "pairs", "per_patient=1")
-    assert "patients without a second image: 3" in said  # 9, 14 and 19
+    assert "patients without a second image: 3" in said  # patients 9, 14 and 19
     owner = {row["FileName"]: row["PatientID"] for row, _ in rows()}
     for split, patients in PATIENTS.items():
         table = pd.read_csv(folder / "pairs" / f"{split}.csv")

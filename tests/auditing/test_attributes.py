@@ -1,4 +1,4 @@
-"""Attributes of samples and patients: quantities are means, classes the most frequent, copies have the patient's."""
+"""Attributes: means of numeric values, most frequent class; copies have the attributes of the copied patient."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def stores(folder: Path) -> tuple[Recordings, Recordings, Recordings]:
 def test_values_of_samples_copies_and_patients(tmp_path: Path) -> None:
     samples, train, held_out = stores(tmp_path)
     found = read_attributes(samples, train, held_out, ["P03", "P00"], None)
-    assert [*found] == ["class_name", "EF"]  # class_id says the same as class_name; View is not of the samples
+    assert [*found] == ["class_name", "EF"]  # class_id duplicates class_name; the samples have no View
     of_samples, of_patients = found["EF"]
     assert of_samples.tolist() == [40, 41, 42, 43, 53.5, 50.5]
     assert of_patients.tolist() == [50.5 + number for number in range(15)]

@@ -1,4 +1,4 @@
-"""The audit of a generator with canaries: one that remembers is found, and what does not fit together is refused."""
+"""Audit of a generator with canaries: memorization is found, and inconsistent inputs are refused."""
 
 import json
 import re
@@ -51,13 +51,13 @@ def write_generator(
 
 
 def frames_of(real: Store, patients: set[str]) -> Tensor:
-    """All frames of ``patients``, whitened."""
+    """All frames of ``patients``, normalized by MEAN and STD: (rows, C, H, W)."""
     names = real.table["FileName"][real.table["PatientID"].isin(patients)]
     return torch.cat([(real.latents(name)[0].double() - torch.tensor(MEAN)) / torch.tensor(STD) for name in names])
 
 
 def audited(folder: Path, *overrides: str) -> dict[str, Any]:
-    """The record of ``stage=audit canaries=true``."""
+    """Run ``stage=audit canaries=true`` and return the record audit.json."""
     fixed = ["stage=audit", "canaries=true", f"real={folder}/real", f"generator={folder}/lidm", "+data.name=x"]
     fixed += [f"dst={folder}/audit", "notes=null", "membership.noises=2"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -94,7 +94,7 @@ def test_a_generator_that_remembers_has_a_bound_and_another_has_none(
     assert stated is not None
     assert measure["value"]["value"] - 0.1 < float(stated[1]) <= measure["value"]["value"]
     text = (folder / f"audit_{remembers}" / "audit.json").read_text()
-    assert "secret" not in text  # the patients' names
+    assert "secret" not in text  # "secret" begins the names of patients
     before = text
     audited(folder, f"dst={folder}/audit_{remembers}")
     assert (folder / f"audit_{remembers}" / "audit.json").read_text() == before

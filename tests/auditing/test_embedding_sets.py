@@ -1,4 +1,4 @@
-"""Who an audit compares: as many frames of each, the same beat of each, two views, and no order."""
+"""Embedding sets of the audit: equal numbers of frames, key frames of one beat, two views, independence of order."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def flat(latents: Tensor) -> Tensor:
-    """Stands for a network: what it sees."""
+    """Stand-in for an embedding network: the embedding is the flattened latents."""
     return latents.flatten(1)
 
 
@@ -40,7 +40,7 @@ def latents_of(store: Store, name: str) -> Tensor:
 
 
 def places(store: Store, patient: str, rows: Tensor) -> list[tuple[str, int]]:
-    """In which recording of a patient each row is, and where."""
+    """Recording and frame index of each row of ``rows``, searched in all recordings of ``patient``."""
     found = []
     names = store.table["FileName"][store.table["PatientID"] == patient]
     for row in rows:
@@ -66,7 +66,7 @@ def test_everybody_is_seen_as_a_sample_is(real: Store, tmp_path: Path, frames: i
         assert len({recording for recording, _ in where}) == 1
         length = lengths[where[0][0]]
         if count == 3:
-            assert [place for _, place in where] == [1, 3, length - 1]  # ED, ES, ED
+            assert [place for _, place in where] == [1, 3, length - 1]  # key frames: ED, ES, ED
         elif count == 4:
             assert [place for _, place in where] == np.linspace(0, length - 1, 4).round().tolist()
 
@@ -97,9 +97,9 @@ def test_the_second_view_is_another_recording_or_another_frame(real: Store, tmp_
     assert people.has_two_views.all()
     for number, (name, pair) in enumerate(zip(people.names, people.two_views, strict=True)):
         (one, first), (two, second) = places(real, name, pair)
-        assert (one != two) == (number % 3 == 0)  # every third has a second recording
+        assert (one != two) == (number % 3 == 0)  # every third patient has a second recording
         assert one != two or first != second
-        assert frames == 1 or second == 3  # the end systole
+        assert frames == 1 or second == 3  # frame 3 is the end systole
 
 
 def test_a_patient_of_a_single_frame_has_no_second_view(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_patient_of_a_single_frame_has_no_second_view(tmp_path: Path) -> None:
     store = write(tmp_path / "real", rows)
     people = set_builder(tmp_path, 1).embed_patients(select_recordings(store, ["TRAIN"], "real"), "patients", False)
     assert people.has_two_views.tolist() == [False, True, True]
-    assert people.all_frames.shape[1] == 3  # no patient has more
+    assert people.all_frames.shape[1] == 3  # no patient has more than three frames
 
 
 def test_seeds_choose_recordings_and_frames(real: Store, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_threshold_is_what_pairs_of_different_people_rarely_reach() -> None:
 
 
 def test_links_that_the_samples_make_are_found_and_others_are_not() -> None:
-    """Views of a patient are unrelated; samples are copies of both views of training patients, or of nobody."""
+    """The two views of a patient are unrelated; samples copy both views of training patients, or are random."""
 
     def pairs(count: int, seed: int) -> EmbeddingSet:
         drawn = torch.randn(count, 2, 6, generator=torch.Generator().manual_seed(seed))
@@ -185,7 +185,7 @@ def random_set(count: int, frames: int, all_frames: int, seed: int) -> Embedding
 
 def test_distances_are_those_of_the_closest_frames_and_authenticity_is_that_of_every_frame() -> None:
     samples, train, held = random_set(13, 3, 3, 0), random_set(7, 3, 4, 1), random_set(6, 3, 4, 2)
-    samples.sample_frames[0] = train.all_frames[2, 1] + 0.01  # a copy
+    samples.sample_frames[0] = train.all_frames[2, 1] + 0.01  # sample 0 copies a frame of training patient 2
     found = AuditSets(samples, train, held, "euclidean", seed=0, far=0.1, cells=2).sample_distances
     queries, references = samples.sample_frames.double(), torch.cat([train.all_frames, held.all_frames]).double()
     distance = torch.cdist(queries.flatten(0, 1), references.flatten(0, 1)).view(13, 3, 13, 4)

@@ -1,4 +1,4 @@
-"""Membership inference: a generator that remembers is found, one that does not is not, and errors are what they say."""
+"""Membership inference: memorization is found, no false alarm without memorization, and errors match definitions."""
 
 import json
 from dataclasses import asdict, replace
@@ -64,7 +64,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def known(real: Store) -> Tensor:
-    """All frames of training patients, whitened."""
+    """All frames of training patients, normalized by MEAN and STD."""
     names = real.table["FileName"][real.table["Split"] == "TRAIN"]
     return torch.cat([(real.latents(name)[0].double() - torch.tensor(MEAN)) / torch.tensor(STD) for name in names])
 
@@ -85,7 +85,7 @@ def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, known(real))
     found = list(membership_measures(errors, model("lidm"), 0))
     assert found[0].value.value > 0.95
-    assert found[0].value.low >= 0.025 ** (1 / HELD) - 1e-9  # the exact interval of an AUC of 1
+    assert found[0].value.low >= 0.025 ** (1 / HELD) - 1e-9  # lower end of the exact interval for an AUC of 1
     assert found[0].stands_out
     assert found[1].value.value > 0.8
     assert (found[0].details["members"], found[0].details["others"]) == (TRAIN, HELD)
@@ -107,7 +107,7 @@ def test_a_generator_that_remembers_nobody_is_not(real: Store, kind: str) -> Non
 
 
 def test_the_control_never_saw_the_patient(real: Store) -> None:
-    """By hand: a denoiser fitted to the training patients of other folds, and the error that it expects."""
+    """The control, by hand: expected errors of a denoiser fitted to the training patients of the other folds."""
     name, count, conditions, view = KINDS["frames"]
     sides = [select_recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]
     made = model(name, conditions, frames=count, encoder=ENCODER)
@@ -133,7 +133,7 @@ def test_the_control_never_saw_the_patient(real: Store) -> None:
 
 
 def test_groups_that_differ_are_named_and_are_no_finding(real: Store) -> None:
-    """A generator that restores whatever is easy, and training patients who are easier than others."""
+    """Training patients are easier to denoise than new patients: the difference is reported, but is no finding."""
     generator, member = np.random.default_rng(0), np.arange(90) < 50
     difficulty = generator.lognormal(-0.5 * member, 0.4)[:, None] * [1.0, 2.0]
     values = 0.5 * difficulty + 0.05 * generator.normal(size=(90, 2))
@@ -144,7 +144,7 @@ def test_groups_that_differ_are_named_and_are_no_finding(real: Store) -> None:
         found = next(membership_measures(errors, made, 0))
         assert found.details["groups differ"]
         assert found.details["control"]["low"] > 0.5
-        assert found.details["auc"]["low"] > 0.5  # without calibration
+        assert found.details["auc"]["low"] > 0.5  # AUC without calibration by difficulty
         assert found.stands_out == (remembered > 0)
         sentence = group_difference([asdict(found)])
         assert sentence.startswith("Training and new patients differ by themselves")
@@ -173,7 +173,7 @@ def test_all_patients_are_attacked_with_equally_many_records(real: Store, kind: 
 
 
 def everyone(real: Store) -> Tensor:
-    """All frames of the study, whitened."""
+    """All frames of the study, normalized by MEAN and STD."""
     names = real.table["FileName"]
     return torch.cat([(real.latents(name)[0].double() - torch.tensor(MEAN)) / torch.tensor(STD) for name in names])
 
@@ -183,9 +183,10 @@ def everyone(real: Store) -> Tensor:
 def test_noise_is_the_same_for_all_patients_and_errors_are_means_of_squares(
     real: Store, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By hand, from the very data and noise: v = a noise - s x_0, and of standard normal data 0 is predicted.
+    """Errors computed by hand from the recorded data and noise: the target is v = a noise - s x_0, the prediction 0.
 
-    A batch of 5 is seen 6 times: 3 levels, each with 2 draws of noise. Records take turns: 0, 1, 0, 1, ...
+    The denoiser receives each batch of 5 recordings 6 times: 3 noise levels with 2 noise samples each. The recordings
+    of a patient alternate (0, 1, 0, 1, ...); recording 0 of all patients has the same noise, and so has recording 1.
     """
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     corrupt = DDPM.corrupt
@@ -201,7 +202,7 @@ def test_noise_is_the_same_for_all_patients_and_errors_are_means_of_squares(
     noises: dict[tuple[int, int], list[Tensor]] = {}
     for start in range(0, len(seen), 6):
         for place, (x_0, t, noise) in enumerate(seen[start : start + 6]):
-            assert torch.allclose(x_0, frames._nearest(x_0), atol=1e-3)  # posterior means, of real frames
+            assert torch.allclose(x_0, frames._nearest(x_0), atol=1e-3)  # the data are posterior means of real frames
             a, s = shares[t[0]].sqrt(), (1 - shares[t[0]]).sqrt()
             made[row : row + len(x_0), place // 2, place % 2] = (a * noise - s * x_0).square().flatten(1).mean(dim=1)
             for number in range(len(x_0)):
@@ -218,9 +219,9 @@ def test_noise_is_the_same_for_all_patients_and_errors_are_means_of_squares(
 
 
 def test_noise_of_clips_is_shared_as_in_training(real: Store) -> None:
-    """With .9 in common, any two frames' noise correlates by .9; an image has no frames to share it."""
+    """With shared_noise=.9, the noise of two frames of a clip correlates by .9; images have no shared noise."""
     _, restorer = attacked(real, "clips", None, shared_noise=0.9)
-    x_t, t = restorer.shown[4]  # the highest level: all but noise
+    x_t, t = restorer.shown[4]  # the highest noise level: x_t is almost pure noise
     assert t[0] > 500
     between = torch.corrcoef(x_t.transpose(1, 2).flatten(2)[0])
     assert between[0, 1:].mean() == pytest.approx(0.9, abs=0.1)
@@ -243,7 +244,9 @@ def test_latents_are_whitened_as_the_generator_knows_them(real: Store, monkeypat
 def test_what_a_clip_adds_to_its_references_is_attacked_where_that_is_drawn(
     real: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """References at both ends: what lies between is a straight line, and each channel has its spread."""
+    """With references at both ends, the attack uses the residual from the line between the references, divided by the
+    spread of each channel.
+    """
     monkeypatch.setitem(
         KINDS, "ends", (*KINDS["clips"][:3], Clips(frames=4, reference="even", references=2, posterior="mean"))
     )
@@ -309,7 +312,7 @@ def test_a_view_that_is_none_is_refused_and_never_imported(tmp_path: Path, view:
 
 @pytest.mark.slow
 def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of key frames: 30 patients in training, 24 held out, as many of each."""
+    """A generator of key frames, attacked with more training patients than held-out patients."""
     real = study(tmp_path / "real")
     networks(tmp_path)
     made = model("lidm", frames=3, encoder=ENCODER)
@@ -319,7 +322,7 @@ def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, m
     restorer = Restorer(known(real))
     monkeypatch.setattr(DiffusionModel, "forward", lambda own, *given: restorer(own, *given))
     overrides = [f"generator={tmp_path}/lidm", "membership.samples=2", "membership.levels=2", "membership.noises=1"]
-    overrides.append("plant=0")  # the network that remembers does not sample
+    overrides.append("plant=0")  # the network that memorizes cannot sample, so no copies are planted
     said = audit(tmp_path, *overrides)
     record = json.loads((tmp_path / "audit" / "audit.json").read_text())
     found = {measure["name"]: measure for measure in record["measures"]}["membership inference (lidm), AUC"]
@@ -329,7 +332,7 @@ def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, m
     assert "membership inference (lidm), AUC" in said.splitlines()[-1]
     assert record["generator"] == made.fingerprint()
     assert (tmp_path / "audit" / "membership.png").is_file()
-    assert (tmp_path / "audit" / "drift.png").is_file()  # of three key frames
+    assert (tmp_path / "audit" / "drift.png").is_file()  # drift over three key frames
     told = tmp_path / "lidm" / "artifact.json"
     told.write_text(json.dumps(json.loads(told.read_text()) | {"source": "ab" * 32}))
     with pytest.raises(UserError, match=r"generator=.* was trained on another store than real="):

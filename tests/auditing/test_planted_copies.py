@@ -1,4 +1,4 @@
-"""Power of the audit: planted copies are found from the smallest share on, and only by measures that can see them."""
+"""Power of the audit: the smallest share of planted copies that is found, for measures that can detect copies."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ TRAIN, HELD, SAMPLES, WIDTH = 40, 26, 60, 12
 
 
 def normal(rows: int, seed: int, frames: int = 2) -> Tensor:
-    """Frames of persons, (rows, frames, D): a person differs more from others than frames from each other."""
+    """Frames of random patients, (rows, frames, D): patients differ more than frames of one patient."""
     generator = torch.Generator().manual_seed(seed)
     persons = torch.randn(rows, 1, WIDTH, generator=generator)
     return persons + 0.1 * torch.randn(rows, frames, WIDTH, generator=generator)
@@ -94,7 +94,8 @@ def test_copies_show_random_training_patients_and_are_redrawn_by_the_generator(t
 @pytest.mark.slow
 def test_exact_copies_are_found_and_unrelated_samples_are_not() -> None:
     size = copy_count(SHARES[-1], SAMPLES)
-    copies = {"exact": normal(TRAIN, 0)[:size], "rotated": normal(size, 9)}  # the latter are of nobody
+    # these "rotated" frames are unrelated to all patients
+    copies = {"exact": normal(TRAIN, 0)[:size], "rotated": normal(size, 9)}
     sets = spaces(copies)
     clean = [each.with_samples(range(SAMPLES)) for each in sets]
     measures, _ = measure_all(clean)
@@ -105,7 +106,7 @@ def test_exact_copies_are_found_and_unrelated_samples_are_not() -> None:
     assert [*found["training patients singled out by latents"]["rotated"]] == ["0.01", "0.05", "0.1"]
     assert all(each["rotated"] is None for each in power.values() if each)
     assert {*(power["membership by a trained attacker, AUC by latents"] or {})} == {"exact", "rotated"}
-    assert power["precision"] is None  # a measure of quality is not a test for copies
+    assert power["precision"] is None  # precision measures quality and is no test for copies
 
 
 def test_a_measure_that_stands_out_without_copies_has_no_power_to_measure() -> None:

@@ -1,4 +1,4 @@
-"""Published metric names, adherence to a numeric condition, and identity along a video."""
+"""Published metric names, adherence to a numeric condition, and consistency of identity along a video."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ N, D = 12, 3
 
 
 def sight(extractor: type[Extractor], frames: int) -> FeatureSets:
-    """Random features with the name of ``extractor``."""
+    """Feature sets with random features, labeled as features of ``extractor``."""
     rng = np.random.default_rng(0)
     sides = []
     for count in (N, N + 5, N + 3):
@@ -72,7 +72,7 @@ def test_different_frame_rates_have_a_warning(tmp_path: Path) -> None:
 
 
 def reader(root: Path) -> Path:
-    """A regression artifact for EF with random weights."""
+    """A saved regression network for EF with random weights."""
     torch.manual_seed(3)
     network = Classifier(1, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [2, 2], False).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Shares of videos outside the training range: planted implausible hearts, and real test patients as floor."""
+"""Share of videos outside the training range: planted implausible hearts, and real test patients as the floor."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ OUTSIDE = " outside the training range"
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RecordingSet]:
-    """60 TRAIN and 40 TEST patients; 15 ordinary and 5 implausible samples."""
+    """60 TRAIN and 40 TEST patients; 15 plausible and 5 implausible samples."""
     folder = tmp_path_factory.mktemp("hearts")
     hearts = {f"r{number}": heart(number, frames=64 + number % 30) for number in range(TRAIN + TEST)}
     real = heart_store(folder / "real", hearts, ["TRAIN"] * TRAIN + ["TEST"] * TEST)
@@ -60,7 +60,7 @@ def test_each_implausible_sample_is_counted_and_test_patients_are_as_expected(st
         outside = round(metric["floor"]["value"] * TEST)
         low, high = (bound(outside, TEST, 0.005) for bound in (clopper_pearson_lower, clopper_pearson_upper))
         assert low <= expected <= high, quantity
-        assert "only 60 training patients" in metric["warning"]  # 0.99 needs 199
+        assert "only 60 training patients" in metric["warning"]  # a range with coverage 0.99 needs 199 patients
     whole = found[f"any quantity{OUTSIDE}"]
     assert whole["count"] == GOOD + len(IMPLAUSIBLE)
     assert len(IMPLAUSIBLE) <= round(whole["value"] * whole["count"]) <= len(IMPLAUSIBLE) + 5
@@ -68,7 +68,7 @@ def test_each_implausible_sample_is_counted_and_test_patients_are_as_expected(st
 
 
 def test_ejection_fraction_is_that_of_a_regression_model(stores: dict[str, RecordingSet]) -> None:
-    """Training has 50 to 69 %; two predictions are outside, and one test patient."""
+    """EF of training patients is 50 to 69 %; two samples and one test patient are outside this range."""
     videos, test = stores["videos"], stores["TEST"]
     ef, real = np.full(len(videos.rows), 60.0), np.full(TEST, 55.0)
     ef[[3, 7]], real[0] = (12.0, 95.0), 71.0
@@ -80,7 +80,7 @@ def test_ejection_fraction_is_that_of_a_regression_model(stores: dict[str, Recor
     none = plausibility(*sets, (predictions(videos, np.full(len(ef), 60.0)), predictions(test, real)))
     exact = none[f"ejection fraction{OUTSIDE}"]
     assert (exact["value"], exact["low"]) == (0, 0)
-    assert exact["high"] == pytest.approx(1 - 0.025 ** (1 / len(ef)))  # Clopper-Pearson
+    assert exact["high"] == pytest.approx(1 - 0.025 ** (1 / len(ef)))  # exact upper bound (Clopper-Pearson)
     assert found["range"]["not computed"] == {}
     other = plausibility(*sets, (predictions(videos, ef, "Age"), predictions(test, real, "Age")))
     assert "does not predict EF" in other["range"]["not computed"]["ejection fraction"]
@@ -88,7 +88,7 @@ def test_ejection_fraction_is_that_of_a_regression_model(stores: dict[str, Recor
 
 
 def test_recordings_of_one_patient_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uniform values that are equal in all recordings of a patient: a new patient is outside at the nominal rate."""
+    """All recordings of a patient have one uniform value: new patients are outside the range at the nominal rate."""
     path, sector = "echodream.evaluation.plausibility", np.ones((HEIGHT, WIDTH), bool)
     monkeypatch.setattr(f"{path}._read_central_part", lambda each, row, seconds: (each.rows["Value"][row], FPS))
     monkeypatch.setattr(f"{path}.measure_clip", lambda value, fps: ({"heart rate": float(value)}, sector))
@@ -113,7 +113,7 @@ def test_a_sample_is_rejected_with_the_quantity_and_its_range(stores: dict[str, 
 
 
 def test_what_cannot_be_computed_is_said(stores: dict[str, RecordingSet], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips of half a second have no heart rate, and a study without any quantity is an error."""
+    """Clips of half a second give no heart rate; a study without any measurable quantity is an error."""
     short = training_ranges(stores["TRAIN"], 0.99, 0.5)
     assert short.not_computed == {"heart rate": "60 of 60 training recordings have no heart rate in 0.5 s"}
     assert "heart rate" not in short.ranges

@@ -1,4 +1,4 @@
-"""A protocol is written, repeated with the same metrics, and refuses other settings."""
+"""An evaluation protocol is written, gives the same metrics when repeated, and refuses other settings."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["study"]
 
 @pytest.fixture(scope="module")
 def first(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A protocol, and the evaluation that wrote it."""
+    """Path of an evaluation protocol, and the metrics of the evaluation that wrote this protocol."""
     kept = tmp_path_factory.mktemp("kept") / "protocol.json"
     found, _ = evaluate(study, f"images={study}/images", "most=30", "seed=4", "neighbours=2")
     kept.write_text((study / "report" / "protocol.json").read_text())

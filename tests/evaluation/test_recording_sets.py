@@ -1,4 +1,4 @@
-"""Recordings that are compared: further test patients, key frames, reconstructions by the autoencoder."""
+"""Recordings for the evaluation: further test patients, key frames, and reconstructions by the autoencoder."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_a_store_of_the_same_patients_is_refused(tmp_path: Path) -> None:
 
 
 def test_key_frames_and_frames_of_a_recording_are_evenly_spread(tmp_path: Path) -> None:
-    """At key frames if the synthetic images are key frames and the recording has marks; else over all frames."""
+    """Key frames if the synthetic images are key frames and the recording has ED and ES marks; else evenly spread."""
     marks = {"ED": ["0 4", "", "1", "0", "9", "0 2", "3"], "ES": ["2", "", "", "3", "1", "", "1 5"]}
     store = moving_disc_store(tmp_path / "real", **marks)
     recordings = RecordingSet(store, store.table, "real=x", only_key_frames=True)

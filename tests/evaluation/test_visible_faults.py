@@ -1,4 +1,4 @@
-"""Real recordings with a visible fault must not be called close to real: on the phantom, and on real clips."""
+"""Recordings with an added visible fault must not score as close to real: on the phantom, and on real clips."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def blurred(clip: np.ndarray) -> np.ndarray:
 
 
 def white_noise_for_speckle(clip: np.ndarray) -> np.ndarray:
-    """Of the same local strength, fresh in every frame."""
+    """Replace speckle by white noise of equal local strength, independent in each frame."""
     strength = np.sqrt(np.maximum(uniform_filter(speckle(clip) ** 2, (0, 9, 9)), 0))
     return clip - speckle(clip) + strength * np.random.default_rng(0).normal(size=clip.shape)
 
@@ -54,19 +54,19 @@ FAULTS = (blurred, white_noise_for_speckle, frozen_speckle, shuffled, halved_con
 
 
 def spectra(clips: Clips, fault: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Spatial spectra of four frames of each clip, and its temporal spectrum."""
+    """Spatial spectra of four frames per clip, and the temporal spectrum of each clip, after adding ``fault``."""
     spatial, temporal = [], []
     for clip in clips:
         x = torch.from_numpy(np.clip(np.rint(fault(clip)), 0, 255) / 127.5 - 1)[None, None]
         frames = np.linspace(0, len(clip) - 1, 4).round().astype(int)
         spatial += [spatial_spectrum().features(x[:, :, frame : frame + 1]).numpy() for frame in frames]
-        start = max(len(clip) - CLIP_FRAMES, 0) // 2  # the central clip, as in stage=evaluate
+        start = max(len(clip) - CLIP_FRAMES, 0) // 2  # the central part of the clip, as in stage=evaluate
         temporal.append(temporal_spectrum().features(x[:, :, start : start + CLIP_FRAMES]).numpy())
     return np.concatenate(spatial), np.concatenate(temporal)
 
 
 def distances(train: Clips, test: Clips, fault: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Log-spectral distance and temporal log-spectral distance, in dB."""
+    """Spatial and temporal log-spectral distance between train with ``fault`` and test, in dB."""
     pairs = zip(spectra(train, fault), spectra(test, lambda clip: clip), strict=True)
     return np.array([log_spectral_estimate(x, y).value for x, y in pairs])
 

@@ -1,4 +1,4 @@
-"""Frames of stores as embeddings: each its own, whatever goes through the network with it, and whose it is."""
+"""Embeddings of frames: independent of the batch, in the order of the recordings, and of the right patients."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder, write_va
 
 
 def reid(root: Path, **changes: object) -> Path:
-    """A random network as training would leave it."""
+    """A re-identification network with random weights, saved as after training."""
     torch.manual_seed(3)
     sees = {"on": "latents", "channels": C, "height": H, "width": W, "encoder": ENCODER, "similarity": "cosine"}
     facts = InputSpec(**{"mean": STATISTICS.mean, "std": STATISTICS.std, **sees, **changes})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The ledger: which decisions count as one, and which do not."""
+"""Ledger of filter decisions: a repeated decision counts once; decisions with other networks are counted apart."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_equal_decisions_count_once_and_other_networks_apart(tmp_path: Path) -> 
     assert count(entry(reid="b")) == AttemptCounts(1, 2)
     assert count(entry(generator="h")) == AttemptCounts(1, 3)
     assert count(entry()) == AttemptCounts(2, 2)
-    assert count(entry(on="video", generator="v")) == AttemptCounts(1, 0)  # of other samples: images are not counted
+    assert count(entry(on="video", generator="v")) == AttemptCounts(1, 0)  # decisions on images do not count for videos
     assert count(entry(real="s")) == AttemptCounts(1, 0)
     assert len([*folder.iterdir()]) == 6
 

@@ -1,4 +1,4 @@
-"""The outlier test of the filter: residuals against the PCA of scikit-learn, and planted frames."""
+"""The outlier test of the filter: residuals compared with the PCA of scikit-learn, and planted outlier frames."""
 
 from pathlib import Path
 
@@ -35,12 +35,12 @@ def test_the_score_is_the_residual_of_principal_components(copier: CopyGenerator
 
 
 def test_frames_outside_the_span_of_training_are_outliers(copier: CopyGenerator) -> None:
-    """Noise that the decoder removes changes nothing; a frame of another kind has the highest score."""
+    """Flipped and shifted frames have higher scores than training frames; clipping by the decoder changes no score."""
     test, frames = OutlierTest(copier, 0.999), copier.training_frames(8).clamp(-9, 9)
     other = frames.flip(0).roll(1, dims=-1).flip(-2)
     (own,), (different,) = test.embed_versions(frames, []), test.embed_versions(other, [])
     assert own.max() < different.min()
-    beyond = 5 * frames  # the decoder clips pixels
+    beyond = 5 * frames  # latents beyond the range of the pixels, which the decoder clips
     assert (beyond > 10).any()
     assert torch.equal(test.embed_versions(beyond, [])[0], test.embed_versions(beyond.clamp(-10, 10), [])[0])
 
@@ -60,7 +60,7 @@ def test_the_fraction_of_variance_lies_between_0_and_1(explained: float) -> None
 
 
 def test_latents_that_are_not_finite_are_refused(copier: CopyGenerator) -> None:
-    """A score that is NaN would count as no outlier."""
+    """A NaN score would never count as an outlier, so non-finite latents are an error."""
     with pytest.raises(UserError, match="outliers: the autoencoder gives latents that are NaN or infinite"):
         OutlierTest(copier, 0.9).embed_versions(torch.full_like(copier.training_frames(2), torch.nan), [])
 

@@ -1,4 +1,4 @@
-"""Known copies: each kind against its closed form, whatever is made together with it, and what its references lack."""
+"""Generated copies (positive controls): each kind compared with its closed form, for any batch and order of rows."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def frames_of(copier: CopyGenerator, one: FrameSelection) -> np.ndarray:
 
 
 def intensity(latents: np.ndarray) -> np.ndarray:
-    """Of the pixels that the stand-in autoencoder makes, which are a tenth of the latents, cut at 1."""
+    """Pixels of the stand-in autoencoder (latents / 10, clipped to [-1, 1]), scaled to [0, 1]."""
     return (np.clip(latents / 10, -1, 1) + 1) / 2
 
 
@@ -64,7 +64,7 @@ def test_a_draw_is_from_the_stored_posterior_and_a_function_of_seed_name_and_rec
         np.concatenate([(copy - frames_of(copier, one)).ravel() for copy, one in zip(drawn, selections, strict=True)])
         / 0.25
     )
-    assert noise.mean() == pytest.approx(0, abs=0.06)  # 5040 numbers
+    assert noise.mean() == pytest.approx(0, abs=0.06)  # 5040 noise values
     assert noise.std() == pytest.approx(1, abs=0.04)
     for control in (PosteriorSample(), PixelTransform(gain=0.3, speckle=0.2)):
         drawn, backwards = (
@@ -154,7 +154,7 @@ def test_copies_are_made_of_the_videos_frames_where_there_are_videos(copier: Cop
     own = pixels[copier.recordings.names[one[0].row]][one[0].frames, :, :, 0] / 127.5 - 1
     flipped = generated(with_videos, PixelTransform(flip=True), one)[0]
     assert flipped == pytest.approx(np.repeat(own[:, None, :, ::-1] * 10, C, axis=1), abs=1e-4)
-    back = generated(with_videos, PixelTransform(), one)[0]  # decoded from the latents
+    back = generated(with_videos, PixelTransform(), one)[0]  # without a transform, frames are decoded from the latents
     assert back == pytest.approx(generated(copier, PixelTransform(), one)[0])
     videos.checksum = "other"
     with pytest.raises(UserError, match=r"videos=v is not the origin of .*: give the store that was encoded, or null"):
@@ -175,9 +175,9 @@ def test_a_range_of_one_value_copies_like_the_amount(copier: CopyGenerator) -> N
 def test_each_patient_has_one_sample_of_a_range_whatever_the_batch(
     copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The factor of intensities is read from the copies: it differs, and all frames of a patient have the same."""
+    """The gain, computed from the copies, is equal in all frames of a patient and differs between patients."""
     selections = list(select_frames(copier.recordings, 3, 0).values())
-    control = PixelTransform(gain=(-1.0, 0.0))  # never clipped at white
+    control = PixelTransform(gain=(-1.0, 0.0))  # negative gain: no pixel is clipped at white
     copies = generated(copier, control, selections)
     factors = []
     for copy, one in zip(copies, selections, strict=True):
@@ -210,7 +210,10 @@ COMPOSED: dict[str, Any] = {
 
 
 def test_blends_are_of_the_patient_and_of_another(copier: CopyGenerator) -> None:
-    """Pixels of the stand-in autoencoder are latents, so that both are (1 - w) x + w y with frames y of others."""
+    """Stand-in pixels are linear in the latents: ``blend`` and ``interpolate`` give (1 - w) x + w y.
+
+    x is a frame of the patient, y a frame of another patient, w the weight in the configured range.
+    """
     selections = list(select_frames(copier.recordings, 2, 0).values())
     tables = {name: (patient, frames.astype(np.float64)) for name, (patient, _, frames) in recordings().items()}
     for control in (PixelTransform(blend=(0.1, 0.3)), PixelTransform(interpolate=(0.1, 0.3))):
@@ -225,7 +228,7 @@ def test_blends_are_of_the_patient_and_of_another(copier: CopyGenerator) -> None
                     left = np.abs(copy[0] - x[0] - weight * difference).max()
                     found.append((left, weight, patient, name))
             left, weight, patient, name = min(found)
-            assert left < 0.4  # the partner is a sample of its posterior
+            assert left < 0.4  # tolerance: the other patient's frame is sampled from its posterior
             weights.append(weight)
             partners.add(name)
             assert patient < TRAIN
@@ -235,7 +238,7 @@ def test_blends_are_of_the_patient_and_of_another(copier: CopyGenerator) -> None
 
 
 def test_selections_are_random_elements_of_lists_in_the_order_of_names(copier: CopyGenerator) -> None:
-    """Without these lists, which would cost as much per copy as there are recordings."""
+    """Selections equal random elements of sorted lists of recordings, without building such a list for each copy."""
     order = np.random.default_rng(0).permutation(len(copier.recordings))
     copier.recordings = rows = copier.recordings.select(order.tolist())
     patients = rows.table["PatientID"].to_numpy()
@@ -288,14 +291,14 @@ def test_what_references_lack() -> None:
 
 
 def test_frames_are_picked_by_patient(copier: CopyGenerator) -> None:
-    """Key frames of a beat, frames so far apart, or all over the recording; whatever the order of rows."""
+    """Key frames of a beat, frames at a stride, or frames over the whole recording; for any order of rows."""
     rows = copier.recordings
     three = select_frames(rows, 3, 0)
     assert [*three] == [f"secret{number:02}" for number in range(TRAIN)]
     assert all(one.frames.tolist() == [1, 3, 5] for one in three.values())
     assert all(np.diff(one.frames).tolist() == [2, 2] for one in select_frames(rows, 3, 0, stride=2).values())
     starts = {int(one.frames[0]) for seed in range(9) for one in select_frames(rows, 3, seed, stride=2).values()}
-    assert starts == set(range(5))  # nine frames: 4 + 4 is the last
+    assert starts == set(range(5))  # nine frames: the last start is 4, with frames 4, 6 and 8
     long = select_frames(rows, 5, 0, stride=4)
     assert all(one.frames.tolist() == evenly(int(rows.frames[one.row]), 5).tolist() for one in long.values())
     single = [int(one.frames[0]) for seed in range(20) for one in select_frames(rows, 1, seed).values()]
@@ -316,7 +319,7 @@ def generator(kind: str, conditions: tuple[str, ...] = ("class_id",), **facts: A
 def test_the_generator_draws_on_from_the_noised_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float
 ) -> None:
-    """With the exact denoiser of N(m, s^2) the result is m + s (x_t - a m) / sqrt(a^2 s^2 + sigma^2), in key frames."""
+    """SDEdit of key frames with the exact denoiser of N(m, s^2): m + s (x_t - a m) / sqrt(a^2 s^2 + sigma^2)."""
     plant(monkeypatch, tmp_path)
     rows, model = Recordings(study(tmp_path / "latents", marks=True), "TRAIN"), generator("lidm", (), frames=3)
     stands = tiny.Gaussian(lambda *_: torch.tensor(0.3), 0.8)
@@ -338,7 +341,7 @@ def test_the_generator_draws_on_from_the_noised_frames(
 
 
 def test_the_generator_is_told_the_patient_s_own_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of clips: its class, and the key frames of its beat at their times in the clip."""
+    """Conditions of a clip: the patient's class, and the key frames of the recording with their times in the clip."""
     store = tiny.latent_store(tmp_path / "latents", encoder=tiny_filter.ENCODER)
     plant(monkeypatch, tmp_path)
     rows = Recordings(store, "TRAIN")
@@ -356,7 +359,8 @@ def test_the_generator_is_told_the_patient_s_own_conditions(tmp_path: Path, monk
         assert values["reference_time"][number].tolist() == [0 - start, 2 - start, frames - 1 - start]
         mean = store.latents(rows.names[one.row])[0].float()
         reference = values["reference"][number].transpose(0, 1) * torch.tensor(STD) + torch.tensor(MEAN)
-        assert (reference - mean[[0, 2, frames - 1]]).abs().max() < 0.125 * 5  # draws
+        # tolerance: references are sampled from the posterior
+        assert (reference - mean[[0, 2, frames - 1]]).abs().max() < 0.125 * 5
     copied = generated(copier, SDEdit(0.3), selections)
     assert {copy.shape for copy in copied} == {(4, C, tiny.H, tiny.W)}
 

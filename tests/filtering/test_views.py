@@ -1,4 +1,4 @@
-"""Views of frames: all directions of a transform, grids of transforms, and matched histograms."""
+"""Views of frames: directions of a transform, grids of transforms, and histogram matching."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_a_grid_is_every_combination_of_its_views(copier: CopyGenerator) -> None
     assert GridViews(copier, [ViewGrid()])(x) == []
     assert (
         len(GridViews(copier, [grid, ViewGrid(rotate=[5.0]), grid])(x)) == len(views) + 1
-    )  # equal views are compared once
+    )  # equal views of several grids are kept once
     for wrong, words in (
         ({"flip": ["up"]}, "view_grid.flip is 'up'"),
         ({"shift": [2]}, "view_grid.shift is 2"),
@@ -90,7 +90,7 @@ def test_grids_are_read_from_one_mapping_or_several() -> None:
 
 
 def test_the_record_of_a_grid_is_that_of_before() -> None:
-    """One mapping with three keys, as before there were rotations, intensities and lists; no views: no grid."""
+    """The record has the keys flip, shift and zoom, and other keys only if set; without views the record is None."""
     shift = {"flip": ["none"], "shift": [-0.1, 0], "zoom": [1.0]}
     assert record_view_grids(read_view_grids({"shift": [-0.1, 0]})) == shift
     assert record_view_grids(read_view_grids([{"shift": [-0.1, 0]}, {"rotate": [5]}])) == [
@@ -102,7 +102,7 @@ def test_the_record_of_a_grid_is_that_of_before() -> None:
 
 
 def test_a_matched_histogram_undoes_every_increasing_change_of_intensity(copier: CopyGenerator) -> None:
-    """Gain and contrast keep the order of the pixel values, which alone determines the matched frame."""
+    """Gain and contrast keep the order of the pixel values, and histogram matching depends on this order only."""
     x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float() / 20
     target = mean_sorted_pixels(copier)
     frames = copier.decode(copier.training_frames(128)).flatten(1)

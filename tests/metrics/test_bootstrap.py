@@ -32,7 +32,8 @@ def test_the_interval_of_a_mean_is_the_ordinary_bootstrap() -> None:
     assert found.low == pytest.approx(truth.low, abs=0.08 * (truth.high - truth.low))
     assert found.high == pytest.approx(truth.high, abs=0.08 * (truth.high - truth.low))
     alone = influence_interval(mean_estimate(values), SamplingUnits(np.arange(90)))
-    assert found.high - found.low > 1.5 * (alone.high - alone.low)  # rows of one unit are drawn together
+    # rows of one unit are resampled together, which widens the interval
+    assert found.high - found.low > 1.5 * (alone.high - alone.low)
 
 
 def test_patients_are_given_for_each_row() -> None:
@@ -73,7 +74,7 @@ def test_a_proportion_of_0_or_1_has_the_exact_interval(all_of_them: float) -> No
 
 
 def test_classes_with_few_patients_are_resampled_together() -> None:
-    """With one patient of each class there would be no interval otherwise."""
+    """Classes with too few patients are merged: with one patient per class, no interval would exist."""
     values, patients = np.array([1.0, 5.0, 2.0, 8.0, 3.0]), np.arange(5)
     classes = np.array(["a", "a", "a", "b", "b"])
     assert influence_interval(mean_estimate(values), SamplingUnits(patients, classes)) == influence_interval(
@@ -112,7 +113,7 @@ def test_the_interval_of_the_median_resamples_patients() -> None:
     assert found.value == np.median(values)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.08)
     twice = bootstrap_median(np.repeat(values, 3), np.repeat(np.arange(200), 3), repeats=400)
-    assert (twice.low, twice.high) == (found.low, found.high)  # not as if there were three times as many
+    assert (twice.low, twice.high) == (found.low, found.high)  # repeated rows of a patient do not narrow the interval
     assert np.isnan(bootstrap_median(values, ["one"] * 200).low)
     assert bootstrap_median(np.array([1.0, np.nan, 4.0]), list("abc")).value == 2.5
     assert np.isnan(bootstrap_median(np.array([np.nan])).value)

@@ -37,7 +37,7 @@ def chamber(area: np.ndarray, noise: float = 0.0) -> np.ndarray:
 def beating(rate: float, frames: int, fps: float = FPS, noise: float = 10.0) -> np.ndarray:
     """A chamber that beats ``rate`` times a minute.
 
-    Its curve has a second, lower hump in each beat, like the curve of a real heart.
+    The area curve has a second, lower peak in each beat, like the area curve of a real heart.
     """
     phase = 2 * math.pi * rate / 60 * np.arange(frames) / fps
     return chamber(400 + 150 * np.cos(phase) + 40 * np.cos(2 * phase + 1), noise)
@@ -45,7 +45,7 @@ def beating(rate: float, frames: int, fps: float = FPS, noise: float = 10.0) -> 
 
 @pytest.mark.parametrize("rate", [41.0, 63.0, 77.7, 100.3, 171.0])
 def test_heart_rate_has_subframe_precision(rate: float) -> None:
-    """One frame more or less would be off by 1 to 9 %."""
+    """An error of one frame in the period would change the heart rate by 1 to 9 %."""
     found = estimate_rhythm(beating(rate, 150), FPS)
     assert found.heart_rate == pytest.approx(rate, rel=0.006)
     assert found.periodicity > 0.9
@@ -98,7 +98,7 @@ def test_the_area_is_the_disc_as_a_share_of_the_sector() -> None:
 
 def test_the_sector_includes_dark_chambers_and_no_border() -> None:
     found = sector_mask(chamber(np.full(5, 400.0)).astype(float))
-    assert (~found[3:-3, 3:-3]).sum() <= 4  # its corners are cut
+    assert (~found[3:-3, 3:-3]).sum() <= 4  # only the corners of the sector are missing
     assert found.sum() == found[3:-3, 3:-3].sum()
 
 
@@ -111,7 +111,8 @@ def test_pixels_and_floats_are_the_same() -> None:
 
 
 def test_jump_ratio_by_hand() -> None:
-    levels = np.cumsum([0, *[2] * 18, 50, 2])  # 20 changes: the 95th percentile lies a twentieth of the way to the top
+    # of 20 changes, the 95th percentile lies 5 % of the way from the 19th to the 20th
+    levels = np.cumsum([0, *[2] * 18, 50, 2])
     frames = np.tile(levels[:, None, None], (1, 3, 4)).astype(np.uint8)
     assert jump_ratio(frames) == pytest.approx((2 + 0.05 * 48) / 2)
     assert jump_ratio(frames[:19]) == 1
@@ -119,7 +120,7 @@ def test_jump_ratio_by_hand() -> None:
 
 
 def test_jump_ratio_separates_pose_switches_from_motion() -> None:
-    """Both have the same mean change."""
+    """The video with smooth motion has a low ratio, the video with pose switches a high ratio."""
     rng = np.random.default_rng(0)
     ends = rng.uniform(0, 255, (2, 16, 16))
     shares = {"smooth": (1 - np.cos(np.arange(64) * 2 * np.pi / 24)) / 2, "switch": (np.arange(64) // 12) % 2}
@@ -155,7 +156,7 @@ def test_invalid_frames_are_refused(wrong: np.ndarray) -> None:
 
 @lru_cache(maxsize=1)
 def phantoms() -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Frames, areas of the labels and heart rate of recordings of every class."""
+    """Frames, label areas per frame, and heart rate of phantom recordings of every class."""
     phantom = Phantom(patients=24, seed=5, size=64)
     scenes = [phantom.scene(recording.name) for recording in phantom.recordings(None)[::2]]
     return [(render(scene), label_areas(scene), scene.heart_rate) for scene in scenes]
@@ -163,7 +164,7 @@ def phantoms() -> list[tuple[np.ndarray, np.ndarray, float]]:
 
 @pytest.mark.slow
 def test_heart_rates_of_phantoms() -> None:
-    """Recordings of two beats and more: within 5 % for at least 95 % of them."""
+    """The error is below 5 % for at least 95 % of the recordings; each recording has two beats or more."""
     errors = []
     for frames, _, rate in phantoms():
         assert len(frames) / FPS * rate / 60 >= 2
@@ -177,7 +178,7 @@ def test_heart_rates_of_phantoms() -> None:
 
 @pytest.mark.slow
 def test_area_curves_of_phantoms() -> None:
-    """With the left ventricle alone, and with all four chambers."""
+    """Correlation with the true area of the left ventricle, and with the true area of all four chambers."""
     ventricle = [np.corrcoef(area_curve(frames), area[:, 1])[0, 1] for frames, area, _ in phantoms()]
     chambers = [np.corrcoef(area_curve(frames), area[:, 1:5].sum(axis=1))[0, 1] for frames, area, _ in phantoms()]
     assert np.median(ventricle) > 0.95

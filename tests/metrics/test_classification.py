@@ -11,7 +11,7 @@ N = 37
 
 
 def scores(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that are informative of the class, some of them equal."""
+    """Random probabilities with ties that depend on the class, and the class."""
     rng = np.random.default_rng(seed)
     positive = rng.random(N) < 0.4
     return (1 / (1 + np.exp(-rng.normal(size=N) - 0.8 * positive))).round(1), positive

@@ -1,4 +1,4 @@
-"""The table of fidelity metrics: equal N, and the floor from real sets alone."""
+"""Table of fidelity metrics: equal sample counts, and a floor computed from real sets alone."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_intervals_are_over_patients() -> None:
 
 
 def test_unequal_sample_counts_are_refused() -> None:
-    """Distances depend on N: 2,000 videos cannot be compared with 655."""
+    """Distances depend on the number of samples: 2,000 videos cannot be compared with 655."""
     for short in range(3):
         sides = [side(seed, count=N - 1 if seed == short else N) for seed in range(3)]
         with pytest.raises(ValueError, match="use equal numbers"):

@@ -28,7 +28,7 @@ def test_frechet_distance_equals_scipy(n: int, m: int, d: int) -> None:
     x, y = x.reshape(n, d), y.reshape(m, d)
     if d > 1:
         assert frechet_estimate(x, y).value == pytest.approx(by_sqrtm(x, y), rel=1e-8)
-    else:  # two normal distributions on a line
+    else:  # one dimension: closed form for two normal distributions
         truth = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
         assert frechet_estimate(x, y).value == pytest.approx(truth)
 
@@ -42,7 +42,7 @@ def test_frechet_distance_equals_torchmetrics() -> None:
 
 
 def test_few_samples_of_many_features_are_exact() -> None:
-    """Rotated into 3 of 40 dimensions, six samples have the distance that they have in those three."""
+    """Six samples with 3 features keep their Frechet distance after a rotation into 40 dimensions."""
     x, y = features(6, 3), features(5, 3, seed=1)
     rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(40, 40)))[0][:3]
     assert frechet_estimate(x @ rotation, y @ rotation).value == pytest.approx(by_sqrtm(x, y), rel=1e-9)
@@ -50,7 +50,7 @@ def test_few_samples_of_many_features_are_exact() -> None:
     apart[:, 20:] = features(5, 20, seed=4)
     first = np.zeros((6, 40))
     first[:, :20] = features(6, 20)
-    truth = first.var(axis=0, ddof=1).sum() + apart.var(axis=0, ddof=1).sum()  # no overlap at all
+    truth = first.var(axis=0, ddof=1).sum() + apart.var(axis=0, ddof=1).sum()  # the two sets vary in different features
     truth += ((first.mean(axis=0) - apart.mean(axis=0)) ** 2).sum()
     assert frechet_estimate(first, apart).value == pytest.approx(truth, rel=1e-9)
 
@@ -79,7 +79,7 @@ SHAPES = [(40, 31, 5), (6, 8, 12), (9, 40, 12)]
 
 
 def weighted(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
-    """The distance with weights ``w`` of the rows of ``x``, which sum to 1."""
+    """Frechet distance with weights ``w`` for the rows of ``x``; the weights sum to 1."""
     mean = w @ x
     centred = (x - mean) * np.sqrt(w * len(x) / (len(x) - 1))[:, None]
     cross = centred @ ((y - y.mean(axis=0)) / np.sqrt(len(y) - 1)).T

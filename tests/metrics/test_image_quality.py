@@ -1,4 +1,4 @@
-"""Image metrics against numpy and torchmetrics, and the moving mask by hand."""
+"""Image quality metrics compared with numpy and torchmetrics, and the mask of moving pixels by hand."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_ssim_equals_torchmetrics() -> None:
 
 
 def gaussian_mean(image: np.ndarray) -> np.ndarray:
-    """(H, W) to its means under Wang's window, where the window fits."""
+    """Local means of an image (H, W) under the Gaussian SSIM window, at positions where the window fits."""
     window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window /= window.sum()
     rows = np.apply_along_axis(lambda line: np.convolve(line, window, "valid"), 1, image)
@@ -57,7 +57,7 @@ def gaussian_mean(image: np.ndarray) -> np.ndarray:
 
 
 def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Equation 13 of Wang et al. at each position where the window fits; range 2."""
+    """SSIM by equation 13 of Wang et al. at each position where the window fits; data range 2."""
     a, b = gaussian_mean(x), gaussian_mean(y)
     var_a, var_b, cov = (
         gaussian_mean(product) - means for product, means in ((x * x, a * a), (y * y, b * b), (x * y, a * b))
@@ -70,7 +70,7 @@ def test_masked_ssim_equals_the_ssim_map_in_the_mask() -> None:
     x, y = images(0), (images(0) + 0.4 * images(1)).clamp(-1, 1)
     where = torch.zeros(B, H, W, dtype=torch.bool)
     where[0, 6:9, 7:30] = True
-    where[1, 10, 12] = True  # all inside the border of 5
+    where[1, 10, 12] = True  # all masked pixels are 5 or more pixels from the border
     for index in range(B):
         maps = [ssim_map(*(image[index, channel].double().numpy() for image in (x, y))) for channel in range(C)]
         inner = where[index, 5:-5, 5:-5].numpy()
@@ -87,9 +87,9 @@ def test_an_image_with_an_empty_mask_has_no_value(metric: object) -> None:
 
 
 def test_moving_mask_by_hand() -> None:
-    clip = torch.full((1, 2, F, 5, 7), -1.0)  # one channel of two suffices
-    clip[0, 1, 2:, 3, 4] = -1 + 17 / 127.5  # 17 grey levels brighter from frame 2 on
-    clip[0, 0, 3, 0, 0] = -1 + 15 / 127.5  # not enough
+    clip = torch.full((1, 2, F, 5, 7), -1.0)  # below, a change in one of two channels counts as motion
+    clip[0, 1, 2:, 3, 4] = -1 + 17 / 127.5  # 17 gray levels brighter from frame 2 on
+    clip[0, 0, 3, 0, 0] = -1 + 15 / 127.5  # 15 gray levels: below the threshold
     found = moving_pixels(clip)
     assert found.shape == (1, F, 5, 7)
     assert found.nonzero().tolist() == [[0, 2, 3, 4]]
@@ -107,7 +107,7 @@ def test_nothing_moves_in_a_single_frame() -> None:
 
 
 def test_bicubic_round_trip_equals_pillow() -> None:
-    """Pillow's bicubic filter is antialiased and has the same kernel; it works on single float channels."""
+    """Pillow's bicubic filter has the same antialiased kernel, and resizes one float channel at a time."""
     x = images(0)
     found = bicubic_round_trip(x, 8)
     assert found.shape == x.shape

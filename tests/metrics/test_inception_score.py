@@ -1,4 +1,4 @@
-"""The inception score against torchmetrics, closed forms, and weights."""
+"""The inception score compared with torchmetrics and closed forms, also with weights."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ def features(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
 
 
 def brute(x: np.ndarray, y: np.ndarray, kernel: Callable[[np.ndarray, np.ndarray], float]) -> float:
-    """Every pair of different rows (Gretton et al. 2012, equation 3)."""
+    """Unbiased estimate over all pairs of different rows (Gretton et al. 2012, equation 3)."""
     within = [kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
     others = [kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j]
     between = [kernel(a, b) for a in x for b in y]
@@ -52,7 +52,7 @@ def test_kernel_distance_equals_torchmetrics_kid() -> None:
 
 @pytest.mark.slow
 def test_equal_distributions_have_mean_zero_and_covering_intervals() -> None:
-    """With a row compared with itself, as in the biased estimate, the mean would be about 0.2."""
+    """Unbiased: the biased estimate also compares each row with itself and would have a mean of about 0.2."""
     values, inside = [], 0
     for seed in range(120):
         found = polynomial_mmd(DotProducts.from_features(features(30, 2 * seed), features(25, 2 * seed + 1)))

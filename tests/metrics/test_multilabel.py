@@ -12,7 +12,7 @@ N = 60
 
 
 def given() -> tuple[np.ndarray, np.ndarray]:
-    """Scores with ties, and soft labels: the first has NaN, the third has one half, the last is 0."""
+    """Scores with ties, and soft labels: label 0 includes NaN, label 2 includes 0.5, label 3 is always 0."""
     rng = np.random.default_rng(0)
     scores = np.round(rng.random((N, 4)), 1)
     target = rng.integers(0, 2, (N, 4)).astype(np.float64)

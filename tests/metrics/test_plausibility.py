@@ -1,4 +1,4 @@
-"""Ranges of training recordings against their nominal probability, and planted implausible hearts."""
+"""Ranges of training recordings compared with their nominal probability, and planted implausible hearts."""
 
 import math
 
@@ -24,7 +24,7 @@ from tests.support.planted_hearts import FOUND_BY, FPS, IMPLAUSIBLE, heart
 def test_new_values_are_outside_with_the_nominal_probability(
     count: int, coverage: float, only_low: bool, nominal: float
 ) -> None:
-    """For uniform values, the probability of each range is known: its length is 1 - nominal on average."""
+    """The probability of a range of uniform values is the length of the range: 1 - nominal on average."""
     rng = np.random.default_rng(0)
     outside = []
     for _ in range(4000):
@@ -48,7 +48,8 @@ def test_values_that_cannot_be_computed_are_outside_if_they_are_rare_in_training
     found = training_range(rare, 0.95)
     assert found is not None
     assert not found.contains(math.nan)
-    assert found.nominal == pytest.approx(4 / 200 + 196 / 200 * 6 / 197)  # one rank more would exceed 0.05
+    # with one more rank, the probability would exceed 0.05
+    assert found.nominal == pytest.approx(4 / 200 + 196 / 200 * 6 / 197)
     found = training_range(frequent, 0.95)
     assert found is not None
     assert found.contains(math.nan)

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage compared with the paper's equations and with the audit."""
+"""Precision, recall, density and coverage compared with the equations of Naeem et al. and with the audit."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def sides() -> tuple[np.ndarray, np.ndarray]:
 
 
 def brute(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
-    """Naeem et al., equations 2, 3, 5 and 6, pair by pair."""
+    """Equations 2, 3, 5 and 6 of Naeem et al., with loops over all pairs."""
     ball = [np.sort([np.linalg.norm(a - b) for b in x])[k] for a in x]
     balls = [np.sort([np.linalg.norm(a - b) for b in y])[k] for a in y]
     d = [[np.linalg.norm(a - b) for b in y] for a in x]
@@ -56,7 +56,7 @@ def test_precision_needs_several_samples_and_recall_several_patients() -> None:
 
 @pytest.mark.slow
 def test_interval_width_matches_the_spread_of_the_metric() -> None:
-    """Over new random sets, the spread of each metric matches its interval."""
+    """The standard deviation of each metric over new random sets matches the width of the interval."""
     rng, units = np.random.default_rng(3), SamplingUnits(np.arange(60))
     values: dict[str, list[float]] = {name: [] for name in NAMES}
     widths: dict[str, list[float]] = {name: [] for name in NAMES}

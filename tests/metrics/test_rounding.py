@@ -1,4 +1,4 @@
-"""Rounding of bounds."""
+"""Rounding of bounds in reported figures."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Spectra and speckle statistics against closed forms."""
+"""Spectra and speckle statistics compared with closed forms."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,8 @@ def test_halved_contrast_is_six_decibels() -> None:
 
 def test_log_spectral_distance_is_the_root_mean_square_difference_in_decibels() -> None:
     x, y = np.array([[1.0, 8.0], [3.0, 12.0]]), np.array([[20.0, 1.0]])
-    assert log_spectral_estimate(x, y).value == pytest.approx(10.0)  # means 2 and 10 against 20 and 1: -10 and 10 dB
+    # the means (2, 10) and (20, 1) differ by -10 and 10 dB
+    assert log_spectral_estimate(x, y).value == pytest.approx(10.0)
 
 
 def test_influences_are_the_derivative_by_the_weight_of_a_row() -> None:
@@ -58,7 +59,7 @@ def test_temporal_power_of_a_static_clip_is_zero_and_of_white_noise_flat() -> No
     assert np.allclose(temporal_power(np.stack([frame] * 20)), 0)
     power = temporal_power(RNG.normal(size=(32, 64, 64)))
     assert power.shape == (15,)
-    assert power[1:].max() / power[1:].min() < 1.15  # the first is lower, because the mean is removed
+    assert power[1:].max() / power[1:].min() < 1.15  # the first frequency is lower, because the mean is removed
 
 
 def test_a_flicker_every_second_frame_is_at_the_highest_frequencies() -> None:
@@ -68,7 +69,7 @@ def test_a_flicker_every_second_frame_is_at_the_highest_frequencies() -> None:
 
 
 def test_fully_developed_speckle_has_snr_1_91() -> None:
-    """Rayleigh amplitudes: mean over std is sqrt(pi / (4 - pi)) = 1.91; 49 pixels estimate it with a bias."""
+    """Rayleigh amplitudes have mean / std = sqrt(pi / (4 - pi)) = 1.91; windows of 49 pixels add a small bias."""
     frames = RNG.rayleigh(60.0, size=(200, 42, 42))
     ratios = speckle_snr(frames)
     assert ratios == pytest.approx([np.sqrt(np.pi / (4 - np.pi))] * 3, rel=0.05)
@@ -85,7 +86,7 @@ def test_depth_bands_are_separate_and_black_is_no_tissue() -> None:
 
 
 def test_speckle_width_is_that_of_the_smoothing() -> None:
-    """White noise smoothed by a Gaussian of std s has an autocorrelation of std sqrt(2) s."""
+    """White noise smoothed by a Gaussian of std s has a Gaussian autocorrelation of std sqrt(2) s."""
     noise = gaussian_filter(RNG.normal(size=(40, 64, 64)), (0, 0.8, 1.2)) * 40 + 128
     axial, lateral = speckle_width(noise)
     factor = 2 * np.sqrt(2 * np.log(2)) * np.sqrt(2)

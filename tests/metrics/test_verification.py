@@ -87,7 +87,7 @@ def test_tar_is_nan_with_too_few_impostors() -> None:
 
 
 def test_pair_weights_equal_repeated_pairs() -> None:
-    """Compared with scikit-learn on repeated pairs."""
+    """The weighted AUC equals the AUC of scikit-learn on repeated pairs."""
     counts = dict(zip("abcde", [2, 0, 1, 3, 1], strict=True))
     scores, same = [], []
     for i, j in itertools.combinations(range(N), 2):
@@ -142,7 +142,7 @@ def test_rank_1_by_brute_force() -> None:
     assert rank1_accuracy(scores, PATIENT, RECORDING) == pytest.approx(np.mean(list(shares.values())))
     assert 0 < np.mean(list(shares.values())) < 1
     assert np.isnan(rank1_accuracy(scores, PATIENT, PATIENT))
-    assert rank1_accuracy(np.ones((N, N)), PATIENT, RECORDING) == 0  # all alike: nobody is recognised
+    assert rank1_accuracy(np.ones((N, N)), PATIENT, RECORDING) == 0  # all scores are equal: no patient is recognized
 
 
 def test_subsample_has_enough_frames_of_evenly_spaced_patients() -> None:

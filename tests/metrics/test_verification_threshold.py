@@ -1,4 +1,4 @@
-"""Thresholds and rates compared with brute force and scikit-learn."""
+"""Verification thresholds and rates compared with brute force and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from echodream.metrics.verification import Pairs, bootstrap_pairs
 
 
 def some(seed: int, count: int = 60, patients: int = 12) -> Pairs:
-    """Genuine pairs score a little higher; scores tie."""
+    """Random pairs with ties; genuine pairs score higher by 1 on average."""
     rng = np.random.default_rng(seed)
     first, second = rng.integers(patients, size=(2, count))
     second[::2] = first[::2]
@@ -95,7 +95,8 @@ def test_the_equal_error_rate() -> None:
     score = np.concatenate([rng.normal(size=4000) + 1, rng.normal(size=4000)])
     first = np.arange(8000)
     wide = verification.pairs_from_scores(score, first, np.where(first < 4000, first, 0))
-    assert verification.equal_error_rate(wide) == pytest.approx(0.3085, abs=0.01)  # the normal distribution's at -1/2
+    # Phi(-1/2), for normal scores with means 1 apart
+    assert verification.equal_error_rate(wide) == pytest.approx(0.3085, abs=0.01)
 
 
 def test_cross_validated_threshold_by_hand() -> None:

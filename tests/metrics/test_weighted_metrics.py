@@ -30,7 +30,7 @@ NAMES = ["a", "b", "c"]
 
 
 def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities with ties, targets, and whole-number weights, some of them 0."""
+    """Probabilities with ties, targets, and integer weights that include 0."""
     rng = np.random.default_rng(seed)
     positive = rng.random(N) < 0.4
     p = np.round(1 / (1 + np.exp(-(rng.normal(size=N) + 1.2 * positive - 0.5))), 1)
@@ -87,7 +87,7 @@ def test_auc_of_hard_decisions_differs() -> None:
 
 def test_multiclass_metrics_are_one_vs_rest_and_means_skip_absent_classes() -> None:
     rng = np.random.default_rng(2)
-    target = rng.integers(0, 2, N)  # class c is absent
+    target = rng.integers(0, 2, N)  # the third class is absent
     shares = np.exp(rng.normal(size=(N, K)) + 1.5 * np.eye(K)[target])
     shares /= shares.sum(axis=1, keepdims=True)
     found = multiclass_metrics(shares, target, NAMES)
@@ -144,7 +144,7 @@ def test_bootstrap_weights_resample_whole_patients() -> None:
     assert (found[:, 0] == found[:, 2]).all()
     assert (found[:, 1] == found[:, 5]).all()
     each = found[1:, [0, 1, 3, 6]]
-    assert (each.sum(axis=1) == 4).all()  # as many patients as there are
+    assert (each.sum(axis=1) == 4).all()  # each resample has as many patients as the data
     assert (each[:, 0] != each[:, 1]).any()
     assert (bootstrap_weights(patients, 50, 3) == found).all()
     assert (bootstrap_weights(patients, 50, 4) != found).any()
@@ -152,7 +152,7 @@ def test_bootstrap_weights_resample_whole_patients() -> None:
 
 @pytest.mark.slow
 def test_coverage_needs_patients_as_units() -> None:
-    """Patients have six similar recordings: with recordings as units the interval is far too narrow."""
+    """Each patient has six similar recordings: an interval with recordings as units is far too narrow."""
     rng, hits = np.random.default_rng(0), {"patient": 0, "recording": 0}
     for trial in range(200):
         level = rng.normal(size=30)
@@ -161,7 +161,7 @@ def test_coverage_needs_patients_as_units() -> None:
             weights = bootstrap_weights(names, 200, trial)
             found = bootstrap_interval(weights @ values / weights.sum(axis=1))
             hits[unit] += found.low <= 0 <= found.high
-    assert hits["patient"] >= 176  # 190 of 200 expected, fewer than 177 once in 10,000
+    assert hits["patient"] >= 176  # expected: 190 of 200; fewer than 177 occurs once in 10,000 runs
     assert hits["recording"] < 140
 
 
@@ -186,9 +186,9 @@ def test_metrics_without_errors_have_the_exact_interval() -> None:
 
 
 def test_the_exact_interval_of_a_perfect_auc_covers() -> None:
-    """True AUC .8, six patients per class: the lower end of an observed AUC of 1 must be below .8."""
+    """True AUC .8, six patients per class: the lower bound for an observed AUC of 1 must be below .8."""
     rng, seen = np.random.default_rng(0), 0
-    shift = 2**0.5 * 0.8416  # of two normal scores with AUC .8
+    shift = 2**0.5 * 0.8416  # distance between the means of two normal scores with AUC .8
     low = bootstrap_interval(np.ones(10), patients=6).low
     for _ in range(2000):
         score = np.concatenate([rng.normal(shift, 1, 6), rng.normal(0, 1, 6)])
@@ -209,7 +209,7 @@ def test_patient_counts_of_metrics() -> None:
 
 
 def test_ratios_are_paired_within_bootstrap_samples() -> None:
-    """For two classifiers with the same errors, the paired ratio has a narrower interval than an unpaired one."""
+    """For two classifiers with nearly equal errors, the paired ratio has a narrower interval than an unpaired ratio."""
     rng = np.random.default_rng(5)
     positive = np.arange(60) % 2 == 0
     p = positive + 1.2 * rng.normal(size=60)

@@ -1,4 +1,4 @@
-"""The measures of anonymised sets against brute force, with ties and duplicates, and by hand."""
+"""Privacy measures of anonymized sets compared with brute force and hand-computed values, with ties and duplicates."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ NAMES += ("closest_record",)
 
 
 def apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distances of all rows at single precision: (n, m)."""
+    """Euclidean distances between all rows of x and y, rounded to single precision: (n, m)."""
     return np.sqrt(((x[:, None].astype(float) - y[None].astype(float)) ** 2).sum(-1)).astype(np.float32)
 
 
 def brute(x: np.ndarray, a: np.ndarray, source: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """What ``compare_avatars`` finds, with loops."""
+    """The values of ``compare_avatars``, computed with loops."""
     across, within = apart(x, a), apart(x, x)
     source = across.argmin(0) if source is None else source
     own = across[source, np.arange(len(a))]
@@ -35,7 +35,7 @@ def brute(x: np.ndarray, a: np.ndarray, source: np.ndarray | None) -> tuple[np.n
 
 
 def sets(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Records and avatars: on a grid, far from the origin, permuted copies, with duplicates in both."""
+    """Random records and avatars with duplicates: grid points, values far from the origin, or permuted copies."""
     rng = np.random.default_rng(seed)
     n, features = int(rng.integers(2, 40)), int(rng.integers(1, 7))
     grid = seed % 3 == 0
@@ -64,7 +64,7 @@ def test_random_sets_give_what_brute_force_gives(paired: bool, block: int) -> No
 
 
 def test_rows_far_closer_than_they_are_long() -> None:
-    """Where a product in single precision alone counts wrongly."""
+    """Distances are far smaller than the norms of the rows: a float32 matrix product would give wrong counts."""
     rng = np.random.default_rng(0)
     x = (np.where(rng.integers(2, size=(60, 1)), 1, -1) + 0.001 * rng.normal(size=(60, 600))).astype(np.float32)
     a = (x + 0.004 * rng.normal(size=x.shape)).astype(np.float32)
@@ -76,7 +76,7 @@ def test_rows_far_closer_than_they_are_long() -> None:
 
 
 def test_by_hand() -> None:
-    """On a line, records at 0, 1, 3, 10 and avatars at 2, 1, 2.5, 100."""
+    """One-dimensional records 0, 1, 3, 10 and their avatars 2, 1, 2.5, 100."""
     found = compare_avatars(torch.tensor([[0.0], [1.0], [3.0], [10.0]]), torch.tensor([[2.0], [1.0], [2.5], [100.0]]))
     assert found.distance.tolist() == [2.0, 0.0, 0.5, 90.0]
     assert found.nearer_avatars.tolist() == [1, 0, 0, 3]
@@ -109,7 +109,7 @@ def test_ties_hide_nobody_and_duplicates_have_a_ratio_of_one() -> None:
     assert found.closest_record.tolist() == [0] * 5 + [5]
     line = compare_avatars(
         torch.tensor([[0.0], [9.0]]), torch.tensor([[1.0], [-1.0]])
-    )  # both avatars are 1 from the first
+    )  # both avatars have distance 1 to the first record
     assert line.nearer_avatars.tolist() == [0, 1]
 
 
@@ -129,11 +129,11 @@ def test_memory_does_not_grow_with_n_times_m() -> None:
     x = torch.randn(700, 3, generator=torch.Generator().manual_seed(0))
     with LargestTensor() as mode:
         compare_avatars(x, x + 1, block=50)
-    assert mode.elements == 2500  # a block of distances; the sets have 2,100 numbers
+    assert mode.elements == 2500  # one block of 50 x 50 distances; each set has 2,100 numbers
 
 
 def test_other_images_of_a_patient_hide_nobody() -> None:
-    """Each image's avatar is that of the next image: of the same patient for some, of another for the rest."""
+    """Each avatar equals another record. The patient is hidden only if this record belongs to another patient."""
     records = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
     avatars = records[[1, 0, 3, 2]]
     assert compare_avatars(records, avatars).is_hidden.all()

@@ -1,4 +1,4 @@
-"""Canaries: the bound on epsilon against published values, closed forms, and mechanisms whose epsilon is known."""
+"""Canaries: the lower bound on epsilon compared with published values, closed forms and mechanisms of known epsilon."""
 
 import hashlib
 import math
@@ -26,7 +26,7 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 def test_the_bound_equals_the_published_values(
     flips: int, guesses: int, correct: int, delta: float, published: float
 ) -> None:
-    """Appendix D and figure 11 of arXiv 2305.08846; the second value is truncated there."""
+    """Values of appendix D and figure 11 of arXiv 2305.08846; the second value is truncated in the paper."""
     assert epsilon_lower_bound(flips, guesses, correct, delta, 0.05) == pytest.approx(published, abs=1e-3)
 
 
@@ -56,7 +56,7 @@ def test_without_delta_the_bound_is_the_logit_of_the_exact_binomial_bound(guesse
 
 
 def randomized_response(rng: np.random.Generator, included: np.ndarray, epsilon: float) -> np.ndarray:
-    """The coin flips, each reported wrongly with probability 1 / (1 + e^epsilon), with noise that orders equal ones."""
+    """Scores by randomized response: a coin flip is wrong with probability 1 / (1 + e^epsilon); noise breaks ties."""
     wrong = rng.random(len(included)) < 1 / (1 + math.exp(epsilon))
     scores: np.ndarray = (included ^ wrong) + 0.5 * rng.random(len(included))
     return scores
@@ -70,7 +70,7 @@ def test_the_bound_is_below_the_epsilon_of_randomized_response(epsilon: float) -
         included = rng.random(120) < 0.5
         bounds.append(audit_canaries(randomized_response(rng, included, epsilon), included, SHARES, 0.0).epsilon)
     too_large = sum(bound > epsilon for bound in bounds)
-    assert too_large <= 17  # 5 % of 200, and 2.3 standard errors
+    assert too_large <= 17  # 5 % of 200 studies, plus 2.3 standard errors
     assert np.median(bounds) >= 0.45 * epsilon
 
 
@@ -85,7 +85,7 @@ def test_the_bound_approaches_epsilon_with_many_canaries() -> None:
 
 
 def test_delta_covers_a_mechanism_that_sometimes_fails() -> None:
-    """With probability delta the flip of a canary is revealed for certain: that is (epsilon, delta)-DP."""
+    """An (epsilon, delta)-DP mechanism: with probability delta, a canary's coin flip is revealed with certainty."""
     rng, delta, epsilon = np.random.default_rng(2), 0.02, 0.5
     with_delta, without = [], []
     for _ in range(100):
@@ -96,11 +96,11 @@ def test_delta_covers_a_mechanism_that_sometimes_fails() -> None:
         with_delta.append(audit_canaries(scores, included, [0.012], delta, canaries=1000).epsilon)
         without.append(audit_canaries(scores, included, [0.012], 0.0, canaries=1000).epsilon)
     assert sum(bound > epsilon for bound in with_delta) <= 9
-    assert sum(bound > epsilon for bound in without) > 80  # all guesses are correct, and pure DP excludes this
+    assert sum(bound > epsilon for bound in without) > 80  # all guesses are correct, which pure DP (delta = 0) excludes
 
 
 def test_the_number_of_guesses_is_not_chosen_by_their_success() -> None:
-    """Without the correction, the best of ten numbers of guesses would be wrong more often than in 5 % of studies."""
+    """Random scores: with the correction for ten numbers of guesses, at most 5 % of studies report epsilon > 0."""
     rng, shares = np.random.default_rng(3), np.linspace(0.1, 1, 10).tolist()
     wrong = {"corrected": 0, "best of ten": 0}
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""What a number of patients can carry is what the rule then allows, and not a bit more."""
+"""Smallest alpha and beta for a number of patients: the rule passes at these values and fails just below."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def names(count: int) -> list[str]:
 
 
 def passes(training: int, calibration: int, **settings: float) -> bool:
-    """Whether the rule passes if all copies are recognized, of ``training`` patients and as many new ones as given."""
+    """Whether the rule passes if all copies score high, for ``training`` copied and ``calibration`` new patients."""
     rng = np.random.default_rng(0)
     copies = {key: PatientScores(0.9 + rng.random(training) / 20, np.array(names(training))) for key in "ab"}
     new = PatientScores(rng.random(calibration) / 2, np.array([f"N{number}" for number in range(calibration)]))

@@ -1,4 +1,4 @@
-"""p-values, thresholds and exact bounds against their definitions and scipy."""
+"""Conformal p-values, thresholds and exact bounds compared with their definitions and scipy."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_ranks_of_calibration_scores_that_tie_reject_no_more() -> None:
 @pytest.mark.parametrize("size", [5, 19, 20, 58, 59, 99, 100])
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.07, 0.29, 0.5, 0.99])
 def test_at_the_threshold_or_above_is_a_small_p_value(size: int, alpha: float) -> None:
-    """Scores on a coarse grid, so that many tie with calibration scores. .07 * 100 and .29 * 100 are not whole."""
+    """Scores on a coarse grid have many ties. In floating point, .07 * 100 and .29 * 100 are not integers."""
     generator = np.random.default_rng(size)
     calibration, scores = generator.integers(0, 12, size) / 7, generator.integers(-1, 14, 200) / 7
     tau = conformal_threshold(calibration, alpha)
@@ -98,7 +98,7 @@ def test_bounds_are_scipys_clopper_pearson() -> None:
 
 @pytest.mark.parametrize("trials", [59, 60, 93, 150])
 def test_the_upper_bound_holds_as_often_as_it_says(trials: int) -> None:
-    """Summed over all outcomes, for many true rates: the bound is below the rate with probability at most delta."""
+    """For many true rates: the exact probability that the bound is below the rate is at most delta."""
     bounds = np.array([clopper_pearson_upper(k, trials, 0.05) for k in range(trials + 1)])
     for rate in np.linspace(0.001, 0.999, 333):
         missed = stats.binom.pmf(np.arange(trials + 1), trials, rate)[bounds < rate].sum()
@@ -128,7 +128,7 @@ def test_controls_needed_at_a_rate() -> None:
 
 
 def test_the_choosing_patients_reach_their_power() -> None:
-    """Thresholds at order statistics of uniform scores: how often others certify them, simulated."""
+    """Thresholds at order statistics of uniform scores: simulated probability that certifying patients confirm them."""
     choosing, certifying = 200, 190
     k = passes_for_power(choosing, certifying, 0.05, 0.05, 0.9)
     allowed = allowed_passes(certifying, 0.05, 0.05)
@@ -137,9 +137,9 @@ def test_the_choosing_patients_reach_their_power() -> None:
         tau = np.sort(generator.uniform(size=(4000, choosing)), axis=1)[:, passes]
         chances.append(((generator.uniform(size=(4000, certifying)) < tau[:, None]).sum(axis=1) <= allowed).mean())
     assert k >= 1
-    assert chances[0] >= 0.885  # .9 within three standard errors
+    assert chances[0] >= 0.885  # power .9, minus three standard errors
     assert chances[1] < 0.9
-    assert passes_for_power(60, 60, 0.05, 0.05, 0.9) == -1  # at zero passes the chance is one half
+    assert passes_for_power(60, 60, 0.05, 0.05, 0.9) == -1  # even with zero allowed passes, the power is only one half
     assert passes_for_power(60, 60, 0.05, 0.05, 0.499) == 0
     assert passes_for_power(60, 30, 0.05, 0.05, 0.1) == -1
 

@@ -1,4 +1,4 @@
-"""Consistency of two networks: planted votes, and two networks that see different signs of the same copies."""
+"""Disagreement of two networks: votes counted by hand, equal networks, and independent networks."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ from echodream.privacy.decision import disagreement
 def test_votes_are_counted() -> None:
     scores = np.array([[0.9, 0.9, 0.1, 0.2, 0.5], [0.8, 0.1, 0.7, 0.1, 0.4]])
     found = disagreement(scores, 0.5)
-    assert (found.samples, found.by_all, found.by_some) == (5, 1, 3)  # the fifth is at the threshold of the first
+    # the score of the fifth sample equals the threshold in the first network
+    assert (found.samples, found.by_all, found.by_some) == (5, 1, 3)
     interval = stats.binomtest(3, 5).proportion_ci(0.95, "exact")
     assert (found.share.low, found.share.high) == pytest.approx((interval.low, interval.high))
 

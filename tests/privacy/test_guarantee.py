@@ -1,4 +1,4 @@
-"""What the rules promise, held against simulations in which the truth is known."""
+"""Guarantees of the filter rules, compared with simulations in which the true rates are known."""
 
 import math
 from functools import lru_cache
@@ -18,7 +18,7 @@ from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean, and 3 standard errors."""
+    """Mean and three standard errors."""
     return float(values.mean()), float(3 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
@@ -29,7 +29,7 @@ def named(count: int, letter: str) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_generator_that_copies_nobody_loses_alpha_and_not_what_the_published_rule_takes() -> None:
-    """All are new patients from one distribution, 457 in training and 101 in test; 240 repeats, 150 samples each."""
+    """One distribution for 457 training and 101 test patients and 150 novel samples; 240 simulated studies."""
     train, test, held, samples, width, repeats = 457, 101, 59, 150, 8, 240
     generator = torch.Generator().manual_seed(0)
     lost: dict[str, list[float]] = {"percentile": [], "calibrated": []}
@@ -45,7 +45,7 @@ def test_a_generator_that_copies_nobody_loses_alpha_and_not_what_the_published_r
     published, margin = interval(np.array(lost["percentile"]))
     calibrated, error = interval(np.array(lost["calibrated"]))
     print(f"rejected: published {published:.3f} +- {margin:.3f}, calibrated {calibrated:.4f} +- {error:.4f}")
-    assert calibrated - error <= 0.05 <= calibrated + error  # 3/60 exactly, since 60 divides
+    assert calibrated - error <= 0.05 <= calibrated + error  # expected: exactly 3/60, as .05 * (59 + 1) is an integer
     assert error < 0.012
     assert published == pytest.approx(1 - 0.95 ** (train / test), abs=margin + 0.02)
     assert published - margin > 0.15
@@ -54,7 +54,7 @@ def test_a_generator_that_copies_nobody_loses_alpha_and_not_what_the_published_r
 @pytest.mark.slow
 @pytest.mark.parametrize(("held", "alpha"), [(59, 0.05), (25, 0.05), (40, 0.1)])
 def test_the_share_lost_is_the_conformal_rank(held: int, alpha: float) -> None:
-    """On average floor(alpha (n + 1)) / (n + 1), and its bound holds with confidence 1 - delta, over 1,500 studies."""
+    """Rejected share: on average floor(alpha (n + 1)) / (n + 1); its bound holds in 1 - delta of 1,500 studies."""
     generator, rule = np.random.default_rng(held), Calibrated(alpha=alpha, choose=0.0)
     copies = {"any": PatientScores(np.full(59, 9.0), named(59, "t"))}
     lost, bounds = [], []
@@ -67,11 +67,12 @@ def test_the_share_lost_is_the_conformal_rank(held: int, alpha: float) -> None:
     mean, error = interval(np.array(lost))
     assert mean == pytest.approx(rank / (held + 1), abs=error)
     missed = (np.array(lost) > np.array(bounds)).mean()
-    assert missed == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 1500))  # at an order statistic it is exact
+    # the bound is exact if tau is an order statistic
+    assert missed == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 1500))
 
 
 def two_networks(generator: np.random.Generator, count: int, shared: float) -> np.ndarray:
-    """Scores of ``count`` people by two networks, (2, count), with correlation ``shared``."""
+    """Scores of ``count`` patients by two networks with correlation ``shared``: (2, count)."""
     own = generator.normal(size=(2, count))
     scores: np.ndarray = np.tanh(shared**0.5 * generator.normal(size=count) + (1 - shared) ** 0.5 * own)
     return scores
@@ -80,7 +81,7 @@ def two_networks(generator: np.random.Generator, count: int, shared: float) -> n
 @pytest.mark.parametrize(("held", "shared"), [(52, 0.0), (79, 0.5), (52, 1.0)])
 @pytest.mark.slow
 def test_two_networks_together_reject_at_most_alpha_of_novel_samples(held: int, shared: float) -> None:
-    """1,500 studies with 400 novel samples each; with the bound for these patients, and the exact level of each."""
+    """1,500 studies with 400 novel samples each; also checks the bound for given calibration patients and the level."""
     generator, rule, alpha = np.random.default_rng(held), Calibrated(alpha=0.05, choose=0.0), 0.05
     lost, missed = [], 0
     for _ in range(1500):
@@ -97,11 +98,12 @@ def test_two_networks_together_reject_at_most_alpha_of_novel_samples(held: int, 
         assert p is not None
         assert (rejected == (p <= alpha)).all()
         each = np.sort(calibration)[:, -int(alpha / 2 * (held + 1))]
-        assert (rejected == (novel > each[:, None]).any(axis=0)).all()  # each network has a threshold of its own
+        assert (rejected == (novel > each[:, None]).any(axis=0)).all()  # each network has its own threshold
         lost.append(rejected.mean())
         assert decision.cost is not None
         assert decision.cost.level == pytest.approx(2 * int(alpha / 2 * (held + 1)) / (held + 1))
-        missed += stats.norm.sf(np.arctanh(each)).sum() > decision.cost.bound  # at least the probability of either
+        # union bound: at least the probability that either network rejects
+        missed += stats.norm.sf(np.arctanh(each)).sum() > decision.cost.bound
     mean, error = interval(np.array(lost))
     print(f"{held} patients, correlation {shared}: {mean:.4f} +- {error:.4f}")
     assert mean - error <= alpha
@@ -112,7 +114,7 @@ def test_two_networks_together_reject_at_most_alpha_of_novel_samples(held: int, 
 
 @pytest.mark.slow
 def test_two_networks_lower_their_thresholds_together_and_still_certify_what_holds() -> None:
-    """1,000 studies in which copies are recognised by one network or the other; the true passing share is computed."""
+    """1,000 studies; each network recognizes different copies. The true passing rate comes from 20,000 copies."""
     generator, rule = np.random.default_rng(0), Calibrated(choose=0.0, alpha_max=0.6)
     held, patients, studies, wrong, down, passed = 60, 200, 1000, 0, 0, 0
     truth = np.tanh(generator.normal(size=(2, 20_000)) + np.array([[2.4], [1.6]]))
@@ -140,7 +142,7 @@ def test_two_networks_lower_their_thresholds_together_and_still_certify_what_hol
 def test_the_price_with_given_calibration_patients_is_the_quantile_of_a_beta_distribution(
     held: int, alpha: float
 ) -> None:
-    """Vovk 2012: at the r-th highest of n scores the probability of rejection is Beta(r, n + 1 - r)."""
+    """With tau at the r-th highest of n scores, the probability of rejection is Beta(r, n + 1 - r) (Vovk 2012)."""
     copies = {"any": PatientScores(np.full(59, 9.0), named(59, "t"))}
     values = np.random.default_rng(0).normal(size=held)
     decision = Calibrated(alpha=alpha, choose=0.0).decide(Evidence(PatientScores(values, named(held, "c")), copies))
@@ -157,7 +159,7 @@ def test_the_price_with_given_calibration_patients_is_the_quantile_of_a_beta_dis
 @pytest.mark.parametrize("mean", [2.6, 2.2])
 @pytest.mark.slow
 def test_the_price_with_given_calibration_patients_holds_where_copies_lower_tau(mean: float) -> None:
-    """1,000 studies in which tau is that of alpha in some and that of the copies in most."""
+    """1,000 studies: alpha determines tau in some studies, the scores of the copies determine tau in most."""
     study, rule, studies = Study({"flip": mean}, 200, seed=3), Calibrated(choose=0.0, alpha_max=0.6), 1000
     wrong, down, passed = 0, 0, 0
     for _ in range(studies):
@@ -175,14 +177,14 @@ def test_the_price_with_given_calibration_patients_holds_where_copies_lower_tau(
 @pytest.mark.parametrize("copies", [0, 3, 40, 400])
 @pytest.mark.parametrize("harmless", [0, 5])
 def test_the_bound_of_the_copies_in_a_set_holds_for_any_number_of_copies(copies: int, harmless: int) -> None:
-    """20,000 sets of 500 samples with ``copies`` copies, each of which passes with beta, and harmless rejections."""
+    """20,000 sets of 500 samples: copies pass with probability beta; ``harmless`` novel samples are also rejected."""
     beta, delta, sets = 0.05, 0.05, 20_000
     passing = np.random.default_rng(copies).binomial(copies, beta, sets)
     counts, numbers = np.unique(passing, return_counts=True)
     bounds = [passing_copies(500, copies - int(k) + harmless, beta, delta) for k in counts]
     missed = sum(int(n) for k, n, one in zip(counts, numbers, bounds, strict=True) if k > one.bound) / sets
     assert missed <= delta + 3 * np.sqrt(delta * (1 - delta) / sets)
-    assert harmless or copies < 40 or missed > 0.01  # it is no looser than the discrete distribution makes it
+    assert harmless or copies < 40 or missed > 0.01  # the bound is tight: more than 1 % of sets exceed the bound
     expected = sum(int(n) * one.expected for n, one in zip(numbers, bounds, strict=True)) / sets
     assert passing.mean() <= expected
     assert harmless or expected == pytest.approx(passing.mean() + beta / (1 - beta), rel=0.05)
@@ -194,11 +196,12 @@ def test_the_bound_of_the_copies_in_a_set_is_negative_binomial_and_within_the_se
         chance = [math.comb(rejected + k, k) * beta**k * (1 - beta) ** (rejected + 1) for k in range(found + 1)]
         assert sum(chance[:-1]) < 0.95 <= sum(chance)
     assert passing_copies(3, 61, 0.3, 0.05) == PassingCopies(3, 61, 3.0, 3)
-    assert passing_copies(101, 0, 0.05, 0.05).bound == 0  # that a copy passes and none is rejected has probability 5 %
+    # if no copy is rejected, one passes with probability beta = 5 %
+    assert passing_copies(101, 0, 0.05, 0.05).bound == 0
 
 
 class Study:
-    """Normal scores of new patients (0, 1) and of copies under each transform (mean, 1), which go with the patient."""
+    """Normal scores: new patients (0, 1), copies under each transform (mean, 1), correlated within a patient."""
 
     def __init__(self, means: dict[str, float], controls: int, seed: int) -> None:
         self.means, self.controls, self.generator = means, controls, np.random.default_rng(seed)
@@ -213,7 +216,7 @@ class Study:
         return Evidence(PatientScores(self.generator.normal(size=held), named(held, "c")), copies)
 
     def rate(self, transform: str, tau: float) -> float:
-        """The true probability that a copy passes."""
+        """True probability that a copy under ``transform`` passes at threshold ``tau``."""
         return float(stats.norm.cdf(tau - self.means[transform]))
 
 
@@ -221,18 +224,18 @@ class Study:
 @pytest.mark.parametrize(
     ("means", "controls", "choose"),
     [
-        ({"flip": 3.3}, 200, 0.0),  # at alpha's threshold a copy passes with just about beta
+        ({"flip": 3.3}, 200, 0.0),  # at alpha's threshold, a copy passes with probability close to beta
         ({"flip": 3.35, "gain": 3.35, "crop": 3.4}, 200, 0.5),
-        ({"flip": 2.7, "gain": 3.3}, 500, 0.5),  # alpha's threshold is too high and tau must go down
-        ({"flip": 2.4}, 160, 0.5),  # even alpha_max's threshold is at the edge
-        ({"flip": 2.8, "gain": 2.8, "crop": 2.8}, 150, 0.0),  # and tau is lowered by those who certify
+        ({"flip": 2.7, "gain": 3.3}, 500, 0.5),  # alpha's threshold lets too many copies pass, so tau must be lower
+        ({"flip": 2.4}, 160, 0.5),  # even at alpha_max's threshold, a copy passes with probability close to beta
+        ({"flip": 2.8, "gain": 2.8, "crop": 2.8}, 150, 0.0),  # choose=0: the certifying patients lower tau
     ],
 )
 def test_a_certified_beta_holds_in_at_least_1_minus_delta_of_studies(
     means: dict[str, float], controls: int, choose: float
 ) -> None:
-    """1,000 studies each. Wrong: certified although the true rate of some transform is above beta.
-    So is how often a row's bound lies below its true rate, alone and together.
+    """1,000 studies per case. Wrong: certified although the true rate of some transform is above beta.
+    Bounds below the true rate are also counted, for each transform and for all transforms jointly.
     """
     study, rule, studies, delta = Study(means, controls, seed=controls), Calibrated(choose=choose), 1000, 0.05
     wrong, passed, at_once, down = 0, 0, 0, 0
@@ -260,10 +263,10 @@ def test_a_certified_beta_holds_in_at_least_1_minus_delta_of_studies(
 
 
 def test_lowering_tau_to_what_is_certified_is_wrong_as_often_as_the_binomial_says() -> None:
-    """Copies that pass wherever tau begins, and 120 patients of whom one may pass; 1,000 studies.
+    """1,000 studies of 120 copied patients: many copies pass at the first tau, and one pass is allowed.
 
-    tau ends at the second lowest of 120 copies, below which a copy lies with a chance that is Beta(2, 119): it is above
-    beta as often as Binomial(120, beta) is 0 or 1, in 1.6 %.
+    The final tau is the second lowest score of 120 copies, so the true passing rate at tau is Beta(2, 119). The rate is
+    above beta with the probability that Binomial(120, beta) is 0 or 1: 1.6 %.
     """
     study, rule, studies = Study({"flip": 0.5}, 120, seed=11), Calibrated(choose=0.0, alpha_max=0.99), 1000
     wrong, passed = 0, 0
@@ -278,7 +281,7 @@ def test_lowering_tau_to_what_is_certified_is_wrong_as_often_as_the_binomial_say
 
 
 def test_most_studies_are_certified_where_few_were_at_the_threshold_of_alpha() -> None:
-    """120 patients, of whose copies under each of three transforms one in a hundred passes at alpha's threshold."""
+    """120 patients, three transforms: at alpha's threshold, 1 % of the copies under each transform pass."""
     study, studies = Study({"flip": 3.95, "gain": 3.95, "crop": 3.95}, 120, seed=13), 150
     for choose, least in ((0.0, 0.95), (0.5, 0.7)):
         decisions = [Calibrated(choose=choose).decide(study.evidence()) for _ in range(studies)]
@@ -288,7 +291,7 @@ def test_most_studies_are_certified_where_few_were_at_the_threshold_of_alpha() -
 
 @pytest.mark.slow
 def test_a_rate_just_above_beta_is_certified_as_rarely_as_can_be_computed() -> None:
-    """999 patients for calibration, so that tau hardly varies and the true rate is about .052; 1,000 studies."""
+    """1,000 studies. With 999 calibration patients tau hardly varies, and the true rate is about .052."""
     study, rule, studies = Study({"flip": 3.27}, 181, seed=5), Calibrated(choose=0.0, alpha_max=0.05), 1000
     allowed = max(k for k in range(20) if stats.binom.cdf(k, 181, rule.beta) <= rule.delta)
     wrong, expected = 0, 0.0
@@ -310,12 +313,12 @@ def test_what_alpha_max_promises_of_harmless_samples_holds_where_tau_goes_down()
         lost.append(float(stats.norm.sf(found.tau)) if found.passed else 0.0)
     mean, error = interval(np.array(lost))
     assert mean <= 0.2 + error
-    assert mean > 0.06  # it did go down
+    assert mean > 0.06  # above alpha = .05, so tau was lowered in some studies
 
 
 @pytest.mark.slow
 def test_the_outlier_test_keeps_its_threshold_when_copies_lower_that_of_the_identity_network() -> None:
-    """1,000 studies: both statements hold, and the outlier test rejects the same samples at every threshold."""
+    """1,000 studies: both guarantees hold, and lowering tau does not change what the outlier test rejects."""
     generator, rule = np.random.default_rng(1), Calibrated(choose=0.0, alpha_max=0.6)
     held, patients, studies, wrong, down, passed, missed = 60, 200, 1000, 0, 0, 0, 0
     shift = np.array([[2.4], [1.0]])

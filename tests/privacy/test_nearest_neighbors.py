@@ -1,4 +1,4 @@
-"""The search against every similarity there is; ties, order, groups, memory and broken embeddings."""
+"""Nearest-neighbor search compared with brute force; ties, order, groups, memory and invalid embeddings."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def streamed(rows: Tensor, names: list[str], size: int) -> Iterator[tuple[Tensor
 
 
 def table(x: np.ndarray, y: np.ndarray, similarity: Similarity) -> np.ndarray:
-    """(n, m) similarities, by numpy and in double precision."""
+    """Similarities by numpy in double precision: (n, m)."""
     if similarity == "pearson":
         return np.corrcoef(x, y)[: len(x), len(x) :]
     if similarity == "euclidean":
@@ -82,7 +82,7 @@ def test_the_second_nearest_is_another_patient() -> None:
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_order_and_blocks_change_nothing_even_where_float32_cannot_tell(similarity: Similarity) -> None:
-    """Near-copies of samples, closer to each other than a float32 product resolves, and exact ties between patients."""
+    """Some references differ by less than a float32 product resolves; other references tie exactly between patients."""
     x = normal(SAMPLES, 0, width=64)
     near = x[torch.arange(REFERENCES) % SAMPLES] + 3e-7 * normal(REFERENCES, 2, width=64)
     y, names = torch.cat([near, x, x]), [*patients(), *["z"] * SAMPLES, *["m"] * SAMPLES]
@@ -100,7 +100,7 @@ def test_order_and_blocks_change_nothing_even_where_float32_cannot_tell(similari
 
 
 def test_names_are_compared_in_ties_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cost of a block of references does not grow with the number of patients before it."""
+    """Patient names only break ties, so the cost of a block does not grow with the number of earlier patients."""
     compared: list[int] = []
     rank = nearest_neighbors._name_ranks
 
@@ -144,7 +144,7 @@ def test_of_tied_patients_the_first_by_name_is_named() -> None:
 
 
 def test_a_copy_of_another_frame_passes_where_only_first_frames_are_references() -> None:
-    """Ten patients of six frames that differ much; samples are copies of their fourth frames, with little noise."""
+    """Ten patients with six different frames each; each sample is a noisy copy of a patient's fourth frame."""
     frames = normal(60, 3, width=32).reshape(10, 6, 32)
     names = [f"p{number}" for number in range(10)]
     copies = frames[:, 3] + 0.05 * normal(10, 4, width=32)
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_samples_times_references(second: bool) -> Non
         assert found.references == references
         largest[references] = mode.elements
     assert largest[512] == largest[4096]
-    assert largest[4096] <= max(128 * 128, 600 * 16)  # a block of similarities, or the samples
+    assert largest[4096] <= max(128 * 128, 600 * 16)  # one block of similarities, or the embeddings of the samples
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

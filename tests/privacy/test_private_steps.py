@@ -1,4 +1,4 @@
-"""Differentially private steps: clipping and noise against loops, epsilon against closed forms."""
+"""Differentially private steps: clipping and noise compared with loops, epsilon compared with closed forms."""
 
 import math
 import sys
@@ -108,7 +108,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
 
 
 def subsampled_rdp(order: int, rate: float, noise: float) -> float:
-    """RDP of whole ``order`` of the Poisson-subsampled Gaussian mechanism (Mironov et al. 2019, arXiv 1908.10530)."""
+    """RDP at integer ``order`` of the Poisson-subsampled Gaussian mechanism (Mironov et al. 2019, arXiv 1908.10530)."""
     terms = [
         math.comb(order, k) * (1 - rate) ** (order - k) * rate**k * math.exp((k * k - k) / (2 * noise**2))
         for k in range(order + 1)
@@ -120,7 +120,7 @@ def subsampled_rdp(order: int, rate: float, noise: float) -> float:
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
 @pytest.mark.parametrize("steps", [1, 25])
 def test_without_sampling_epsilon_is_at_least_that_of_a_gaussian_mechanism(accountant: str, steps: int) -> None:
-    """All patients in every step: a composition of Gaussian mechanisms is one with noise sigma / sqrt(steps)."""
+    """All patients in every step: the composition equals one Gaussian mechanism with noise sigma / sqrt(steps)."""
     pytest.importorskip("opacus")
     budget = plan_budget(settings(epsilon=3.0, delta=1e-4, accountant=accountant), 1.0, steps)
     exact = gaussian_epsilon(budget.noise / math.sqrt(steps), 1e-4)
@@ -133,7 +133,7 @@ def test_without_sampling_epsilon_is_at_least_that_of_a_gaussian_mechanism(accou
 
 @pytest.mark.slow
 def test_with_sampling_epsilon_is_that_of_the_published_formula() -> None:
-    """Renyi divergence of whole orders, and its conversion (Canonne et al. 2020, arXiv 2004.00010)."""
+    """RDP at integer orders, converted to epsilon by the formula of Canonne et al. 2020 (arXiv 2004.00010)."""
     pytest.importorskip("opacus")
     rate, steps, delta = 16 / 120, 200, 1e-3
     budget = plan_budget(settings(epsilon=1.0, delta=delta), rate, steps)
@@ -144,7 +144,7 @@ def test_with_sampling_epsilon_is_that_of_the_published_formula() -> None:
         for order in range(2, 40)
     ]
     assert budget.epsilon == pytest.approx(min(by_order), rel=0.02)
-    assert budget.epsilon <= min(by_order) + 1e-9  # opacus also tries fractions of orders
+    assert budget.epsilon <= min(by_order) + 1e-9  # opacus also tries fractional orders
     assert plan_budget(settings(epsilon=1.0, delta=delta, accountant="prv"), rate, steps).noise < budget.noise
     assert plan_budget(settings(epsilon=0.5, delta=delta), rate, steps).noise > budget.noise
     assert plan_budget(settings(epsilon=1.0, delta=delta), rate, 2 * steps).noise > budget.noise

@@ -1,4 +1,4 @@
-"""What rules decide: thresholds, certificates, and every way in which nothing may pass."""
+"""Decisions of the filter rules: thresholds, certificates, and all cases in which no sample may pass."""
 
 import dataclasses
 import json
@@ -22,17 +22,17 @@ def scores(values: np.ndarray, letter: str) -> PatientScores:
 
 
 def calibration(count: int = 59) -> PatientScores:
-    """Scores 0, 1, 2, ... so that tau for alpha .05 lies just above the third highest."""
+    """Calibration scores 0, 1, 2, ...: with 59 scores and alpha .05, tau is just above the third highest score."""
     return scores(np.arange(count, dtype=float), "c")
 
 
 def controls(count: int = 130, **values: float) -> dict[str, PatientScores]:
-    """Copies that all have one score, by transform."""
+    """Copies by transform; all copies under a transform have the same score."""
     return {name: scores(np.full(count, value), "t") for name, value in (values or {"flip": 100.0}).items()}
 
 
 def lowered(of: dict[str, PatientScores], transform: str, names: list[str], value: float) -> dict[str, PatientScores]:
-    """The same controls, with the copies of some patients at ``value``."""
+    """The same controls, with score ``value`` for the copies of the patients ``names`` under ``transform``."""
     one = of[transform]
     changed = np.where(np.isin(one.patients, names), value, one.values)
     return {**of, transform: PatientScores(changed, one.patients)}
@@ -42,7 +42,7 @@ def test_alpha_decides_where_copies_are_far_above() -> None:
     decision = Calibrated().decide(Evidence(calibration(), controls(flip=100.0, gain=99.0)))
     assert decision.passed
     assert decision.decisive == "alpha"
-    assert decision.tau == np.nextafter(56.0, np.inf)  # ranks 1 and 2 of 60 are above: p = 3/60 is rejected
+    assert decision.tau == np.nextafter(56.0, np.inf)  # 2 of 59 scores are above tau: p = 3/60 = alpha is rejected
     assert decision.rejected(np.array([56.0, 56.0001, 1000.0])).tolist() == [False, True, True]
     assert decision.p_values(np.array([56.5, 56.0])) == pytest.approx([3 / 60, 4 / 60])
     assert decision.cost is not None
@@ -54,7 +54,7 @@ def test_alpha_decides_where_copies_are_far_above() -> None:
 
 
 def test_the_smaller_threshold_decides() -> None:
-    """Copies just below alpha's threshold, and so many that what is chosen is nearly always certified at once."""
+    """Many copies score below alpha's threshold: the choosing patients lower tau, nearly always enough to certify."""
     values = np.linspace(50, 60, 1200)
     at_once = 0
     for seed in range(40):
@@ -65,9 +65,9 @@ def test_the_smaller_threshold_decides() -> None:
         assert decision.table[0].passes > 0
         assert decision.table[0].bound <= 0.05
         at_once += decision.decisive == "beta"
-    assert 34 <= at_once < 40  # 38 expected
+    assert 34 <= at_once < 40  # expected: 38 of 40 certified without lowering tau again
     decision = Calibrated(alpha_max=0.5, seed=1).decide(Evidence(calibration(), {"flip": scores(values, "t")}))
-    assert "at most 50 %" in decision.statement  # what can be promised of harmless samples is alpha_max
+    assert "at most 50 %" in decision.statement  # the bound for novel samples is alpha_max
     higher = Calibrated(alpha_max=0.5).decide(Evidence(calibration(), {"flip": scores(values + 10, "t")}))
     assert higher.decisive == "alpha"
 
@@ -83,7 +83,7 @@ def test_tau_never_loosens_beyond_alpha_max() -> None:
 
 
 def test_the_certifying_copies_lower_tau_as_far_as_they_need() -> None:
-    """130 patients allow two passes, so the third lowest copy is the highest threshold that is certified."""
+    """Two of 130 copies may pass, so the highest certified threshold is the third lowest score of the copies."""
     rule, of = Calibrated(choose=0.0), controls(flip=100.0, gain=100.0, crop=100.0)
     names = sorted(of["flip"].patients.tolist())
     two = lowered(lowered(of, "flip", names[:1], 51.0), "flip", names[1:2], 52.0)
@@ -95,10 +95,12 @@ def test_the_certifying_copies_lower_tau_as_far_as_they_need() -> None:
     assert "the highest at which these copies confirm this bound" in decision.statement
     assert "at most 20 %" in decision.statement
     _, flip, gain, weakest_ = decision.table
-    assert (flip.passes, flip.bound, flip.joint_bound) == (2, 0.05, 0.05)  # of tau itself the interval would not hold
+    # tau depends on these copies: the bound is beta, not an interval at tau
+    assert (flip.passes, flip.bound, flip.joint_bound) == (2, 0.05, 0.05)
     assert (gain.passes, gain.bound) == (0, clopper_pearson_upper(0, 130, 0.05))
-    assert weakest_.bound == clopper_pearson_upper(3, 130, 0.05) > 0.05  # of where tau began; not promised
-    assert flip.lower == 0.0  # none passes at the threshold of alpha_max
+    # bound at the first tau, above beta; not guaranteed
+    assert weakest_.bound == clopper_pearson_upper(3, 130, 0.05) > 0.05
+    assert flip.lower == 0.0  # no copy passes at the threshold of alpha_max
     assert decision.between == (conformal_threshold(calibration().values, 0.2), np.nextafter(56.0, np.inf))
     third = rule.decide(Evidence(calibration(), lowered(of, "flip", names[:3], 47.0)))
     assert third.decisive == "alpha_max"
@@ -107,7 +109,7 @@ def test_the_certifying_copies_lower_tau_as_far_as_they_need() -> None:
 
 
 def test_the_choosing_half_does_not_certify() -> None:
-    """All copies of those who choose are caught and none of the others': what was chosen fails, and its row says so."""
+    """Copies of choosing patients are all rejected, copies of certifying patients all pass: certification fails."""
     rule = Calibrated()
     of = controls()
     chooses, certifiers = split_patients(of, rule.choose, rule.seed)
@@ -115,7 +117,7 @@ def test_the_choosing_half_does_not_certify() -> None:
     assert not decision.passed
     row = decision.table[0]
     assert (row.controls, row.passes, row.choosing, row.choosing_passes) == (65, 65, 65, 0)
-    # the other way round, those who choose push tau down and the others certify it
+    # reverse case: only copies of the choosing patients have a low similarity, so tau becomes lower and is certified
     of = controls(400)
     chooses, certifiers = split_patients(of, rule.choose, rule.seed)
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(chooses), 54.0)))
@@ -125,7 +127,7 @@ def test_the_choosing_half_does_not_certify() -> None:
 
 
 def test_too_few_choosing_patients_leave_tau_to_the_others() -> None:
-    """65 cannot choose an order statistic that 65 others certify with chance .95, so their low copy is only counted."""
+    """65 choosing patients are too few to lower tau with enough power, so their low copy is only counted."""
     rule, of = Calibrated(), controls()
     chooses, _ = split_patients(of, rule.choose, rule.seed)
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", [min(chooses)], 50.0)))
@@ -166,7 +168,7 @@ def test_joint_bounds_are_bonferronis_over_the_rows() -> None:
 
 
 def test_the_statement_says_of_how_many_patients_a_transform_has_copies() -> None:
-    """Of 130 patients who were copied, 90 have another recording."""
+    """130 patients are copied; only 90 of these patients have another recording."""
     of = controls(130) | {"other_recording": scores(np.full(90, 100.0), "t")}
     amounts = {"other_recording": "in the patient's other recordings"}
     decision = Calibrated(choose=0.0).decide(Evidence(calibration(), of, amounts=amounts, copied_patients=130))
@@ -179,7 +181,7 @@ def test_the_statement_says_of_how_many_patients_a_transform_has_copies() -> Non
 
 
 def test_without_a_fixed_level_there_is_no_bound_with_given_calibration_patients() -> None:
-    """The threshold of Benjamini-Hochberg depends on the samples."""
+    """The threshold of Benjamini-Hochberg depends on the samples, so no bound for given patients is stated."""
     rule, samples = Calibrated(benjamini_hochberg=True, alpha=0.2), np.full(40, 200.0)
     decision = rule.decide(Evidence(scores(np.arange(99.0), "c"), controls(600, flip=1000.0), samples=samples))
     assert decision.passed
@@ -187,7 +189,9 @@ def test_without_a_fixed_level_there_is_no_bound_with_given_calibration_patients
 
 
 def test_the_worst_case_is_each_patients_weakest_copy() -> None:
-    """Two transforms each miss four patients of 200, six in all: certified apart, but not for the weaker of both."""
+    """Four of 200 copies pass under each transform, of six patients in total: each transform is certified alone,
+    but the weakest copies of the patients are not.
+    """
     rule = Calibrated(choose=0.0)
     of = controls(200, flip=100.0, gain=100.0)
     names = sorted(of["flip"].patients.tolist())
@@ -294,7 +298,7 @@ def test_no_calibration_at_all_lets_nothing_pass() -> None:
 
 
 def test_what_is_advised_helps() -> None:
-    """118 training patients, choose=0 with 60, and beta=.096 with 30 who certify."""
+    """Each remedy of the message lets the rule pass: 118 patients, choose=0 with 60, or beta=.096 with 60 patients."""
     for rule, count in ((Calibrated(), 118), (Calibrated(choose=0.0), 60), (Calibrated(beta=0.096), 60)):
         assert rule.decide(Evidence(calibration(), controls(count))).passed
     assert not Calibrated().decide(Evidence(calibration(), controls(116))).passed
@@ -348,7 +352,7 @@ def test_the_published_rule_is_measured_on_the_same_evidence() -> None:
         (WEAKEST, 130, 130),
     ]
     assert decision.cost is not None
-    assert decision.cost.rejected == 2  # of 0..58, at 56.05 and above
+    assert decision.cost.rejected == 2  # calibration scores 57 and 58 are above tau = 56.05
 
 
 def test_broken_evidence_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Upload to the Hugging Face hub and download from it, against a stand-in server on this machine."""
+"""Upload to the Hugging Face hub and download from the hub, with a local stand-in server."""
 
 import hashlib
 import os
@@ -23,18 +23,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A stand-in for the hub, which this process uses with the token of the user."""
+    """A local stand-in server for the hub, used with the token HF_TOKEN."""
     server = HubServer(TOKEN)
     with server.running():
         use_hub(monkeypatch, server, str(tmp_path / "hub cache"))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # no wait between retries
         yield server
     assert not server.errors, "\n".join(server.errors)
 
 
 def test_the_repository_has_the_files_of_the_folder(study: Path, hub: HubServer) -> None:  # noqa: F811
-    """Byte for byte; files of the repository that are not in the folder are removed; nothing is sent twice."""
+    """Equal files, byte for byte. A second push removes files missing in the folder and sends no unchanged file."""
     summary = run(study, "push=lab/hearts")
     folder = study / "reports/phantom/hub/videos"
     repository = hub.repositories["datasets/lab/hearts"]
@@ -67,7 +67,7 @@ def test_a_pushed_generator_is_loaded_at_a_revision(
     hub: HubServer,
     tmp_path: Path,
 ) -> None:
-    """The same bytes and the same samples; a later commit does not change what an earlier revision gives."""
+    """A pushed generator loads with equal bytes and samples; a later commit does not change an earlier revision."""
     run(study, "what=lidm", "push=lab/generator")
     folder = study / "reports/phantom/hub/lidm"
     repository = hub.repositories["models/lab/generator"]
@@ -140,7 +140,7 @@ def test_a_download_that_fails_is_one_sentence(study: Path, hub: HubServer) -> N
 
 
 def test_the_programs_use_the_hub_of_the_environment(study: Path, hub: HubServer, tmp_path: Path) -> None:  # noqa: F811
-    """In a process of its own, with HF_ENDPOINT: the command, its error message, and the download."""
+    """In a separate process with HF_ENDPOINT: the push command, the error message, and the download."""
     names = ("data", "models", "samples", "runs", "reports")
     paths = [f"paths.{name}={study}/{name}" for name in names]
     command = [sys.executable, str(ROOT / "sample.py"), "stage=publish", "data=phantom", "license=mit", *paths]

@@ -92,7 +92,7 @@ def test_interval_chart_positions() -> None:
     assert places(svg, 'line class="whisker"', "x1") == [12.5]
     assert places(svg, 'line class="whisker"', "x2") == [43.75]
     assert places(svg, "rect", "x") == [25]
-    assert places(svg, "rect", "width") == [75]  # cut at the end of the axis
+    assert places(svg, "rect", "width") == [75]  # the bar is cut at the end of the axis
     assert 'aria-hidden="true"' in svg
     assert ">200 %<" in axis_tick_labels((0.0, 2.0), "%")
 
@@ -101,8 +101,8 @@ def test_histogram_chart_positions() -> None:
     ((_, svg),) = histogram_charts([ScoreGroup("new", np.array([0.1, 0.1, 0.9]), "real")], 0.75, (0.0, 1.0))
     assert places(svg, 'line class="threshold"', "x1") == [75]
     heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)", svg)]
-    assert min(heights) == 4  # the highest bar
-    assert heights.count(21) == 2  # half as high, at both of its ends
+    assert min(heights) == 4  # y of the top of the highest bar
+    assert heights.count(21) == 2  # a bar of half the height: both upper corners
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_absolute_paths_are_redacted(text: str, left: str) -> None:
 
 @pytest.mark.parametrize("colors", [1, 3])
 def test_encoded_videos_keep_brightness_and_color(colors: int) -> None:
-    """Uniform patches are decoded with the same brightness and color."""
+    """Uniform patches keep their brightness and color after encoding and decoding."""
     import av
 
     values = np.random.default_rng(1).integers(20, 236, (2, 3, colors)).astype(np.uint8)
@@ -151,7 +151,7 @@ def test_encoded_videos_keep_brightness_and_color(colors: int) -> None:
 
 
 def test_videos_are_compressed_until_they_fit() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (12, 49, 65, 1)).astype(np.uint8)  # odd sides
+    frames = np.random.default_rng(0).integers(0, 256, (12, 49, 65, 1)).astype(np.uint8)  # odd height and width
     (best,) = encode_within_size([(frames, 25.0)], 10**6, "lower look.pairs")
     (small,) = encode_within_size([(frames, 25.0)], len(best) - 1, "lower look.pairs")
     assert len(small) < len(best)

@@ -1,4 +1,4 @@
-"""The page in a real browser: no requests, no errors, videos play, reduced motion is respected."""
+"""The report page in a real browser: no requests, no errors, videos play, reduced motion is respected."""
 
 import shutil
 from collections.abc import Iterator
@@ -61,7 +61,8 @@ def test_videos_can_be_paused_slowed_and_enlarged_by_keyboard(page: Path, chromi
     assert chromium.ask("document.querySelector('dialog video').src.startsWith('data:video/mp4')")
     chromium.press("Escape")
     chromium.until("!document.querySelector('dialog').open")
-    assert chromium.ask("document.activeElement.className") == "open"  # where the reader was
+    # focus returns to the button that opened the dialog
+    assert chromium.ask("document.activeElement.className") == "open"
 
 
 def test_no_video_plays_by_itself_with_reduced_motion(page: Path, chromium: Browser) -> None:
@@ -87,7 +88,7 @@ def test_videos_fall_back_to_blobs_if_data_urls_do_not_play(page: Path, chromium
 
 
 def test_security_policy_blocks_requests(page: Path, chromium: Browser) -> None:
-    """The page makes requests on purpose, which also shows that the first test would detect them."""
+    """Requests made by the page on purpose are blocked, and the browser reports the blocked requests."""
     chromium.open(page)
     chromium.ask("fetch('http://127.0.0.1:9/x').catch(() => 0)")
     chromium.ask("{const image = new Image(); image.src = 'http://127.0.0.1:9/x.png'; document.body.append(image)}")
@@ -105,7 +106,7 @@ def test_page_fits_a_phone_and_a_desktop(page: Path, chromium: Browser, width: i
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(page: Path, chromium: Browser, scheme: str) -> None:
-    """WCAG AA: contrast of 4.5 to 1 with the background, 3 to 1 for large text."""
+    """WCAG AA: the contrast with the background is at least 4.5 to 1, for large text 3 to 1."""
     chromium.open(page, prefers_color_scheme=scheme)
     chromium.ask("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert chromium.ask(_CONTRAST) == []

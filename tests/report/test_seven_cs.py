@@ -1,4 +1,4 @@
-"""The synthetic-data card: each of the seven Cs has the figures of the records, or says what is not measured."""
+"""Synthetic-data card: each of the seven criteria has figures from records, or states what is not measured."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ def sources_of(root: Path) -> Sources:
 
 
 def card_of(root: Path, **settings: Any) -> dict[str, Any]:
-    """The criteria of card.json, which is checked against the schema."""
+    """The criteria of card.json, after validation against the JSON schema."""
     sources = sources_of(root)
     record = card_record(seven_cs(sources, **settings), sources, "command", "1")
     jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(record)
@@ -75,7 +75,7 @@ def test_each_figure_is_that_of_its_record(whole: Path) -> None:
 
 
 def test_what_does_not_exist_is_not_measured(whole: Path, tmp_path: Path) -> None:
-    """Without records, no criterion has a figure of them, and each says so with the command that measures it."""
+    """Without reports, criteria have no figures from reports, and name the commands that measure these figures."""
     root = Path(shutil.copytree(whole, tmp_path / "study"))
     shutil.rmtree(root / "reports")
     criteria = card_of(root)
@@ -143,7 +143,7 @@ def test_only_columns_that_readers_get_are_named(whole: Path) -> None:
 
 
 def test_content_that_is_missing_is_counted(whole: Path, tmp_path: Path) -> None:
-    """Planted: a class without a sample, an empty cell, and a sample that was left out."""
+    """Planted gaps: a class without samples, empty cells, and a rejected sample."""
     root = Path(shutil.copytree(whole, tmp_path / "study"))
     store = root / "samples/phantom/videos"
     (store / "rejected.csv").write_text("FileName,Reason,Counted\nvideo-9,implausible,true\n")

@@ -1,4 +1,4 @@
-"""Linkability, membership, retrieval, collisions, drift and intervals: planted truth, closed forms, brute force."""
+"""Linkability, membership, retrieval, collisions, drift and intervals, compared with planted truth and brute force."""
 
 import itertools
 import math
@@ -44,7 +44,7 @@ def test_shares_are_scipys() -> None:
 
 
 def test_the_bootstrap_draws_whole_patients() -> None:
-    """Ten patients of 30 equal rows: the interval is that of ten values, not of three hundred."""
+    """Ten patients with 30 equal rows each: the interval is as wide as for ten values, not for 300."""
     values = np.random.default_rng(0).normal(size=10)
     rows, groups = np.repeat(values, 30), np.repeat(np.arange(10), 30)
     found = bootstrap_mean(rows, groups.tolist(), repeats=4000)
@@ -76,7 +76,7 @@ def test_residual_risk_by_hand_and_by_simulation() -> None:
 
 
 def test_linkability_finds_the_planted_half() -> None:
-    """Half of 200 training patients are copied in both views; views of the others and of controls are unrelated."""
+    """Samples copy both views of half of the 200 training patients; all other views are unrelated."""
     train, control = ((normal(200, seed), normal(200, seed + 1)) for seed in (0, 2))
     samples = tuple(
         torch.cat([view[:100] + 0.01 * normal(100, 9), normal(300, 5 + place)]) for place, view in enumerate(train)
@@ -119,7 +119,7 @@ def test_auc_and_tpr_by_definition() -> None:
 def test_membership_is_of_patients() -> None:
     """Simulated scores of members and of other patients are normal with unit variance, and their means differ by 2.
 
-    The score of a patient is the mean of four noisy records, which are averaged before anything is counted.
+    Each patient has four noisy records; their mean is the score of the patient, so each patient counts once.
     """
     generator, names = np.random.default_rng(0), np.repeat(np.arange(1200), 4)
     inside = names < 600
@@ -157,7 +157,8 @@ def test_all_noise_levels_have_a_say() -> None:
     assert auc(-errors.mean(axis=1)[inside], -errors.mean(axis=1)[~inside]) < 0.6
     by_hand = [-np.mean([(row[k] - errors[:, k].mean()) / errors[:, k].std() for k in (0, 1)]) for row in errors]
     assert scores == pytest.approx(by_hand)
-    assert combine_noise_levels(errors * [7.0, 0.01] + 3) == pytest.approx(scores)  # no unit counts
+    # the scale of the errors of a noise level has no effect
+    assert combine_noise_levels(errors * [7.0, 0.01] + 3) == pytest.approx(scores)
     assert (combine_noise_levels(np.ones((3, 2))) == 0).all()
     for broken in (np.ones(3), np.ones((0, 2)), np.full((2, 2), np.nan)):
         with pytest.raises(UserError, match="finite errors"):
@@ -174,7 +175,7 @@ def test_occupancy_by_enumeration() -> None:
 
 @pytest.mark.parametrize("samples", [100, 400, 3000])
 def test_the_retrieval_score_finds_the_share_that_is_retrievable(samples: int) -> None:
-    """Of 500 training images 200 can be retrieved: the score says .4 for any number of samples."""
+    """200 of 500 training images can be retrieved: the score is .4 for any number of samples."""
     generator, hits, scores = np.random.default_rng(samples), 0, []
     for _ in range(200):
         found = retrieval(generator.integers(200, size=samples), 500)
@@ -193,7 +194,7 @@ def test_retrieval_counts_patients() -> None:
 
 
 def test_collisions_pair_by_pair() -> None:
-    """Seven samples of one identity and three of another among forty."""
+    """Among forty samples, seven show one identity, three show a second identity, and all others differ."""
     x = normal(40, 0, 32)
     x[:7], x[7:10] = x[0] + 0.01 * normal(7, 1, 32), x[7] + 0.01 * normal(3, 2, 32)
     found = collisions(x, 0.9, block=11)
@@ -219,7 +220,7 @@ def test_a_sample_does_not_collide_with_itself(similarity: str) -> None:
 
 
 def turning(frames: int, degrees: float) -> Tensor:
-    """Embeddings that turn by so many degrees per frame: the similarity to the first is a cosine."""
+    """Embeddings that rotate by ``degrees`` per frame: the similarity to the first frame is a cosine."""
     angle = torch.arange(frames) * math.radians(degrees)
     return torch.stack([angle.cos(), angle.sin()], dim=1)
 
@@ -231,7 +232,7 @@ def test_drift_of_embeddings_that_turn() -> None:
     assert found.curve == pytest.approx(truth, abs=1e-6)
     assert found.last.value == pytest.approx((short[4] + long_[6]) / 2, abs=1e-6)
     assert found.step.value == pytest.approx((short[1] + long_[1]) / 2, abs=1e-6)
-    assert found.lost.value == 0.5  # 120 degrees in the longer
+    assert found.lost.value == 0.5  # one of two videos: the longer video ends at 120 degrees
     assert (found.low <= found.curve + 1e-12).all()
     assert (found.curve <= found.high + 1e-12).all()
     assert found.low[2] < found.high[2]

@@ -1,4 +1,4 @@
-"""Attribute disclosure against planted truth: copies with their attributes, harmless sets, and brute force."""
+"""Attribute disclosure compared with planted copies, samples without copies, and brute force."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ MEMBER = np.arange(TRAIN + HELD) < TRAIN
 
 
 def attacked(seed: int, copies: int = 0, quantity: bool = False) -> AttributeDisclosure:
-    """An attribute that depends on the first coordinate and on chance; ``copies`` samples copy training patients."""
+    """Attack on an attribute that correlates with coordinate 0; the first ``copies`` samples copy training patients."""
     generator = np.random.default_rng(seed)
     patients, samples = generator.normal(size=(TRAIN + HELD, WIDTH)), generator.normal(size=(SAMPLES, WIDTH))
     values = [50 + 8 * rows[:, 0] + 8 * generator.normal(size=len(rows)) for rows in (patients, samples)]
@@ -35,14 +35,14 @@ def test_attributes_of_copied_patients_are_disclosed(quantity: bool) -> None:
 @pytest.mark.parametrize("quantity", [False, True])
 @pytest.mark.slow
 def test_a_harmless_set_discloses_as_much_about_new_patients(quantity: bool) -> None:
-    """Of samples of nobody, an attribute that shows in the image is guessed, of training and of new patients."""
+    """Without copies, an attribute visible in the image is guessed equally well for training and for new patients."""
     found = [attacked(seed, quantity=quantity) for seed in range(200)]
-    assert np.mean([each.risk.low > 0 for each in found]) <= 0.055  # .025 and three standard errors: .058
+    assert np.mean([each.risk.low > 0 for each in found]) <= 0.055  # expected: .025; with three standard errors: .058
     assert np.mean([each.attack.value - each.control.value for each in found]) == pytest.approx(0, abs=0.02)
 
 
 def test_the_attack_by_brute_force() -> None:
-    """Unknown attributes of samples and patients are left out; a number may be wrong by 5 %."""
+    """Samples and patients with an unknown attribute are left out; a numeric guess is correct within 5 %."""
     generator = np.random.default_rng(1)
     distances = generator.uniform(size=(7, 9))
     samples = np.array([60.0, np.nan, 57.1, 40.0, 62.9, 63.1, 100.0])
@@ -58,7 +58,7 @@ def test_the_attack_by_brute_force() -> None:
     assert (found.patients, found.controls) == (4, 4)
     assert found.attack == wilson_interval(sum(attack), 4)
     assert found.control == wilson_interval(sum(control), 4)
-    assert found.baseline == 0.5  # 60 is right of two of the four training patients
+    assert found.baseline == 0.5  # the constant guess 60 is correct for two of four training patients
     texts = attribute_disclosure(distances, np.array(["a", "", *"abbab"]), np.array([*"aabb", "", *"abab"]), member)
     assert (texts.patients, texts.controls) == (4, 4)
 

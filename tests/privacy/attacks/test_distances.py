@@ -1,4 +1,4 @@
-"""Distances, closeness, copying, PRDC: against brute force, closed forms and planted copies."""
+"""Distances, closeness, copying and PRDC compared with brute force, closed forms and planted copies."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_distances_by_blocks_are_scipys() -> None:
     assert place.tolist() == truth.argmin(axis=1).tolist()
     assert neighbors.neighbor_radii(y, 3).numpy() == pytest.approx(
         np.sort(own, axis=1)[:, 3]
-    )  # column 0 is the row itself
+    )  # column 0 is the distance of each row to itself
     others = np.where(unit[:, None] == unit[None], np.inf, own).min(axis=1)
     assert neighbors.nearest_other_patient(y, unit).numpy() == pytest.approx(others)
     by_unit = np.stack([truth[:, unit == one].min(axis=1) for one in range(6)], axis=1)
@@ -49,7 +49,7 @@ def test_equal_rows_are_neighbours_too() -> None:
 
 
 def brute_prdc(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
-    """Equations of Naeem et al., pair by pair."""
+    """Precision, recall, density and coverage by the equations of Naeem et al., with loops over all pairs."""
     ball = [np.sort([np.linalg.norm(a - b) for b in x])[k] for a in x]
     balls = [np.sort([np.linalg.norm(a - b) for b in y])[k] for a in y]
     d = [[np.linalg.norm(a - b) for b in y] for a in x]
@@ -115,11 +115,11 @@ def test_planted_copies_are_nearer_to_training() -> None:
     found = closeness(x, y, [f"t{i}" for i in range(80)], z, [f"h{i}" for i in range(50)], repeats=300)
     assert found.nearest_in_train.value > 0.55
     assert found.p_value < 0.05
-    assert found.patients == 50  # of training patients, as many as there are held out
+    assert found.patients == 50  # training patients are subsampled to the number of held-out patients
     twin = closeness(y, y, [f"t{i}" for i in range(80)], z, [f"h{i}" for i in range(50)], repeats=20)
     assert twin.nndr_train.low == 0
     same = closeness(x, y.new_zeros(4, WIDTH), list("abcd"), z, [f"h{i}" for i in range(50)], repeats=20)
-    assert same.nndr_train.value == 1  # all patients alike: every ratio is one
+    assert same.nndr_train.value == 1  # all training patients are equal, so every ratio is 1
 
 
 def test_a_ratio_of_zero_to_zero_is_one() -> None:
@@ -131,7 +131,7 @@ def test_a_ratio_of_zero_to_zero_is_one() -> None:
 
 def test_mann_whitney_is_scipys() -> None:
     generator = np.random.default_rng(0)
-    for decimals in (9, 1):  # without and with ties
+    for decimals in (9, 1):  # 9 decimals: no ties; 1 decimal: ties
         held, samples = generator.normal(0.4, 1, 23).round(decimals), generator.normal(0, 1, 31).round(decimals)
         truth = stats.mannwhitneyu(samples, held, use_continuity=False, method="asymptotic", alternative="greater")
         assert stats.norm.sf(mann_whitney_z(held, samples)) == pytest.approx(truth.pvalue)
@@ -152,7 +152,7 @@ def test_data_copying_tells_copies_from_new_and_from_far() -> None:
 
 
 def test_c_t_is_the_weighted_mean_of_its_cells() -> None:
-    """Two clusters far apart: each cell's z by scipy, weighted by its share of held-out rows."""
+    """Two distant clusters as cells: the score is the mean of the cells' z, weighted by their held-out rows."""
     shift = torch.tensor([50.0] + [0.0] * (WIDTH - 1))
     train = torch.cat([normal(60, 0), normal(40, 1) + shift])
     held = torch.cat([normal(50, 2), normal(20, 3) + shift])
@@ -169,7 +169,7 @@ def test_c_t_is_the_weighted_mean_of_its_cells() -> None:
 
 @pytest.mark.slow
 def test_the_interval_of_c_t_covers_zero_where_nothing_is_copied() -> None:
-    """Two cells of unequal size, 400 times: 95 % of the intervals."""
+    """Two cells of unequal size without copies, 400 repeats: about 95 % of the intervals contain zero."""
     hits = 0
     for seed in range(400):
         shift = torch.tensor([50.0] + [0.0] * (WIDTH - 1))

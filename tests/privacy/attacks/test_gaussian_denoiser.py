@@ -1,4 +1,4 @@
-"""The linear denoiser against a Monte Carlo of the same, and the calibration by it against planted truth."""
+"""The linear Gaussian denoiser compared with Monte Carlo, and calibrated errors compared with planted membership."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from echodream.privacy.attacks.membership import calibrated_errors
 
 
 def test_expected_errors_are_those_of_the_wiener_filter() -> None:
-    """With the dense covariance, and noise that is sampled: x_t = x + noise / sqrt(snr)."""
+    """Compared with Monte Carlo: dense covariance and sampled noise, x_t = x + noise / sqrt(snr)."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(7, 5, generator=generator) * torch.tensor([3.0, 1.0, 1.0, 0.5, 0.1]) + 2
-    for count in (7, 4):  # more rows than dimensions, and fewer
+    for count in (7, 4):  # 7 rows: more than the 5 dimensions; 4 rows: fewer
         fitted = rows[:count]
         denoiser = GaussianDenoiser(fitted)
         centered = (fitted - fitted.mean(dim=0)).double()
@@ -33,7 +33,7 @@ def test_expected_errors_are_those_of_the_wiener_filter() -> None:
 
 
 def test_what_makes_a_patient_difficult_is_no_membership() -> None:
-    """A network that remembers a little is found once the difficulty is taken into account, and only then."""
+    """Weak memorization is found only if errors are calibrated by the difficulty of each patient."""
     generator, member = np.random.default_rng(0), np.arange(160) < 100
     difficulty = generator.lognormal(0, 0.5, 160)
     errors = 0.7 * difficulty - 0.2 * member + 0.05 * generator.normal(size=160)

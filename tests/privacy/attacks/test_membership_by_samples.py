@@ -1,4 +1,4 @@
-"""Membership by the samples alone, against planted truth: leaking and independent sets, groups that differ."""
+"""Membership inference from samples alone: samples with and without copies, and groups of patients that differ."""
 
 import numpy as np
 import pytest
@@ -24,10 +24,10 @@ def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def attacked(seed: int, copies: int = 0, spread: float = 1.0) -> tuple[ControlledAuc, ControlledAuc]:
-    """By the nearest sample, and by the trained attacker.
+    """AUC of two attacks: by the nearest sample, and by a trained attacker.
 
-    Members are ``spread`` times as far from the mean as others are. The generator samples the distribution of members,
-    and copies of ``copies`` members.
+    Members are ``spread`` times as far from the mean as other patients. Samples follow the distribution of members, and
+    the first ``copies`` samples are noisy copies of members.
     """
     generator = np.random.default_rng(seed)
     members, others = spread * generator.normal(size=(MEMBERS, WIDTH)), generator.normal(size=(OTHERS, WIDTH))
@@ -53,15 +53,15 @@ def test_a_leaking_set_is_found() -> None:
 def test_intervals_of_an_independent_set_cover_chance(attack: int) -> None:
     found = [attacked(seed)[attack] for seed in range(200)]
     assert np.mean([each.auc.low <= 0.5 <= each.auc.high for each in found]) >= 0.88
-    assert np.mean([each.auc.value for each in found]) <= 0.515  # cross-fitting: no patient is fitted to itself
-    # expected 0.025, with a standard error of 0.011 (200 sets)
+    assert np.mean([each.auc.value for each in found]) <= 0.515  # cross-fitting avoids an optimistic bias
+    # expected share: 0.025, with a standard error of 0.011 (200 sets)
     assert np.mean([each.auc.low > 0.5 for each in found]) <= 0.05
     assert np.mean([each.succeeds for each in found]) <= 0.05
     assert np.mean([each.groups_differ for each in found]) <= 0.12
 
 
 def test_the_control_finds_groups_that_differ_by_themselves() -> None:
-    """Members near the mean are nearer to samples than others are, even if nobody is copied; and the reverse."""
+    """Without copies, members near the mean are closer to samples than others are; scattered members are farther."""
     central, scattered = ([attacked(seed, spread=spread) for seed in range(40)] for spread in (0.6, 1.5))
     for attacks in central:
         for each in attacks:
@@ -75,16 +75,16 @@ def test_the_control_finds_groups_that_differ_by_themselves() -> None:
 
 
 def test_copies_are_found_also_if_the_groups_differ() -> None:
-    """Of scattered members a quarter is copied: the AUC is below .5, and above that of the control."""
+    """A quarter of the scattered members are copied: the AUC is below .5, but above the AUC of the control."""
     nearest, trained = attacked(3, copies=MEMBERS // 4, spread=1.6)
     assert nearest.auc.value < 0.5
     assert nearest.groups_differ
     assert nearest.succeeds
-    assert trained.auc.value > nearest.auc.value + 0.1  # it knows that the other samples are far from these patients
+    assert trained.auc.value > nearest.auc.value + 0.1  # the trained attacker models the distances of scattered members
 
 
 def test_interval_of_the_auc_covers_the_truth() -> None:
-    """Normal scores 1 apart; a value of 1 has the exact interval."""
+    """Two normal distributions with means 1 apart; an observed AUC of 1 has the exact interval."""
     generator, truth = np.random.default_rng(0), stats.norm.cdf(1 / np.sqrt(2))
     found = [auc_interval(generator.normal(1, 1, 50), generator.normal(0, 1, 35)) for _ in range(400)]
     assert 0.92 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.98
@@ -108,7 +108,8 @@ def test_own_distances_are_left_out() -> None:
     table = np.arange(12.0).reshape(3, 4)
     found = drop_self_distances(table, np.array([2, 0, 3]), 1)
     assert found.shape == (2, 4)
-    assert found[:, 2].tolist() == [6, 10]  # without row 0, which is of patient 2
+    # row 0 belongs to patient 2, so the distance of row 0 to patient 2 is left out
+    assert found[:, 2].tolist() == [6, 10]
     assert found[:, 0].tolist() == [0, 8]
     assert found[:, 3].tolist() == [3, 7]
     assert set(found[:, 1]) < {1.0, 5.0, 9.0}

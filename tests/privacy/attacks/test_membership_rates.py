@@ -1,4 +1,4 @@
-"""True positive rate of membership inference at a bound of the false positive rate, counted by hand."""
+"""True positive rate of membership inference at a bounded false positive rate, counted by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Counts of the tail: closed forms, exact under the null hypothesis, and two planted copies of 96 samples are found."""
+"""Tail counts: closed forms, exactness under the null hypothesis, and detection of two planted copies in 96 samples."""
 
 import itertools
 
@@ -18,7 +18,7 @@ ROWS = np.arange(TRAIN + HELD)
 
 
 def tables(seed: int, copies: int = 0, width: int = 8, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of samples to patients, and between patients; the first samples are copies of training patients."""
+    """Distances of samples to patients, and between patients; the first ``copies`` samples copy training patients."""
     generator = np.random.default_rng(seed)
     patients, samples = generator.normal(size=(TRAIN + HELD, width)), generator.normal(size=(SAMPLES, width)) * spread
     samples[:copies] = patients[generator.permutation(TRAIN)[:copies]] + 0.01 * generator.normal(size=(copies, width))
@@ -42,7 +42,7 @@ def test_count_and_threshold_are_those_of_brute_force() -> None:
 
 
 def test_permutation_test_is_exact_for_all_choices_of_the_training_patients() -> None:
-    """Of five patients two are new. The p-value of many random choices is that of all ten choices."""
+    """Five patients, two of them new: random permutations give the p-value of all ten permutations."""
     samples, between = tables(1, copies=3)
     chosen = [0, 1, 2, TRAIN, TRAIN + 1]
     between, member = between[np.ix_(chosen, chosen)], np.array([True, True, True, False, False])
@@ -59,7 +59,7 @@ def test_permutation_test_is_exact_for_all_choices_of_the_training_patients() ->
 
 
 def test_p_value_of_the_permutation_test_is_valid_if_nobody_is_copied() -> None:
-    """120 studies: p-values are at most as small as uniform ones, whether or not the generator is like the patients."""
+    """120 studies without copies: p-values are valid, also if samples are less spread than patients."""
     for spread in (1.0, 0.5):
         p = np.array(
             [
@@ -73,7 +73,7 @@ def test_p_value_of_the_permutation_test_is_valid_if_nobody_is_copied() -> None:
 
 
 def test_expected_count_is_that_of_samples_like_new_patients() -> None:
-    """2,000 studies of 20 exchangeable distances of samples and 7 of new patients: the closed form's quantiles."""
+    """2,000 studies with exchangeable distances of 20 samples and 7 new patients: counts match the closed form."""
     generator = np.random.default_rng(0)
     values = generator.random((2000, 27))
     counts = (values[:, :20] < values[:, 20:].min(axis=1, keepdims=True)).sum(axis=1)
@@ -87,7 +87,7 @@ def test_expected_count_is_that_of_samples_like_new_patients() -> None:
 
 
 def test_few_copies_cannot_be_significant_among_few_new_patients_and_the_result_says_so() -> None:
-    """The labels of k copied patients are all "training" with probability C(P - k, m - k) / C(P, m)."""
+    """Probability that a permutation labels all k copied patients as training: C(P - k, m - k) / C(P, m)."""
     samples, between = tables(3, copies=2)
     found = nearer_than_new_patients(samples, between, ROWS, MEMBER, 400)
     assert found.nearest == 2
@@ -98,7 +98,7 @@ def test_few_copies_cannot_be_significant_among_few_new_patients_and_the_result_
 
 
 def test_p_values_of_gaps_are_exact_for_exponential_gaps() -> None:
-    """(1 + g / S)^-K is the survival function of an exponential gap over the sum of K others: simulated."""
+    """Simulated: (1 + g / S)^-K is the p-value of an exponential gap g, with S the sum of K other gaps."""
     generator = np.random.default_rng(0)
     simulated = generator.exponential(3.0, (20_000, 13))
     p = np.array([(1 + row[0] / row[1:].sum()) ** -12 for row in simulated])
@@ -117,7 +117,7 @@ def test_log_gaps_by_hand() -> None:
 @pytest.mark.parametrize(("width", "spread"), [(3, 1.0), (8, 1.0), (8, 0.5), (40, 1.0)])
 @pytest.mark.slow
 def test_nobody_is_singled_out_if_nobody_is_copied(width: int, spread: float) -> None:
-    """150 studies at level 2.5 %."""
+    """150 studies without copies at level 2.5 %: the rate of false alarms is at most this level."""
     alarms = 0
     for seed in range(150):
         samples, between = tables(seed, width=width, spread=spread)
@@ -151,7 +151,7 @@ def test_too_few_new_patients_are_refused_and_equal_patients_prove_nothing() -> 
 
 
 def test_dcr_is_the_mean_over_all_subsets_of_training_patients() -> None:
-    """Six training patients against two held out: all 15 subsets, one by one, with ties that count half."""
+    """Compared with all 15 subsets of two of the six training patients; a tie counts one half."""
     generator = np.random.default_rng(0)
     to_train, to_holdout = generator.integers(0, 6, (40, 6)) * 1.0, generator.integers(0, 6, (40, 2)) * 1.0
     near = to_holdout.min(axis=1)

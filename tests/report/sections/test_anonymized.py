@@ -1,4 +1,4 @@
-"""Section "Anonymized images" of the report: measures with targets, the trade-off chart, and no names."""
+"""Section "Anonymized images" of the report: measures with targets, the trade-off chart, and no image names."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def linked(auc: float) -> dict[str, Any]:
 
 
 def anonymised(root: Path, **changed: Any) -> None:
-    """Records of linkability, anonymity and a sweep; names are only in a file that the page does not read."""
+    """Write records of linkability, anonymity and a sweep. Image names are only in records.csv, not in the page."""
     reports = root / "reports/phantom"
     real = file_sha256(root / "data/phantom/videos" / CHECKSUMS)
     chose = {"best F1": {"threshold": 0.3}, "FAR 0.001": {"why not": "too few"}}
@@ -114,7 +114,7 @@ POINTS = [Point("a", Interval(0.25, 0.0, 0.5), Interval(0.5, 0.25, 1.0)), Point(
 
 def test_scatter_chart_positions() -> None:
     drawn = scatter_chart({"outer": ("synthetic", POINTS)}, (0.0, 1.0), ("across", "up"), "label")
-    assert '<circle cx="30.00%" cy="144.0" r="5"/>' in drawn  # 8 % and a quarter of 88 %; 264 and half of 240 less
+    assert '<circle cx="30.00%" cy="144.0" r="5"/>' in drawn  # x: 8 + 88 / 4 = 30 %; y: 264 - 240 / 2 = 144
     assert '<line class="line faint" x1="8.00%" x2="52.00%" y1="144.0" y2="144.0"/>' in drawn
     assert '<line class="line faint" x1="30.00%" x2="30.00%" y1="204.0" y2="24.0"/>' in drawn
     assert '<line class="line" x1="30.00%" y1="144.0" x2="96.00%" y2="24.0"/>' in drawn

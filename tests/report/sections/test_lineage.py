@@ -1,4 +1,4 @@
-"""Section "How it was made": every record has its command, also one that the order of the pipeline does not name."""
+"""Section "How it was made" of the report: every record is listed with its command, unknown records last."""
 
 from echodream.report.sections.lineage import PIPELINE_ORDER, lineage
 from echodream.report.sources import RECORD_FILES, Sources

@@ -1,4 +1,4 @@
-"""Section "Privacy": the audit's power is in a table, also of measures that find nothing."""
+"""Section "Privacy" of the report: power of the audit, verdicts, and measures grouped by risk."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_the_verdict_has_the_guarantee_of_the_generators_that_were_audited(tmp_p
 
 
 def test_measures_are_grouped_by_risk_and_similarity_comes_last(tmp_path: Path) -> None:
-    """In the order of WP 216; every privacy measure has one place."""
+    """The groups follow the order of risks in opinion WP 216; each measure is in exactly one group."""
     names = {
         "nearest in training (DCR)": "Similarity to training patients",
         "attribute disclosure, EF by latents": "Inference: attributes",
@@ -137,7 +137,7 @@ def test_what_a_generator_memorizes_is_one_row_outside_of_the_guarantee(tmp_path
     sources.__dict__.update(records={"filter_image": record}, paths={"filter_image": tmp_path / "filter.json"})
     found = {table.title: table for table in privacy.copy_tables(sources, "image")}
     assert len(found["Covered by the guarantee"].rows) == 1
-    if not copies:  # no sample is a copy
+    if not copies:  # no sample was classified as a copy
         assert "Not covered by the guarantee" not in found
         return
     (row,) = found["Not covered by the guarantee"].rows
