@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Settings and fixtures for all tests."""
 
 import copy
 import gc
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-# One thread for each process, also of those that tests start: networks this small are slower on several, whose number
-# also changes the last bits of results. Libraries read this when they are imported.
+# One thread per process, also in processes that tests start: such small networks are slower on several threads, and the
+# number of threads changes the last bits of results. The libraries read these variables when they are imported.
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 import hydra
@@ -22,13 +22,13 @@ from echodream.config.paths import CONF_DIR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that take longest begin first, so that no process waits for another at the end."""
+    """Start the longest tests first, so that no test process waits for another process at the end."""
     items.sort(key=lambda item: "chaos" not in item.keywords and "two_processes" not in item.name)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Leave the millions of objects that the imports make out of garbage collection: it takes a tenth of the time."""
+    """Exclude the millions of objects that imports create from garbage collection, which takes a tenth of the time."""
     gc.disable()
     try:
         return (yield)
@@ -39,21 +39,21 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_store_is_recorded_as_verified() -> Iterator[None]:
-    """Otherwise tests would leave records in the folder runs/ of the working directory."""
+    """Do not record verified stores: the records would go to the folder runs/ of the working directory."""
     with mock.patch("echodream.runs.verified_stores.TIMESTAMP_RESOLUTION_NS", 10**18):
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def trainings_have_equal_precision_on_every_cpu() -> Iterator[None]:
-    """``trainer.precision=auto`` is float32 in this process; commands of a process of their own choose by the CPU."""
+    """``trainer.precision=auto`` is float32 in this process; commands in other processes choose it by the CPU."""
     with mock.patch("echodream.runs.trainer._uses_bf16_cpu", return_value=False):
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def configuration_files_are_parsed_once() -> Iterator[None]:
-    """Every second test composes a configuration, and half of that time is to parse the same files."""
+    """Cache parsed configuration files: every second test composes a configuration; half of that time is parsing."""
     load, folders = OmegaConf.load, (f"{CONF_DIR}{os.sep}", f"{Path(hydra.__file__).parent}{os.sep}")
 
     @cache
@@ -73,7 +73,7 @@ def configuration_files_are_parsed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def defaults_without_interpolation_compose_faster() -> Iterator[None]:
-    """At each file of conf/, Hydra merges all choices, a fifth of the time; only interpolations read the result."""
+    """Skip a slow merge of Hydra, a fifth of the time to compose, if no interpolation reads the merged choices."""
     merge = defaults_list._create_interpolation_map
 
     def merge_if_read(overrides: Any, defaults: list[Any], self_added: bool) -> Any:

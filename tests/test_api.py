@@ -1,4 +1,4 @@
-"""The Python interface: light imports, the results of the command line, and no trace of a run in hydra."""
+"""The Python interface: fast imports, the same results as the command line, and no change of Hydra's global state."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SLOW_IMPORTS = ("torch", "hydra", "omegaconf", "pytorch_lightning", "diffusers",
 
 
 def modules_after(code: str) -> list[str]:
-    """Slow packages, numpy and pandas that are loaded after ``code`` in a new process."""
+    """Slow packages, numpy and pandas, if ``code`` imports them in a new process."""
     report = f"import sys\n{code}\nprint([m for m in {(*SLOW_IMPORTS, 'numpy', 'pandas')} if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout
     return json.loads(output.splitlines()[-1].replace("'", '"'))
@@ -77,7 +77,7 @@ def verify_arguments(folder: Path) -> list[str]:
 
 
 def global_state() -> dict[str, Any]:
-    """Objects and contents of the singletons of hydra that a run could change."""
+    """Hydra's singletons and their contents, which a run could change."""
     kinds = (GlobalHydra, HydraConfig, VersionBase)
     return {kind.__name__: (kind.instance(), dict(vars(kind.instance()))) for kind in kinds}
 
@@ -133,7 +133,7 @@ def test_a_damaged_store_is_an_error_and_not_an_exit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_equals_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training and encoding in this process write the same bytes as the programs."""
+    """Training and encoding in this process write the same bytes as train.py and sample.py."""
     moving_disc_store(tmp_path / "data" / "blobs" / "videos")
     own = tmp_path / "mine" / "data" / "blobs.yaml"
     own.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The command line: one sentence for every mistake, before anything heavy is imported."""
+"""The command line: a one-line error for every mistake, before slow packages are imported."""
 
 import json
 import subprocess
@@ -226,7 +226,7 @@ def test_wheel_and_sdist_hold_the_configuration_and_nobody_s_data(tmp_path: Path
 
 @pytest.mark.slow
 def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: Path) -> None:
-    """The artifact has no weights, and nothing that needs them is imported."""
+    """The artifact has no weights; the error comes before any package is imported that loads weights."""
     (tmp_path / "lidm").mkdir()
     process = {"name": "flow", "times": "uniform", "shift": 1.0}
     (tmp_path / "lidm" / "diffusion.json").write_text(json.dumps({"process": process}))

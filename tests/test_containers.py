@@ -1,6 +1,6 @@
-"""Containerfile and apptainer.def: what they copy, and that their steps give a working program.
+"""Containerfile and apptainer.def: the files that they copy, and a working program after their installation steps.
 
-No tool for containers is needed: the last test runs the steps in an empty environment, without the repository.
+No container software is needed: the last test runs the steps in an empty environment, without the repository.
 """
 
 import os
@@ -29,7 +29,7 @@ def section(name: str) -> list[str]:
 
 
 def steps() -> list[str]:
-    """The commands of Containerfile."""
+    """The RUN commands of Containerfile."""
     return re.findall(r"^RUN (.+)$", CONTAINERFILE, re.MULTILINE)
 
 
@@ -58,7 +58,7 @@ def test_only_the_program_is_in_the_build_context() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("ECHODREAM_CONTAINER" not in os.environ, reason="installs all packages: set ECHODREAM_CONTAINER=1")
 def test_the_steps_give_a_program_that_runs_the_first_notebook(tmp_path: Path) -> None:
-    """The installed program passes the check of the machine, and executes notebooks/first_look.ipynb."""
+    """The installed program passes ``stage=doctor`` and runs notebooks/first_look.ipynb."""
     for name in copied():
         (tmp_path / "image" / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

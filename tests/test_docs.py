@@ -1,4 +1,4 @@
-"""The documentation: pages are found from the index, links lead somewhere, blocks of code are composed or run."""
+"""The documentation: all pages are reachable, all links work, and all commands and code blocks are composed or run."""
 
 import argparse
 import importlib
@@ -49,7 +49,7 @@ def links(page: Path) -> list[str]:
 
 @cache
 def reachable() -> frozenset[Path]:
-    """The pages that the index leads to."""
+    """Pages that are reachable by links from the index."""
     seen, waiting = set(), [INDEX]
     while waiting:
         page = waiting.pop()
@@ -61,7 +61,7 @@ def reachable() -> frozenset[Path]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the headings of ``page``, as GitHub writes them."""
+    """Anchors of the headings of ``page``, in the form of GitHub."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -78,7 +78,7 @@ def test_the_index_leads_to_every_page() -> None:
 
 @pytest.mark.parametrize("group", ["stage", "model"])
 def test_every_stage_and_model_is_documented(group: str) -> None:
-    """A page says how it is called, and the index says which page that is."""
+    """The index names a page for each stage and model; this page has the command."""
     rows = dict(re.findall(rf"^\| `{group}=(\w+)` \|.*\]\(([\w./-]+\.md)", INDEX.read_text(), re.MULTILINE))
     assert sorted(rows) == choices(group)
     for name, page in rows.items():
@@ -96,7 +96,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
-    """The program, and what follows it, of every line of code in ``text`` that begins with python."""
+    """Program and arguments of each line of code in ``text`` that starts with python."""
     whole = re.sub(r"\\\n\s*", " ", text)
     for line in whole.splitlines():
         code = [line.strip()] if line.startswith("    ") else INLINE.findall(line)
@@ -105,9 +105,9 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def overrides(arguments: str) -> tuple[list[str], bool]:
-    """The overrides in what follows a program, and whether a folder of one's own is given.
+    """Overrides in the arguments of a program, and whether the command has ``--config-dir``.
 
-    Of what is swept, the first value is taken. ``<study>`` is the phantom, another placeholder the word in it.
+    Of a sweep, the first value is used. ``data=<study>`` becomes data=phantom; other placeholders lose their brackets.
     """
     plain = re.sub(r"<(\w+)[^<>]*>", r"\1", arguments.replace("data=<study>", "data=phantom"))
     words = shlex.split(plain, comments=True)
@@ -124,23 +124,24 @@ def overrides(arguments: str) -> tuple[list[str], bool]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The yaml files of one's own that the pages show, in their folder: each names itself in its first line."""
+    """Folder with the user's yaml files that the pages show; the first line of each code block is the file name."""
     folder = tmp_path_factory.mktemp("own")
     for page in PAGES:
         for name, body in re.findall(r"^    # mine/(\S+\.yaml)\n((?:    .*\n)+)", page.read_text(), re.MULTILINE):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(re.sub(r"^    ", "", body, flags=re.MULTILINE))
     (folder / "experiment").mkdir(exist_ok=True)
-    (folder / "experiment/plan.yaml").write_text("# @package _global_\ndefaults: [demo]\n")  # written by stage=plan
+    # this file would be written by stage=plan
+    (folder / "experiment/plan.yaml").write_text("# @package _global_\ndefaults: [demo]\n")
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["train", "sample"])
 def test_every_command_composes(program: str, own: Path) -> None:
-    """With its overrides, none of which adds a key that nothing reads, and the choices go together.
+    """Each command composes: no unknown keys, and compatible choices of configuration files.
 
-    Commands that choose the same files are composed at once, and one by one where that fails, to know which it is.
+    Commands with equal choices are composed together; if this fails, one by one, to find the wrong command.
     """
     alike: dict[tuple[tuple[str, ...], bool], list[tuple[list[str], str]]] = {}
     for page in PAGES:
@@ -161,7 +162,7 @@ def test_every_command_composes(program: str, own: Path) -> None:
 
 
 def problem(program: str, given: list[str], own: Path | None) -> str | None:
-    """Why the command's configuration does not compose, or which key of it nothing reads."""
+    """The reason why a configuration does not compose or has unknown keys; None if there is no problem."""
     where = [] if own is None else [f"hydra.searchpath=[file://{own}]"]
     try:
         cfg = compose(program, [*given, *where], return_hydra_config=True)
@@ -179,7 +180,7 @@ PATH = re.compile(r"`((?:[\w.]+/)+[\w.]*|[\w]+\.py)`")
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
 def test_the_pages_for_contributors_name_files_that_exist(page: str) -> None:
-    """Paths are relative to the root or to the package; ``age`` is an example."""
+    """Paths are relative to the repository or to the package; files named ``age`` are examples and need not exist."""
     text = (ROOT / page).read_text()
     paths = {path for path in PATH.findall(text) if "age." not in path}
     assert len(paths) > 20
@@ -188,7 +189,7 @@ def test_the_pages_for_contributors_name_files_that_exist(page: str) -> None:
 
 
 def results_of_the_readme() -> list[tuple[str, Path]]:
-    """Each result in the table of the README, and the page that its row links to."""
+    """Each result in the table of the README, with the page of its link."""
     section = (ROOT / "README.md").read_text().split("## Results\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| \[[^|]+\]\(([^)#]+)", section, re.MULTILINE)
     return [(result, ROOT / page) for result, page in rows]
@@ -209,7 +210,7 @@ def test_the_readme_is_a_screen_and_a_half() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
 
 
-# --- blocks of code ---
+# --- code blocks ---
 
 Block = tuple[Path, list[str]]
 KINDS = {
@@ -226,7 +227,7 @@ RUNNABLE = re.compile(
 
 
 def blocks(page: Path) -> list[Block]:
-    """Blocks of indented code; fenced ones are Python, which other tests run."""
+    """Indented code blocks of ``page``; other tests run the fenced blocks, which are Python."""
     text = re.sub(r"^```python\n.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert "```" not in text, f"{page.name}: a fenced block that is not Python"
     found = re.findall(r"(?:^ {4}.*\n)+", text + "\n", re.MULTILINE)
@@ -241,7 +242,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def shell_lines() -> Iterator[tuple[str, str]]:
-    """Page and command of every line for the shell, in blocks and in sentences."""
+    """Page and line of every shell command, in code blocks and in sentences."""
     for page, lines in (block for block in BLOCKS if kind(block) == "shell"):
         text = re.sub(r"<<'END'\n.*?^END$", "", "\n".join(lines), flags=re.MULTILINE | re.DOTALL)
         yield from ((page.name, line.strip()) for line in re.sub(r"\\\n\s*", " ", text).splitlines())
@@ -251,9 +252,9 @@ def shell_lines() -> Iterator[tuple[str, str]]:
 
 
 def words(line: str, *program: str) -> list[str]:
-    """Words of a command, without environment variables, comments and what follows a pipe.
+    """Words of a command, without environment variables, comments and the part after a pipe.
 
-    With ``program``, the words after it; none for another program.
+    With ``program``: the words after this program; an empty list if the command runs another program.
     """
     found = shlex.split(line.partition(" | ")[0], comments=True)
     while found and re.match(r"[A-Z_]+=", found[0]):
@@ -323,7 +324,7 @@ def test_studies_that_are_launched_have_steps(own: Path) -> None:
 
 
 class Parsed(Exception):
-    """The arguments of a benchmark were accepted."""
+    """Raised after the argument parser of a benchmark has accepted the arguments."""
 
 
 @pytest.mark.slow
@@ -352,7 +353,7 @@ def test_benchmarks_accept_their_arguments(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.slow
 def test_own_yaml_files_of_the_pages_compose(own: Path) -> None:
-    """Also of pages that show no command for them; test_launch.py has the list of a study."""
+    """Also files of pages without a command for these files; test_launch.py tests the yaml file of a study."""
     files = [path.relative_to(own) for path in sorted(own.rglob("*.yaml"))]
     assert {"data", "launcher"} <= {path.parts[0] for path in files}
     for path in files:
@@ -365,7 +366,7 @@ def test_own_yaml_files_of_the_pages_compose(own: Path) -> None:
 
 @pytest.mark.slow
 def test_settings_of_the_pages_compose() -> None:
-    """As settings of a training, or of a sweep."""
+    """Each block of settings composes with a training or with the sweep of ``stage=compare``."""
     given = [overrides(" ".join(lines))[0] for page, lines in BLOCKS if kind((page, lines)) == "settings"]
     assert len(given) > 1
     for settings in given:
@@ -376,7 +377,7 @@ def test_settings_of_the_pages_compose() -> None:
 
 @pytest.mark.slow
 def test_python_for_the_shell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``python -c`` and ``python - <<'END'``; of packages that are not installed, the syntax."""
+    """Run ``python -c`` and ``python - <<'END'``; if a package is not installed, check only the syntax."""
     from PIL import Image
 
     (tmp_path / "raw/images").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Filter, audit and fidelity metrics of arrays: planted copies are found, and the numbers are those of the stages."""
+"""Filter, audit and fidelity metrics of arrays: planted copies are found; the stages give the same numbers."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ COPIED = (3, 17, 40)
 
 
 def people(count: int, seed: int, frames: int = 1) -> np.ndarray:
-    """Unrelated people: float32 (n, f, D), all but orthogonal; the frames of one person are similar."""
+    """Random embeddings of unrelated people, float32 (n, f, D); frames of one person are similar."""
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(count, 1, D)) + 0.1 * rng.normal(size=(count, frames, D))).astype(np.float32)
 
 
 def planted() -> dict[str, Any]:
-    """60 training patients, 19 new patients, 30 samples of which 3 are copies, and the copies of two transforms."""
+    """60 training patients, 19 new patients, 30 samples including 3 copies, and control copies by two transforms."""
     training = people(60, 1)[:, 0]
     samples = people(30, 2, frames=2)
     samples[[4, 9, 22], 1] = training[[*COPIED]] * 2
@@ -37,7 +37,7 @@ def planted() -> dict[str, Any]:
 
 
 def cosine(samples: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Highest cosine similarity of any frame of each sample, (n, f, D), to any reference: (n,), in float64."""
+    """Maximum cosine similarity of each sample, (n, f, D), over frames and references: (n,), computed in float64."""
     x, y = (part / np.linalg.norm(part, axis=-1, keepdims=True) for part in map(np.float64, (samples, references)))
     return (x @ y.T).max(axis=(1, 2))
 
@@ -69,7 +69,7 @@ def test_the_decision_is_that_of_the_rule() -> None:
         copied_patients=60,
     )
     expected = Calibrated(seed=5).decide(evidence)
-    assert shown.decision.passed is expected.passed is False  # 30 certifying patients are too few for beta 5 %
+    assert shown.decision.passed is expected.passed is False  # 30 patients are too few to certify a beta of 5 %
     assert shown.decision.statement == expected.statement
     assert shown.decision.sizes == expected.sizes
     assert not shown.kept.any()

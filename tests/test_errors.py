@@ -1,4 +1,4 @@
-"""Errors of the user: one line, whatever is quoted in it."""
+"""Error messages for users have one line, also if a quoted value has several lines."""
 
 from echodream.errors import UserError
 

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: all rows are measured with the smallest networks, and rows that do not fit are reported."""
+"""benchmarks/gpu.py: all rows are measured with the smallest networks; rows that need too much memory are reported."""
 
 import importlib
 import json
@@ -58,7 +58,7 @@ def test_a_row_that_does_not_fit_into_the_time_is_reported(tmp_path: Path) -> No
 
 
 class Answers:
-    """Worker that gives prepared results."""
+    """Replacement for the worker process that returns prepared results."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers

@@ -1,4 +1,4 @@
-"""launch/: Snakemake runs the steps of a study, each once what it needs is complete, and can be ended anywhere."""
+"""launch/: Snakemake runs the steps of a study in order, each step once, and a run can be interrupted at any time."""
 
 import contextlib
 import importlib
@@ -60,7 +60,7 @@ AROUND = {key: value for key, value in os.environ.items() if key not in ("JOBS",
 
 @dataclass
 class Run:
-    """A folder with launch/ in it, whose steps are the stub's."""
+    """A folder with a copy of launch/; a stub script replaces the real programs."""
 
     folder: Path
     study: str
@@ -82,7 +82,7 @@ class Run:
         return [line for line in lines if "stage=report" not in line]
 
     def happened(self, what: str, known: int = 0) -> list[str]:
-        """The steps that began, or ended, or were gone, in their order; those after ``known`` lines of the log."""
+        """Names of the steps with the event ``what``, in order, after the first ``known`` lines of the log."""
         return [name for how, name in self.events(known) if how == what]
 
     def events(self, known: int = 0) -> Iterator[tuple[str, str]]:
@@ -140,7 +140,7 @@ def test_every_line_composes_and_the_sizes_share_the_steps(experiment: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_step_makes_what_its_command_writes(study: str) -> None:
-    """The folder of ``record`` is dst= of the composed command; stages that write elsewhere are named here."""
+    """The folder of ``record`` equals dst= of the composed command; exceptions are listed in this test."""
     for step in steps(study, **keys(study)):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(step.program, list(step.overrides))
@@ -231,7 +231,7 @@ def test_an_own_yaml_of_the_data_without_keys_is_refused(tmp_path: Path, text: s
 
 
 def test_classes_are_a_text_or_a_list() -> None:
-    """On the command line, Snakemake reads labels=[PA,Male] as a list."""
+    """On the command line, Snakemake parses labels=[PA,Male] as a list; a text is accepted, too."""
     for labels in ("[PA,Male]", ["PA", "Male"]):
         assert pipeline.steps({**settings("chest"), "raw": "/raw", "labels": labels})
 
@@ -306,7 +306,7 @@ UNTIL_FILTER = ("phantom", "ingest", "verify", "vae", "encode", "lidm", "reid", 
 
 @pytest.mark.parametrize("failing", ["nothing", "stage=report"])
 def test_the_report_grows_after_ingest_autoencoder_and_images(study: Callable[..., Run], failing: str) -> None:
-    """A report that cannot be written is said, and does not end the study."""
+    """If the report cannot be written, a message says so, and the study continues."""
     run = study()
     done = run(FAILING=failing, options=("--until", "filter"))
     assert done.returncode == 0, done.stderr
@@ -327,7 +327,7 @@ def test_the_report_grows_after_ingest_autoencoder_and_images(study: Callable[..
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("name", ["demo", "lung"])
 def test_no_step_begins_before_what_it_needs_has_ended(study: Callable[..., Run], name: str, jobs: str) -> None:
-    """Steps that others can run beside are slow here, so that one that nobody waits for would come too late."""
+    """Steps that may run in parallel are slow here, so that a step with a missing dependency would begin too early."""
     run = study(name)
     slow = [str(step) for step in run.steps if not step.uses_all_cores]
     (run.folder / "slow").write_text("\n".join(slow))
@@ -420,7 +420,7 @@ def test_a_step_that_fails_takes_those_beside_it_along(study: Callable[..., Run]
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_nothing_running(study: Callable[..., Run], how: signal.Signals) -> None:
-    """As by Ctrl-C, which the whole group gets, or by a shutdown of the run alone; it waits for what it ends."""
+    """Ctrl-C goes to the whole process group, a shutdown to the run only; both end all steps before the run exits."""
     run = study()
     with process(run, STUCK="model=lvdm") as running:
         until(lambda: "lvdm" in run.happened("begin"), running)
@@ -440,7 +440,7 @@ def process(run: Run, *keys: str, **around: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # Ctrl-C works as in a terminal
     )
 
 
@@ -454,7 +454,7 @@ def until(ready: Callable[[], object], running: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_continues_and_nothing_of_a_step_is_removed(study: Callable[..., Run]) -> None:
-    """Neither the partial output of the step that was killed, nor the record of one that was complete."""
+    """The partial output of the killed step and the records of complete steps remain."""
     run = study()
     partial = run.folder / "models/smoke/lvdm.partial/checkpoint"
     with process(run, STUCK="model=lvdm") as running:
@@ -474,7 +474,7 @@ def test_a_run_that_is_killed_continues_and_nothing_of_a_step_is_removed(study: 
 
 
 def records(run: Run) -> dict[str, tuple[int, int]]:
-    """The files that steps made, with their inode and time of change."""
+    """Records of the completed steps, with inode and modification time."""
     made = {step.record: run.folder / step.record for step in run.steps}
     return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in made.items() if path.exists()}
 
@@ -576,7 +576,7 @@ def test_without_snakemake_its_package_is_named() -> None:
 
 @pytest.fixture
 def progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """launch/progress.py, which runs no study."""
+    """The module launch/progress.py with the steps of the smoke study, without a running study."""
     monkeypatch.syspath_prepend(LAUNCH)
     monkeypatch.setitem(sys.modules, "pipeline", pipeline)
     module = importlib.import_module("progress")
@@ -588,7 +588,7 @@ def progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def events_of(progress: ModuleType, folder: Path, *events: tuple[str, int]) -> None:
-    """Give the events to the handler: (what, job), where job 1 is the step lidm and job 2 the step reid."""
+    """Send events to the log handler as pairs (what, job); job 1 is the step lidm, job 2 the step reid."""
     handler = progress.LogHandler(SimpleNamespace(dryrun=False), None)
     for what, job in events:
         name = {1: "lidm", 2: "reid"}[job]
@@ -627,7 +627,7 @@ def test_a_restart_forgets_the_failure_of_its_own_job_only(
 def test_the_log_of_an_earlier_run_is_removed_and_that_of_the_running_step_stays(
     progress: ModuleType, tmp_path: Path
 ) -> None:
-    """Snakemake reports the start of a step from a queue, so that the step may be running by then."""
+    """Snakemake reports the start of a step with a delay, so that the step may already write its log."""
     for name, age in {"lidm": 0, "reid": 60}.items():
         (tmp_path / f"{name}.log").write_text("epoch 1")
         os.utime(tmp_path / f"{name}.log", (time.time() - age,) * 2)
@@ -642,12 +642,12 @@ def test_a_step_without_a_log_ends_as_others_do(
     assert re.fullmatch(r" {8}done \(0 min \d\d s\)", capsys.readouterr().out.splitlines()[-1])
 
 
-# ------------------------------------------------------------------------------------------------- a study of one's own
+# ------------------------------------------------------------------------------------------------- the user's own study
 
 
 @pytest.mark.slow
 def test_a_study_of_one_s_own_runs_with_its_folder_as_config_dir(study: Callable[..., Run]) -> None:
-    """``name`` in the yaml of the data is the folder below data/; after a change of that yaml the steps start again."""
+    """``name`` in the user's data yaml is the folder below data/; a change of this yaml file reruns the steps."""
     run = study()
     run.study = "mine/list.yaml"
     data, own = run.folder / "mine/data/clinic.yaml", run.folder / run.study
@@ -669,7 +669,7 @@ def test_a_study_of_one_s_own_runs_with_its_folder_as_config_dir(study: Callable
     assert run("raw=files", cwd=run.folder).returncode == 0
     assert len(begun(run)) == 2 * 19
     (own.parent / "runs").mkdir()
-    (own.parent / "runs/config.yaml").write_text("seed: 1\n")  # not a group of conf/
+    (own.parent / "runs/config.yaml").write_text("seed: 1\n")  # a folder that is not a group of conf/
     assert run("raw=files", cwd=run.folder).returncode == 0
     assert len(begun(run)) == 2 * 19
     own.write_text(own.read_text() + "# changed\n")
@@ -719,7 +719,7 @@ def test_a_terminal_shows_the_progress_of_each_running_step(study: Callable[...,
             assert time.monotonic() < deadline, seen
             seen += os.read(screen, 10_000).decode()
         os.killpg(running.pid, signal.SIGTERM)
-        with contextlib.suppress(OSError):  # the terminal has no writer any more
+        with contextlib.suppress(OSError):  # reading fails after the last process has closed the terminal
             while piece := os.read(screen, 10_000):
                 seen += piece.decode()
     os.close(screen)
@@ -730,7 +730,7 @@ def test_a_terminal_shows_the_progress_of_each_running_step(study: Callable[...,
 
 
 def shown(lines: list[str]) -> list[str]:
-    """What a terminal shows at the end: a line that begins with ``ESC[nA ESC[J`` replaces the n lines before it."""
+    """Final lines on the terminal: a line that starts with ``ESC[nA ESC[J`` replaces the n lines before it."""
     screen: list[str] = []
     for line in lines:
         while found := re.match(r"\x1b\[(\d+)A\x1b\[J", line):
@@ -742,7 +742,7 @@ def shown(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("read", [1, 4])
 def test_a_reader_that_closes_its_pipe_ends_the_run(study: Callable[..., Run], read: int) -> None:
-    """As by ``make demo | head``."""
+    """A closed pipe ends the run without an error message, as in ``make demo | head``."""
     run = study()
     with process(run) as running:
         assert running.stdout is not None
@@ -759,7 +759,7 @@ def test_a_reader_that_closes_its_pipe_ends_the_run(study: Callable[..., Run], r
 @pytest.mark.parametrize("program", ["train", "sample"])
 @pytest.mark.parametrize("folder", ["run", "sweep"])
 def test_two_runs_that_begin_in_one_second_have_folders_of_their_own(program: str, folder: str) -> None:
-    """Trainings side by side wrote into one metrics.csv."""
+    """Without separate folders, two trainings would write into the same metrics.csv."""
     line = {"train": "model=vae", "sample": "stage=encode"}[program]
     found = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Models in Python: the numbers of the stages, for arrays, tensors and stores."""
+"""Models in Python: for arrays, tensors and stores, the outputs equal the outputs of the stages."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tests.support.tiny_diffusion import C, H, W
 
 @pytest.fixture(scope="module")
 def vae_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos, an autoencoder of diffusers, and the latents and decoded videos of the stages."""
+    """A store of videos, an autoencoder saved by diffusers, and the latents and decoded videos of the stages."""
     folder = tmp_path_factory.mktemp("vae")
     tiny_vae.moving_disc_store(folder / "videos")
     tiny_vae.tiny_autoencoder().save_pretrained(folder / "vae")

@@ -1,4 +1,4 @@
-"""The mutants of benchmarks/mutants.py still apply: each line that they replace is in the code once."""
+"""The mutants of benchmarks/mutants.py are up to date: each line to replace occurs exactly once in the code."""
 
 import ast
 from pathlib import Path

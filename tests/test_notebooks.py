@@ -1,4 +1,4 @@
-"""The notebooks: stored without outputs, with links that lead somewhere, and each runs from an empty folder."""
+"""The notebooks are stored without outputs, have valid links, and run in an empty folder."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_notebooks_are_stored_without_outputs_and_begin_with_a_title(path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty working directory, with the networks and numbers of patients that they are stored with."""
+    """Runs in an empty working directory, with the settings stored in the notebook."""
     import nbformat
     from nbclient import NotebookClient
 

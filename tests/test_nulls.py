@@ -1,4 +1,4 @@
-"""null where a stage, or training, cannot do with it, is answered with the key that was typed."""
+"""A setting that must not be null is refused with an error that names the key, in stages and trainings."""
 
 from functools import cache
 from types import NoneType
@@ -19,7 +19,7 @@ STAGES = sorted(path.stem for path in (CONF_DIR / "stage").glob("*.yaml"))
 
 
 def composed(config: str, *overrides: str) -> DictConfig:
-    """A copy of the configuration, with a text for every key that must be given."""
+    """A copy of the composed configuration, with a text for each required key."""
     return _composed(config, *overrides).copy()
 
 
@@ -37,7 +37,7 @@ def _composed(config: str, *overrides: str) -> DictConfig:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: str) -> None:
     cfg = composed("sample", f"stage={stage}", "data=phantom")
-    refuse_missing_and_null(cfg)  # the defaults are possible
+    refuse_missing_and_null(cfg)  # the default settings are accepted
     given: Any = OmegaConf.to_container(cfg.stage, resolve=False)
     function = get_method(cfg.stage._target_)
     hints = get_type_hints(function)
@@ -50,7 +50,7 @@ def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: 
             )
         else:
             key = name
-        if OmegaConf.is_config(OmegaConf.select(cfg, key)):  # a group
+        if OmegaConf.is_config(OmegaConf.select(cfg, key)):  # a group of settings, not a single value
             continue
         changed = cfg.copy()
         OmegaConf.update(changed, key, None)
@@ -76,7 +76,7 @@ def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_of_a_stage_is_a_key_and_paths_are_declared_as_such(stage: str) -> None:
-    """What a stage reads decides whether it is complete, so no path may be declared as another text."""
+    """The settings of a stage decide whether its output is up to date; every path must have a type hint of a path."""
     call = stage_call(composed("sample", f"stage={stage}", "data=phantom"))
     assert call.arguments.keys() == call.type_hints.keys()
     assert call.name == stage

@@ -1,7 +1,7 @@
-"""Stores and artifacts written before the modules were moved to their rooms still open, and give the same numbers.
+"""Stores and artifacts of an earlier version of the code still load, with equal outputs of the networks.
 
-``fixtures/written_by_version_0.zip`` holds one small store and one small artifact of every kind, all of the phantom.
-``expected.json`` in it holds what each network returned, for fixed inputs, with the code that wrote it.
+``fixtures/written_by_version_0.zip`` has one small store and one small artifact of every kind, made from phantom
+data. ``expected.json`` in this file has the outputs of each network for fixed inputs, from the earlier version.
 """
 
 import json

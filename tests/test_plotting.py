@@ -1,4 +1,4 @@
-"""Every plot holds the data it was given, with title, axis labels and legend; equal data give equal bytes."""
+"""Every plot shows its data, with title, axis labels and legend; equal data give equal bytes."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ PLOTS: dict[Callable[..., Any], tuple[Any, ...]] = {
 
 
 def axes_of(plot: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """The axes of the figure, not its pixels."""
+    """Axes of the matplotlib figure, before the figure is converted to pixels."""
     figure: Any = plot.__wrapped__(*arguments)  # type: ignore[attr-defined]
     return list(figure.axes)
 
@@ -62,12 +62,12 @@ def test_every_plot_is_labeled_and_has_the_same_bytes_again(plot: Callable[..., 
     pixels = plot(*PLOTS[plot])
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
-    assert (pixels[:, [0, 1, -2, -1]] == 255).all()  # no text is cut off
+    assert (pixels[:, [0, 1, -2, -1]] == 255).all()  # the border is white, so no text is cut off
     assert np.array_equal(pixels, plot(*PLOTS[plot]))
     for axes in axes_of(plot, *PLOTS[plot]):
         assert axes.get_title()
         assert axes.get_xlabel()
-        assert axes.get_ylabel() or plot is plot_intervals  # whose rows are named
+        assert axes.get_ylabel() or plot is plot_intervals  # plot_intervals has row names instead of a label
 
 
 def test_a_line_has_its_points_band_and_range() -> None:
@@ -98,7 +98,7 @@ def test_an_interval_is_as_long_as_it_says_and_ends_at_the_axis() -> None:
     measured, expected = ([segment[:, 0].tolist() for segment in bars.get_segments()] for bars in axes.collections)
     assert measured == [[0.25, 1.0], [0.1, 0.1]]
     assert expected == [[0.5, 1.0]]
-    assert axes.lines[1].get_xdata().tolist() == [1.0]  # 2 lies beyond the end
+    assert axes.lines[1].get_xdata().tolist() == [1.0]  # 2.0 of row b is outside the axis: no marker
     assert legend_of(axes) == ["samples", "expected"]
 
 

@@ -1,4 +1,4 @@
-"""Worker processes: a script that uses echodream is executed once, with or without a ``__main__`` guard."""
+"""Worker processes: the user's script runs once, with or without a ``__main__`` guard."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_a_script_without_a_guard_is_executed_once(tmp_path: Path) -> None:
 
 
 def test_workers_that_cannot_start_reject_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that ends before its first job is no fault of a file."""
+    """If a worker process ends before its first job, the error names no file and rejects no file."""
     from concurrent.futures import Future
     from types import SimpleNamespace
 

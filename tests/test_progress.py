@@ -1,4 +1,4 @@
-"""Progress bars are shown on terminals and in notebooks, or written to a file, and nowhere else."""
+"""Progress bars: shown on terminals and in notebooks, or written to a file if requested; otherwise, no bar is shown."""
 
 import io
 import itertools
@@ -15,7 +15,7 @@ from echodream.progress import ProgressStream, progress_bar, progress_to_file, s
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, is_terminal: bool, config: dict[str, Any] | None) -> str:
-    """What a bar of three items writes, with or without a terminal, in a program (None) or an IPython of ``config``."""
+    """Output of a progress bar of three items, in a script (``config=None``) or in IPython with ``config``."""
     stream = io.StringIO()
     stream.isatty = lambda: is_terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", stream)
@@ -42,7 +42,7 @@ def test_a_log_file_and_an_interactive_python_without_a_notebook_show_none(monke
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at the clock is two seconds after the one before, so that no bar is too early to be written."""
+    """A clock that advances two seconds at each call, so that every update of the bar is written."""
     times = itertools.count(0, 2)
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
 

@@ -1,4 +1,4 @@
-"""Published UNet folders, as diffusers saves them, through train.py without training and on to samples."""
+"""Published UNet folders in the format of diffusers: imported by train.py without training, then sampled."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ CONDITIONS = {"lidm": "[published]", "lvdm": "[published,published_reference]"}
 
 
 def unet(kind: str, width: int = 1) -> Any:
-    """A UNet as diffusers makes it, with random weights."""
+    """A diffusers UNet with random weights."""
     torch.manual_seed(3)
     net: dict[str, Any] = {"block_out_channels": (32,), "layers_per_block": 1, "cross_attention_dim": width}
     if kind == "lidm":
@@ -50,7 +50,7 @@ def import_cfg(folder: Path, kind: str, *overrides: str) -> DictConfig:
 
 
 def imported(folder: Path, kind: str, bin_: bool = False, **net: Any) -> Any:
-    """The UNet that was saved, once it is an artifact."""
+    """Save a UNet with diffusers, import the saved folder as an artifact, and return the UNet."""
     latent_store(folder / "latents")
     made = unet(kind, **net)
     made.save_pretrained(folder / "unet", safe_serialization=not bin_)
@@ -80,7 +80,7 @@ def test_an_imported_image_model_draws_what_a_loop_of_diffusers_draws(tmp_path: 
 
 
 def unconditional_unet(folder: Path) -> Any:
-    """A UNet2DModel with random weights, saved to ``folder``/unet, with a store of latents beside it."""
+    """A UNet2DModel with random weights, saved to ``folder``/unet; also writes a store of latents."""
     latent_store(folder / "latents")
     torch.manual_seed(3)
     blocks = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
@@ -95,7 +95,7 @@ def unconditional_unet(folder: Path) -> Any:
 
 @pytest.mark.slow
 def test_an_imported_image_model_without_conditions_draws_what_a_loop_of_diffusers_draws(tmp_path: Path) -> None:
-    """As EchoNet-Synthetic: DDPM, leading timesteps, predicted latents limited to a range, which is reached here."""
+    """Settings of EchoNet-Synthetic: DDPM, leading timesteps, and a limit of predicted latents that has an effect."""
     net = unconditional_unet(tmp_path)
     engine.train(import_cfg(tmp_path, "lidm", "conditioning=[]"))
     engine.sample(sample_cfg(tmp_path, "image", "n=3", "sampler=ddpm", "steps=4", "spacing=leading", "clip=0.5"))
@@ -170,7 +170,7 @@ def test_a_folder_that_does_not_fit_is_one_sentence(
 ) -> None:
     latent_store(tmp_path / "latents")
     unet(**saved).save_pretrained(tmp_path / "unet")
-    with pytest.raises(Exception) as raised:  # hydra wraps what an object raises
+    with pytest.raises(Exception) as raised:  # Hydra may wrap the error in another type
         engine.train(import_cfg(tmp_path, asked, *overrides))
     causes = [str(raised.value), str(raised.value.__cause__)]
     assert any(told in cause for cause in causes)

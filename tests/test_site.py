@@ -1,6 +1,6 @@
-"""The site: every page is in its navigation, every link of the repository has a place on it, the reference is complete.
+"""The website: all pages are in the navigation, all links have a target, and the reference is complete.
 
-``make docs`` builds it, where a warning is an error.
+``make docs`` builds the website; warnings of the build are errors.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ LINK = re.compile(r"\]\(([^)#]+)")
 
 
 def navigation(node: object) -> list[str]:
-    """The pages in a part of ``nav``, in their order."""
+    """Pages in a part of ``nav``, in order."""
     if isinstance(node, str):
         return [node]
     parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []

@@ -1,4 +1,4 @@
-"""The shape of the project: every yaml composes, every target imports, imports run one way."""
+"""Structure of the project: every yaml file composes, every ``_target_`` can be imported, no import goes backward."""
 
 import ast
 import importlib
@@ -35,7 +35,7 @@ SECTIONS = ("experiment/train", "experiment/sample")
 
 
 def configurations() -> list[str]:
-    """Files of conf/, and for files with sections each section, as hydra names them."""
+    """Names of all configuration files as in Hydra; for files with sections, the names of the sections."""
     found = []
     for path in sorted(CONF_DIR.rglob("*.yaml")):
         name = path.relative_to(CONF_DIR).as_posix().removesuffix(".yaml")
@@ -53,7 +53,7 @@ def composed(config: str, *overrides: str) -> DictConfig:
 
 
 def overrides_for(path: str) -> tuple[str, list[str]]:
-    """A command line that reads ``path``, a file of conf/ without its ending, or a section of it."""
+    """Program and overrides that use ``path``, a configuration file (without .yaml) or a section of a file."""
     group, _, name = path.rpartition("/")
     if not group:
         return name, ["stage=verify"] if name == "sample" else ["model=vae", "data=phantom"]

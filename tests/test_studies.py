@@ -1,7 +1,7 @@
-"""The real studies: each step of launch/studies on a raw tree that the phantom writes in that study's layout.
+"""The studies of launch/studies: each step runs on raw phantom files in the layout of the study.
 
-The steps run as they are but for ``SMALL``: networks of preset=tiny, two steps of training, eight of sampling, frames
-of 32 x 32, few samples, and a rule that so few patients can satisfy. How good results are, ``make demo`` shows.
+All settings are real, except those in ``SMALL``: networks of preset=tiny, two training steps, eight sampling steps,
+frames of 32 x 32, few samples, and a filter rule for few patients. ``make demo`` shows the quality of results.
 """
 
 import os
@@ -78,7 +78,7 @@ _OTHER_CONTROLS = {str(name) for name in OmegaConf.load(CONF_DIR / "controls" / 
 
 
 def smaller(line: Line) -> list[str]:
-    """What stands in place of the study's size on ``line``."""
+    """Overrides of ``line`` that make the step small."""
     own = list(SMALL.get(line.what, []))
     published = "published" in (line.value("experiment") or "")
     if line.what == "vae" and published:
@@ -92,7 +92,7 @@ def smaller(line: Line) -> list[str]:
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a study's raw files, written once."""
+    """Function that returns the folder of a study's raw files; the files are written once."""
     root = tmp_path_factory.mktemp("raw")
 
     def folder(layout: str) -> Path:
@@ -105,7 +105,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def lines_of(study: str, data: str, raw: Path = Path("/raw")) -> list[Line]:
-    """The lines of ``study`` with ``data=``, whose raw files are in ``raw``."""
+    """The steps of ``study`` for ``data``, with raw files in ``raw``."""
     return lines(study, data=data, raw=str(raw))
 
 
@@ -133,7 +133,7 @@ def test_the_whole_list_runs_on_a_raw_tree_of_the_study(
 def test_the_pediatric_studies_enter_by_the_same_list(
     study: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What follows reads the columns that EchoNet-Dynamic has, too."""
+    """The store has the same columns as EchoNet-Dynamic, which all later steps need."""
     tree = raw(study)
     monkeypatch.chdir(tmp_path)
     listed = lines_of("echonet", study, tree)
@@ -156,7 +156,7 @@ def test_every_study_is_run_by_a_test() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("study", "stages"), RECORDED.items())
 def test_the_lines_for_recordings_that_no_phantom_writes_compose(study: str, stages: set[str]) -> None:
-    """What their stages do, the stages' own tests show; docs/chest.md and docs/results/lung.md are of whole runs."""
+    """The stages have their own tests; docs/chest.md and docs/results/lung.md show complete runs of these studies."""
     listed = lines(study, raw="/raw")
     for line in listed:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -174,7 +174,7 @@ def test_the_scripts_say_what_they_need(study: str) -> None:
 
 @pytest.mark.parametrize("study", [*STUDIES, *RECORDED])
 def test_a_script_names_the_study_and_its_files(study: str, tmp_path: Path) -> None:
-    """``python`` stands for itself and prints what it is given."""
+    """A replacement for ``python`` prints its arguments, which the test compares."""
     (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "python").chmod(0o755)
     data = [STUDIES[study]] if "echonet" in study else []
@@ -185,18 +185,18 @@ def test_a_script_names_the_study_and_its_files(study: str, tmp_path: Path) -> N
     assert said == [str(LAUNCH / "run.py"), study, *given, "raw=/raw files", "--dry-run"]
 
 
-# ------------------------------------------------------------------------------------------------- at their real size
+# -------------------------------------------------------------------------------------------- studies at full size
 
 
 @cache
 def of_experiment(experiment: str) -> dict[str, Line]:
-    """The first line of each model and stage of the study of that name."""
+    """The first step of each model and stage in the study named ``experiment``."""
     return {line.what: line for line in reversed(lines_of(experiment, STUDIES[experiment]))}
 
 
 @cache
 def composed(kind: str, experiment: str, other: str = "") -> DictConfig:
-    """The configuration of that line; ``other`` stands in place of what it says of the same key."""
+    """Configuration of a step of the study; ``other`` is an override that replaces the override of the same key."""
     line = of_experiment(experiment)[kind]
     kept = [override for override in line.overrides if override.split("=")[0] not in ("raw", other.split("=")[0])]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -204,7 +204,7 @@ def composed(kind: str, experiment: str, other: str = "") -> DictConfig:
 
 
 def told(cfg: DictConfig) -> Conditioner:
-    """The conditions of a model, which have learnt four classes and a range of EF."""
+    """Conditions of a model, fitted to four classes and to a range of EF."""
     made = Conditioner(instantiate(cfg.conditioning), cfg.model.width)
     names = ["ASD", "Non-ASD", "Non-PAH", "PAH"]
     made.fit(pd.DataFrame({"class_id": range(4), "class_name": names, "EF": [30.0, 50, 60, 70]}), 4)
@@ -216,7 +216,7 @@ def count(network: Any) -> int:
 
 
 def unconditional_size() -> int:
-    """Parameters of the published image model of EchoNet-Synthetic."""
+    """Number of parameters of the image model that EchoNet-Synthetic published."""
     with torch.device("meta"):
         network = UNet2DModel(
             in_channels=4,
@@ -234,10 +234,10 @@ def unconditional_size() -> int:
 @pytest.mark.parametrize("experiment", FAST_EXPERIMENTS)
 @pytest.mark.slow
 def test_the_diffusion_networks_have_the_published_size(experiment: str) -> None:
-    """Ours have wider tokens and three key frames, and no more than 7 % more parameters than published.
+    """At most 7 % more parameters than the published networks, because of wider tokens and three key frames.
 
-    Echodream's image model has 74.6 million parameters, the video models 143.8 million. The image model of
-    EchoNet-Synthetic is the UNet2DModel of its configuration.
+    The published image model of Echodream has 74.6 million parameters, the video models have 143.8 million. The image
+    model of EchoNet-Synthetic is the UNet2DModel of its published configuration.
     """
     unconditional = experiment == "echonet_synthetic_published"
     for kind, published in (("lidm", unconditional_size() if unconditional else 74_648_324), ("lvdm", 143_830_186)):
@@ -262,8 +262,10 @@ def test_the_other_networks_are_the_published_ones(experiment: str) -> None:
         classifier = instantiate(composed("classifier", experiment).backbone)(classes=4, channels=channels)
     assert list(vae.config.block_out_channels) == [128, 256, 256, 512]
     assert (vae.config.in_channels, vae.config.latent_channels, vae.config.layers_per_block) == (channels, 4, 2)
-    resnet50 = 25_557_032 - 2049 * 1000 + 2049 * 128  # torchvision's, with 128 features in place of 1,000
-    stem = 49 if "published" in experiment else 9  # 7 x 7 or 3 x 3, of four channels of latents
+    # the resnet50 of torchvision, with 128 features instead of 1,000 classes
+    resnet50 = 25_557_032 - 2049 * 1000 + 2049 * 128
+    # size of the first convolution, 7 x 7 or 3 x 3, for four latent channels
+    stem = 49 if "published" in experiment else 9
     assert count(reid) == resnet50 - 64 * 3 * 49 + 64 * 4 * stem
     r3d_18 = 33_371_472 - 513 * 400 + 513 * 4
     assert count(classifier) == r3d_18 - 64 * (3 - channels) * 3 * 49
@@ -342,7 +344,7 @@ def test_half_a_published_model_is_refused(kind: str, experiment: str, other: st
 
 
 def test_a_search_path_of_ones_own_keeps_the_settings_of_an_experiment(tmp_path: Path) -> None:
-    """``hydra.searchpath=`` replaces the setting of that name, and must not replace where experiments are found."""
+    """``hydra.searchpath=`` replaces the search path, but experiments must still be found."""
     given = ["model=vae", "data=phantom", "experiment=smoke", f"hydra.searchpath=[file://{tmp_path}]"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         assert compose("train", given).trainer.max_epochs == 2

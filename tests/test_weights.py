@@ -1,4 +1,4 @@
-"""Reading weight files without running code, loading them exactly, and fingerprints."""
+"""Weight files: reading without running code, exact loading, and fingerprints."""
 
 import hashlib
 import os
@@ -110,8 +110,8 @@ def test_any_one_changed_weight_changes_the_fingerprint() -> None:
 
 def test_the_fingerprint_is_of_values_names_and_shapes() -> None:
     network = layer()
-    assert fingerprint(network.half()) != fingerprint(layer())  # rounded
-    assert fingerprint(network.float()) == fingerprint(network.half())  # the same values in another type
+    assert fingerprint(network.half()) != fingerprint(layer())  # half precision rounds the values
+    assert fingerprint(network.float()) == fingerprint(network.half())  # equal values in another data type
     with torch.no_grad():
         turned = nn.Linear(2, 3, bias=False)
         same = nn.Linear(3, 2, bias=False)

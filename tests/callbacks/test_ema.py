@@ -1,4 +1,4 @@
-"""The average compared with a plain loop; the average is validated and left in the module."""
+"""Exponential moving average of the weights: compared with a plain loop; used in validation and in the final module."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Toy(pl.LightningModule):
-    """One linear layer and a second one, each with its optimizer, as with a discriminator."""
+    """Module of two linear layers, each with its own optimizer, as a generator and a discriminator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def fit(folder: Path, epochs: int, record: Record, decay: float = 0.6) -> Toy:
 
 
 def averaged(weights: list[Tensor], decay: float = 0.6) -> list[Tensor]:
-    """After each batch: the first weights, then keep min(decay, (1 + n) / (10 + n)) of the average."""
+    """Expected average after each batch: the first weights, then a decay of min(decay, (1 + n) / (10 + n))."""
     found = [weights[0]]
     for number, weight in enumerate(weights[1:], 1):
         keep = min(decay, (1 + number) / (10 + number))

@@ -1,4 +1,4 @@
-"""Previews: number and content of images, the decoder, and no effect on the training."""
+"""Preview images: number and content of the images, decoding with the autoencoder, and no effect on the training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from tests.support.tiny_vae import tiny_autoencoder, write_vae_artifact
 
 
 class Module:
-    """Returns ``latents``, and uses torch's random generator as samplers may."""
+    """Module whose preview returns ``latents`` and draws from torch's random generator, as a sampler may do."""
 
     def __init__(self, latents: Tensor) -> None:
         self.latents, self.asked = latents, list[Any]()
@@ -42,7 +42,7 @@ def test_decoded_frames_a_row_for_each_sample(tmp_path: Path) -> None:
     picture = show(tmp_path, module)
     assert module.asked == [("batch", 2, 4)]
     assert picture is not None
-    shown = [0, 1, 3, 4, 6, 7, 9, 10]  # eight of eleven frames, spread evenly, both ends among them
+    shown = [0, 1, 3, 4, 6, 7, 9, 10]  # eight of the eleven frames, evenly spaced, including the first and the last
     assert picture.shape == (2 * 12 - 2, 8 * 16 - 2, 3)
     for row in range(2):
         for column, frame in enumerate(shown):
@@ -62,7 +62,7 @@ def test_images_are_in_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("vae", [None, 3])
 def test_without_a_vae_of_such_latents_their_first_channels_are_shown(tmp_path: Path, vae: int | None) -> None:
-    """The VAE has three latent channels, the latents have four."""
+    """Without an autoencoder for four latent channels, the preview shows the first three channels of the latents."""
     if vae:
         write_vae_artifact(tmp_path / "vae", tiny_autoencoder(1))
     latents = torch.randn(2, 4, 1, 5, 7)

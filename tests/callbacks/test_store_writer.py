@@ -1,4 +1,4 @@
-"""Recordings are written by a thread while the next batch is computed: order, bytes, bounds, errors, interruptions."""
+"""Recordings are written by a thread while the next batch is computed: order, bytes, limits, errors, interruptions."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ WAIT = 60
 
 @dataclass(frozen=True)
 class Numbers:
-    """Names and numbers of the recordings of a batch."""
+    """Batch of recordings: their names and numbers."""
 
     names: tuple[str, ...]
     numbers: tuple[int, ...]
@@ -46,7 +46,7 @@ def frames(number: int) -> np.ndarray:
 
 
 class Frames(pl.LightningModule):
-    """Predicts ``frames``; ``log`` has the events of the run."""
+    """Module that predicts ``frames``; ``log`` lists the events of the run in order."""
 
     def __init__(self, log: list[str]) -> None:
         super().__init__()
@@ -107,13 +107,14 @@ def test_a_batch_is_written_while_the_next_is_computed_and_the_one_after_it_wait
     def slow(path: Path, pixels: Tensor) -> dict[str, Any]:
         number = int(path.stem[1:])
         later, last = f"computed {number // BATCH + 1}", number // BATCH == (ROWS - 1) // BATCH
-        for _ in range(WAIT * 100):  # ends only if the next batch is computed at the same time
+        # the loop ends early only if the next batch is computed while this batch is written
+        for _ in range(WAIT * 100):
             if last or later in log:
                 break
             threading.Event().wait(0.01)
         else:
             raise StoreError("the next batch was not computed")
-        threading.Event().wait(0.05)  # time for a run without a bound to compute further batches
+        threading.Event().wait(0.05)  # enough time for a run without a limit on the queue to compute further batches
         log.append(f"wrote {number}")
         return save(path, pixels)
 
@@ -154,7 +155,7 @@ def test_an_error_in_the_last_batch_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_network_leaves_the_batch_before_it_complete(tmp_path: Path) -> None:
-    """The folder of temporary files and the lock are released only after the thread has finished."""
+    """If the network fails, the thread first finishes the earlier batch; then the lock is released."""
 
     def broken(own: Frames, batch: Numbers, batch_idx: int) -> list[Tensor]:
         if batch_idx == 1:

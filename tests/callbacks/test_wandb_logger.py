@@ -1,4 +1,4 @@
-"""Weights & Biases offline: the written run is read back; it has no data of patients, and there are no prompts."""
+"""Weights & Biases offline: the test reads back the written run, which has no patient data; no interactive prompts."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def cfg_of(folder: Path, *overrides: str) -> Any:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One training with all three loggers, and the same command again after its artifact was removed."""
+    """One training with all three loggers; then the same command again after its artifact was deleted."""
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         for name in WORDS:
@@ -98,7 +98,7 @@ def test_the_model_is_named_by_its_weights_and_linked_to_its_store(trained: Path
 
 @pytest.mark.slow
 def test_offline_run_has_no_patient_path_or_machine(trained: Path) -> None:
-    """Reconstructions show patients: they stay in the run's folder, and in TensorBoard's files there."""
+    """Images of patients stay in the folder of the run; Weights & Biases gets no image, path or machine name."""
     run, _ = offline_runs(trained / "logs")
     assert (trained / "pictures" / "reconstruction_00000.png").is_file()
     assert not run.values("reconstruction")
@@ -106,7 +106,7 @@ def test_offline_run_has_no_patient_path_or_machine(trained: Path) -> None:
     assert run.media == ["requirements.txt"]
     text = "\n".join(map(str, records(run.path)))
     assert str(trained) not in text
-    assert not re.search(r"\b[pr]\d\b", text)  # patients are p0, p1, ...; recordings r0, r1, ...
+    assert not re.search(r"\b[pr]\d\b", text)  # patients are named p0, p1, ...; recordings r0, r1, ...
     assert run.host == "-"
     assert not run.kinds & {"output", "output_raw", "environment", "stats"}
 
@@ -124,7 +124,7 @@ def test_images_are_logged_by_content(tmp_path: Path) -> None:
 
 
 class Drawing:
-    """Generates clips of twelve frames, with or without a patient's frame as input."""
+    """Model that generates clips of twelve frames, with or without a patient's frame as a condition."""
 
     def __init__(self, *names: str) -> None:
         self.conditioner = SimpleNamespace(names=names)
@@ -226,7 +226,7 @@ def test_impossible_settings_are_refused(tmp_path: Path, key: str, value: str, s
 
 @pytest.mark.slow
 def test_given_id_is_kept_and_upload_logs_the_weights(tmp_path: Path) -> None:
-    """The plots in the artifact's folder are logged, too."""
+    """The logger keeps the given run id; with ``upload``, it also logs the plots in the folder of the artifact."""
     folder = write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     Image.new("L", (6, 4)).save(folder / "roc.png")
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="mine", pictures=CHARTS, upload=True)
@@ -253,7 +253,7 @@ def test_an_id_is_of_the_folder_and_the_settings() -> None:
 
 
 def figures_of(root: Path, *overrides: str) -> str:
-    """``stage=track`` of the study below ``root``; returns its summary."""
+    """Run ``stage=track`` on the study below ``root``; return the summary that the stage prints."""
     paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
     fixed = ["stage=track", "data=phantom", f"logger.wandb.save_dir={root}", *paths]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -284,7 +284,7 @@ def test_track_logs_numbers_stores_and_models(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_track_fails_if_the_server_did_not_accept_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is absent, fails during the run, is too slow at the end, or refuses data."""
+    """Errors of the server: the server is absent, fails during the run, is too slow at the end, or refuses data."""
     import wandb
 
     tiny_report.study(tmp_path)
@@ -312,7 +312,8 @@ def test_track_fails_if_the_server_did_not_accept_everything(tmp_path: Path, mon
     assert "done, offline" in figures_of(tmp_path)
     runs = offline_runs(tmp_path)
     assert len(runs) == 5
-    assert all(run.values("filter_video/kept") == [6] for run in runs)  # what can still be sent
+    # the offline runs are complete, so that the user can upload them later
+    assert all(run.values("filter_video/kept") == [6] for run in runs)
 
 
 def failing(error: Exception) -> Any:

@@ -1,4 +1,4 @@
-"""Weights & Biases online, against a stand-in server on this machine: what arrives, and errors of refused runs."""
+"""Weights & Biases online, with a local test server: the data that the server receives, and errors of refused runs."""
 
 import csv
 import getpass
@@ -35,13 +35,13 @@ KEY = "k" * 40
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A stand-in for W&B's server, with the key of the user."""
+    """Local replacement for the server of Weights & Biases, with the API key of the user."""
     for name in (*WORDS, "WANDB_ERROR_REPORTING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home of DOE_JANE"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     server = WandbServer(KEY)
-    wandb.teardown()  # the service of an earlier test knows another server
+    wandb.teardown()  # the W&B service of an earlier test is connected to another server
     with server.running():
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
@@ -55,7 +55,7 @@ def logged_in_csv(folder: Path, name: str) -> list[float]:
 
 
 def no_private_words(server: WandbServer, *words: str) -> None:
-    """Fail if a request contains one of ``words``, the name of the machine, of the user, or of a folder."""
+    """Fail if a request has one of ``words``, the name of the machine or the user, or the path of a folder."""
     private = (*words, socket.gethostname(), getpass.getuser(), str(Path.cwd()), "DOE_JANE", sys.prefix)
     for request in server.requests:
         text = request.path + request.body.decode("utf-8", "replace")
@@ -85,17 +85,18 @@ def test_a_training_arrives_and_continues_its_run(tmp_path: Path, server: WandbS
     assert {record["state"] for record in records.values()} == {"COMMITTED"}
     assert json.loads(records[model]["metadata"])["fingerprint"] == artifact.fingerprint
     manifest = json.loads(records[model]["files"]["wandb_manifest.json"])
-    assert manifest["contents"].keys() == {"fingerprint"}  # no file of the model
+    assert manifest["contents"].keys() == {"fingerprint"}  # no weights or other files of the model
 
     shutil.rmtree(tmp_path / "vae")
     engine.train(cfg_of(tmp_path, "~logger.tensorboard"))
     assert list(server.runs) == [run.name]
-    assert (len(run.values("train/loss")), len(run.values("test/psnr"))) == (4, 2)  # it continues after its last epoch
+    # the second training continues the run after its last epoch
+    assert (len(run.values("train/loss")), len(run.values("test/psnr"))) == (4, 2)
     assert run.inputs == [store, store]
-    wandb.teardown()  # sends what is left
+    wandb.teardown()  # sends the remaining data
     no_private_words(server, str(tmp_path))
     text = "\n".join(request.body.decode("utf-8", "replace") for request in server.requests)
-    assert not re.search(r"\b[pr]\d\b", text)  # patients are p0, p1, ...; recordings r0, r1, ...
+    assert not re.search(r"\b[pr]\d\b", text)  # patients are named p0, p1, ...; recordings r0, r1, ...
     assert not [request.path for request in server.requests if "otel" in request.path]
 
 
@@ -172,4 +173,4 @@ def test_track_says_that_results_were_refused(
     assert "done, online" in summary
     (run,) = server.runs.values()
     assert run.values("filter_video/kept")[-1] == 6
-    assert len(set(run.inputs)) == 4  # three stores and their autoencoder
+    assert len(set(run.inputs)) == 4  # three stores and the autoencoder

@@ -1,4 +1,4 @@
-"""One smoke study for all tests here, whichever process makes it."""
+"""One smoke study for all tests of this folder; the first process that needs the study creates it."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.support.smoke_study import Smoke, smoke_study
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
-    """The finished study, not to be changed."""
+    """The finished smoke study, which tests must not change."""
     base = tmp_path_factory.getbasetemp()
     folder: Path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
     folder.mkdir(exist_ok=True)

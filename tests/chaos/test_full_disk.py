@@ -1,4 +1,4 @@
-"""A disk without room is told in one sentence, whichever library noticed it and however it wrapped the error."""
+"""Every error of a full disk becomes the same one-line message, whichever library raised the error."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ ROOM = "cannot be written: No space left on device; make room or choose another 
 
 @pytest.mark.skipif(not FULL.exists(), reason="a Linux device")
 def test_a_checkpoint_that_finds_no_room() -> None:
-    """What is raised depends on how much was written when the room ended."""
+    """The type of the error of ``torch.save`` depends on the number of bytes written before the disk was full."""
     with pytest.raises((RuntimeError, OSError)) as caught, FULL.open("wb") as file:
         torch.save({"weights": torch.zeros(1_000_000)}, file)
     assert error_sentence(caught.value, "train", []) == f"the destination {ROOM}"

@@ -1,4 +1,4 @@
-"""Real runs of the command line, killed at any moment and run again, end with the bytes of one that was left alone."""
+"""Commands that are killed at random moments and started again write the same bytes as an uninterrupted run."""
 
 import contextlib
 import itertools
@@ -44,13 +44,13 @@ pytestmark = [
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """The command in a session of its own, so that it can be killed with or without its workers."""
+    """Start the command in its own process group, so that a test can kill it with or without its worker processes."""
     (folder / "conf/data").mkdir(parents=True, exist_ok=True)
     (folder / "conf/data/noise.yaml").write_text(STUDY)
     return subprocess.Popen(
         COMMAND,
         cwd=folder,
-        # a commit during the test is not another version of the code
+        # without Git, so that a commit during the test does not change the recorded version of the code
         env={**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull},
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -67,14 +67,14 @@ def to_the_end(folder: Path) -> None:
 
 @dataclass
 class Moment:
-    """``wait`` seconds after the start, or after ``path`` appeared in the folder of the run and ``count`` were done."""
+    """Time of a kill: ``wait`` seconds after the start, or after ``path`` exists and ``count`` recordings are done."""
 
     wait: float
     path: Path = Path()
     count: int = 0
 
     def reached(self, folder: Path, since: float) -> Iterator[bool]:
-        """Whether it is time, asked again and again."""
+        """Yield whether the moment has come, each time the caller asks."""
         while not (folder / self.path).exists() or done(folder) < self.count:
             since = time.monotonic()
             yield False
@@ -84,7 +84,7 @@ class Moment:
 
 
 def moments(seconds: float) -> list[Moment]:
-    """More than kills: over the whole duration of a run, while recordings are written, and at each step of the end."""
+    """Moments of kills: during the whole run, while recordings are written, and in each step of the completion."""
     chance = random.Random(0)
     timed = [Moment(chance.uniform(0.05, 1.0) * seconds) for _ in range(KILLS // 3)]
     busy = [Moment(chance.uniform(0.0, 0.05), WORK / "journal-0.jsonl", chance.randint(1, 19)) for _ in range(KILLS)]
@@ -93,7 +93,7 @@ def moments(seconds: float) -> list[Moment]:
 
 
 def done(folder: Path) -> int:
-    """How many recordings the journals have; a journal can be gone before it is read, at the end of the run."""
+    """Number of finished recordings in the journals; at its end, the run may delete a journal at any moment."""
     count = 0
     for path in (folder / WORK).glob("journal-*.jsonl"):
         with contextlib.suppress(FileNotFoundError):
@@ -102,7 +102,7 @@ def done(folder: Path) -> int:
 
 
 def killed(folder: Path, moment: Moment, group: bool) -> bool:
-    """Start the command and kill it at ``moment``; False when it came to its end before that."""
+    """Start the command and kill it at ``moment``; False if the command finished before that."""
     with start(folder) as process:
         for now in moment.reached(folder, time.monotonic()):
             if now or process.poll() is not None:
@@ -110,7 +110,7 @@ def killed(folder: Path, moment: Moment, group: bool) -> bool:
             time.sleep(0.001)
         if process.poll() is None:
             (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()  # comes back when the last worker that holds the pipe is gone
+        said, _ = process.communicate()  # returns only after the last worker that holds the pipe has ended
     assert process.returncode in (0, -signal.SIGKILL), said
     return process.returncode != 0
 
@@ -134,7 +134,8 @@ def test_a_dozen_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     kills = rounds = 0
     reached: list[int] = []
     early = (Moment(0.0, WORK / "journal-0.jsonl", count) for _ in range(KILLS) for count in (1, 3, 5))
-    for moment in itertools.chain(moments(seconds), early):  # on a busy machine, the moments come late
+    # on a busy machine, the kills come late: the early moments at the end of the list make sure that some are in time
+    for moment in itertools.chain(moments(seconds), early):
         folder = tmp_path / str(rounds)
         if killed(folder, moment, group=bool(kills % 2)):
             kills += 1
@@ -149,7 +150,8 @@ def test_a_dozen_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     assert midway > 2, f"all kills were too early or too late: {reached}"
     for number in range(rounds + 1):
         folder = tmp_path / str(number)
-        if (folder / WORK).exists() or not (folder / STORE).exists():  # killed while it tidied up, or before
+        # the run was killed before the store was complete, or before its temporary files were deleted
+        if (folder / WORK).exists() or not (folder / STORE).exists():
             to_the_end(folder)
         assert tree(folder / STORE) == whole
         assert not (folder / WORK).exists()
@@ -163,7 +165,8 @@ def test_no_worker_outlives_the_command(tmp_path: Path) -> None:
             time.sleep(0.001)
         assert len(survivors(process.pid)) > 1
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()  # each worker holds the pipe: without this end it would not come back
+        # the workers hold the pipe: this call would not return if a worker survived the kill of the main process
+        process.communicate()
     end = time.monotonic() + 60
     while survivors(process.pid) and time.monotonic() < end:
         time.sleep(0.05)

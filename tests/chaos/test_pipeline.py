@@ -1,4 +1,4 @@
-"""The steps of launch/studies/smoke.yaml: to the verdict, again, killed, without room, from broken files."""
+"""The steps of launch/studies/smoke.yaml: complete runs, runs after kills, on a full disk and with damaged files."""
 
 import json
 import math
@@ -31,7 +31,7 @@ when_asked = pytest.mark.skipif("ECHODREAM_CHAOS" not in os.environ, reason="tak
 
 
 def start(line: Line, folder: Path) -> subprocess.Popen[str]:
-    """The line in a session of its own, as a user types it."""
+    """Start the command of ``line`` in its own process group."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / f"{line.program}.py"), *line.overrides],
         cwd=folder,
@@ -44,7 +44,7 @@ def start(line: Line, folder: Path) -> subprocess.Popen[str]:
 
 
 def to_the_end(line: Line, folder: Path) -> str:
-    """What the line says, which must come to its end."""
+    """Run the command, which must succeed; return its output."""
     with start(line, folder) as process:
         said, complaint = process.communicate()
     assert process.returncode == 0, f"{line}: {complaint}"
@@ -52,7 +52,7 @@ def to_the_end(line: Line, folder: Path) -> str:
 
 
 def killed(line: Line, folder: Path, wait: float) -> bool:
-    """Start the line and kill it ``wait`` seconds after it began to write; False where it was faster than that."""
+    """Start the command; kill it ``wait`` seconds after its first output file. False if it finished earlier."""
     known = signs(folder)
     with start(line, folder) as process:
         while process.poll() is None and signs(folder) <= known:
@@ -68,7 +68,7 @@ def killed(line: Line, folder: Path, wait: float) -> bool:
 
 
 def signs(folder: Path) -> set[str]:
-    """All that is there but the folders of logs, which are made long before anything is done."""
+    """All files and folders except the log folders, which a command creates before it starts its work."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     logs = {name for name in found if name.startswith("runs/") and found[name].is_dir()}
     return {name for name in found.keys() - logs if not re.search(r"/\d{4}-\d\d-\d\d_", name)}
@@ -76,12 +76,12 @@ def signs(folder: Path) -> set[str]:
 
 @pytest.fixture
 def study(smoke: Smoke, tmp_path: Path) -> Path:
-    """A copy of the finished study, to be changed."""
+    """A copy of the finished study, which the test may change."""
     return Path(shutil.copytree(smoke.root, tmp_path / "study"))
 
 
 def knock_out(smoke: Smoke, study: Path, number: int) -> None:
-    """As if the line ``number`` had never been run, and all others had."""
+    """Delete all outputs of the line ``number``, as if only this line had not been run."""
     for name in smoke.made[number]:
         (study / name).unlink(missing_ok=True)
     for folder in sorted((path for path in study.rglob("*") if path.is_dir()), reverse=True):
@@ -91,7 +91,7 @@ def knock_out(smoke: Smoke, study: Path, number: int) -> None:
 
 
 def same(smoke: Smoke, study: Path) -> None:
-    """Everything has the bytes of the undisturbed study, and nothing else is left."""
+    """All files are equal to those of the undisturbed study, and there are no other files."""
     found, wanted = content(study), content(smoke.root)
     assert sorted(found) == sorted(wanted)
     assert [name for name in found if found[name] != wanted[name]] == []
@@ -160,7 +160,7 @@ def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, stud
 @when_asked
 @pytest.mark.skipif(KILLS == 0, reason="takes long: ECHODREAM_CHAOS=30 says how many kills")
 def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
-    """Snakemake is killed with all that goes on side by side, and started again; where it ended, it begins anew."""
+    """Snakemake and its steps are killed at random times and run again; after a complete run, a new study begins."""
     chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
     study, kills, met = copied(tmp_path / "0"), 0, set()
     while kills < KILLS:
@@ -184,14 +184,15 @@ def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke
 
 @pytest.mark.slow
 def test_the_steps_by_snakemake_killed_once_end_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
-    """Killed with its first training, which has written a checkpoint; what others make, the tests before show."""
+    """Snakemake is killed after the first checkpoint of a training; earlier tests cover kills of the other steps."""
     study = copied(tmp_path / "study")
     code, said = listed(study, until=lambda: list(study.glob("runs/smoke/vae/*/last.ckpt")))
     assert code == -signal.SIGKILL, said
     assert re.search(r"^\[[4-6]/22\] train\.py model=vae", said, re.MULTILINE)
     code, said = listed(study)
     assert code == 0, said
-    assert re.match(r"[3-5] of 22 steps are complete\n\[[4-6]/22\] ", said)  # others run at the same time
+    # other steps run at the same time, so that their order varies
+    assert re.match(r"[3-5] of 22 steps are complete\n\[[4-6]/22\] ", said)
     same(smoke, study)
     logs = study / "runs/smoke/launch"
     assert (logs / "report.log").read_text().startswith("report: reports/smoke/index.html done\n")
@@ -200,7 +201,7 @@ def test_the_steps_by_snakemake_killed_once_end_with_the_same_bytes(smoke: Smoke
 
 
 def copied(folder: Path) -> Path:
-    """launch/ with what it calls, and nothing else."""
+    """Copy the folder launch/ and the two programs that its steps run, and nothing else."""
     shutil.copytree(LAUNCH, folder / "launch", ignore=shutil.ignore_patterns("__pycache__"))
     for program in ("train.py", "sample.py"):
         shutil.copy(ROOT / program, folder)
@@ -208,9 +209,9 @@ def copied(folder: Path) -> Path:
 
 
 def listed(study: Path, seconds: float = math.inf, until: Callable[[], object] = lambda: False) -> tuple[int, str]:
-    """What the steps in ``study`` end with, and what is said.
+    """Run all steps of ``study``; return the exit code and the output.
 
-    After ``seconds``, or once ``until`` is true, they are killed with all that they began.
+    After ``seconds``, or as soon as ``until`` is true, the run and all its child processes are killed.
     """
     end, pipe = time.monotonic() + seconds, subprocess.PIPE
     command = [sys.executable, str(study / "launch/run.py"), "smoke"]
@@ -228,7 +229,7 @@ def listed(study: Path, seconds: float = math.inf, until: Callable[[], object] =
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A disk of its own at ``folder``."""
+    """Mount a small separate file system at ``folder``."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True)
     if mounted.returncode != 0:
@@ -267,7 +268,7 @@ def test_a_disk_that_fills_loses_nothing(smoke: Smoke, tmp_path: Path, what: str
 
 
 def fill(ballast: Path, leave: int) -> None:
-    """Take all room but ``leave`` bytes."""
+    """Fill the disk until ``leave`` bytes are free."""
     with ballast.open("wb") as file:
         file.write(bytes(max(0, shutil.disk_usage(ballast.parent).free - leave)))
 
@@ -314,6 +315,6 @@ def test_a_broken_store_is_refused_and_nothing_is_lost(
     )
     path.write_bytes(good)
     assert content(study) == before
-    if what == "video":  # the others' ends are in other tests
+    if what == "video":  # other tests complete the other steps
         smoke.lines[number].run()
         same(smoke, study)

@@ -34,7 +34,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def ramp() -> torch.Tensor:
-    """(C, F, H, W) linear in both directions, which bilinear interpolation reproduces."""
+    """Linear ramp, (C, F, H, W), in both directions: bilinear interpolation reproduces a linear function exactly."""
     down, right = torch.arange(H).view(H, 1), torch.arange(W)
     return torch.stack([down * 0.3 + right * 0.1 + c for c in range(C * F)]).view(C, F, H, W)
 
@@ -73,7 +73,7 @@ def test_every_pixel_value_comes_back() -> None:
 
 
 def test_gain_multiplies_intensity() -> None:
-    x = torch.tensor([-1.0, -0.5, 0.0, 0.9]).view(1, 1, 2, 2)  # intensities 0, .25, .5, .95
+    x = torch.tensor([-1.0, -0.5, 0.0, 0.9]).view(1, 1, 2, 2)  # as intensities: 0, 0.25, 0.5, 0.95
     torch.testing.assert_close(gain(x, 1.5).flatten(), torch.tensor([-1.0, -0.25, 0.5, 1.0]))
 
 
@@ -83,7 +83,7 @@ def test_contrast_is_a_power_of_intensity() -> None:
 
 
 def test_speckle_scales_with_intensity_and_is_one_for_all_channels() -> None:
-    grey = torch.full((3, 2, 50, 70), -0.6)  # intensity .2
+    grey = torch.full((3, 2, 50, 70), -0.6)  # as intensity: 0.2
     out = speckle(grey, 0.1, rng())
     assert torch.equal(out[0], out[2])
     assert not torch.equal(out[:, 0], out[:, 1])
@@ -109,7 +109,7 @@ def test_invert_exchanges_black_and_white() -> None:
 
 @pytest.mark.parametrize("sigma", [0.7, 1.6])
 def test_blur_is_a_gaussian_of_every_frame(sigma: float) -> None:
-    """A point becomes the Gaussian with this standard deviation; what is even stays even up to the border."""
+    """A single bright pixel becomes a Gaussian of the given standard deviation; a constant image stays constant."""
     x = torch.zeros(2, 3, 21, 25)
     x[1, 2, 10, 12] = 1
     down, right = np.mgrid[:21, :25] - np.array([10, 12])[:, None, None]
@@ -123,7 +123,7 @@ def test_blur_is_a_gaussian_of_every_frame(sigma: float) -> None:
 
 
 def test_elastic_displaces_by_its_amount_and_all_frames_alike() -> None:
-    """Of a ramp, the change of intensity is the displacement; the field is smooth."""
+    """On a ramp, the change of intensity is the displacement: of the given size, smooth, and equal in all frames."""
     side = 64
     down = torch.arange(side).view(1, 1, side, 1).expand(1, 2, side, side) / 100
     right = down.transpose(2, 3)
@@ -154,7 +154,7 @@ def test_affine_shifts_down_and_right_by_shares_of_the_sides() -> None:
     x = ramp()
     out = affine(x, shift=(2 / H, 3 / W))
     torch.testing.assert_close(out[..., 2:, 3:], x[..., :-2, :-3])
-    torch.testing.assert_close(out[..., 0, 3:], x[..., 0, :-3])  # the border goes on
+    torch.testing.assert_close(out[..., 0, 3:], x[..., 0, :-3])  # pixels outside the image have the value of the border
 
 
 def test_affine_zooms_about_the_centre() -> None:
@@ -167,7 +167,7 @@ def test_affine_zooms_about_the_centre() -> None:
 def test_affine_rotates_in_pixels_though_height_and_width_differ(degrees: float) -> None:
     angle = np.deg2rad(degrees)
     down, right = np.mgrid[:H, :W] - np.array([(H - 1) / 2, (W - 1) / 2])[:, None, None]
-    # anticlockwise as seen, with rows going down: what is at the right goes up
+    # counterclockwise on the screen, where rows go down: pixels at the right move up
     source_right = right * np.cos(angle) - down * np.sin(angle)
     source_down = right * np.sin(angle) + down * np.cos(angle)
     expected = (source_down + (H - 1) / 2) * 0.3 + (source_right + (W - 1) / 2) * 0.1
@@ -211,7 +211,7 @@ def test_one_draw_holds_for_all_frames() -> None:
 
 
 def test_amounts_stay_within_what_is_asked() -> None:
-    x = torch.zeros(1, 1, 3, 5)  # intensity .5
+    x = torch.zeros(1, 1, 3, 5)  # as intensity: 0.5
     found = [(Augment(gain=0.25)(x, rng(seed))[0, 0, 0, 0].item() + 1) / 2 for seed in range(200)]
     assert 0.4 <= min(found) < 0.41
     assert 0.615 < max(found) <= 0.625

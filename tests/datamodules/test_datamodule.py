@@ -38,7 +38,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Watch(LightningModule):
-    """Learns nothing; remembers what it was given."""
+    """Module that trains nothing and records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class Watch(LightningModule):
 
 
 class Killed(Exception):
-    """The training ends in the middle."""
+    """Raised to stop the training in the middle."""
 
 
 class KillAfter(Callback):
-    """Saves a checkpoint when ``steps`` batches were trained on, and ends the training."""
+    """Saves a checkpoint after ``steps`` training batches, then stops the training with an error."""
 
     def __init__(self, steps: int, path: Path) -> None:
         self.steps, self.path = steps, path
@@ -164,7 +164,7 @@ def test_invalid_settings_of_the_cache_are_refused(videos: str) -> None:
 def test_small_studies_are_cached_by_default_and_larger_latents_on_a_machine_with_a_gpu(
     latents: str, videos: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mean and std have two bytes each; they may take a quarter of the memory."""
+    """Mean and standard deviation take two bytes each; the cache may use a quarter of the memory."""
     numbers = {
         kind: Store(src).table.eval("NumberOfFrames * FrameHeight * FrameWidth").sum()
         for kind, src in (("latents", latents), ("videos", videos))
@@ -291,7 +291,7 @@ def moved(batch: dict, made: StoreData) -> dict:
 
 @pytest.mark.parametrize("view", DEVICE_VIEWS)
 def test_a_cache_on_the_device_gives_the_same_samples_but_for_the_noise(tmp_path: Path, view: View) -> None:
-    """The store has posteriors of standard deviation 0 for the comparison, so that samples are means."""
+    """With standard deviation 0 in the store, samples equal means, so that cached and uncached batches compare."""
     latent_store(tmp_path / "latents")
     copied = Store(tmp_path / "latents")
     for name in copied.table["FileName"]:

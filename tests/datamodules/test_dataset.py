@@ -188,7 +188,7 @@ def test_a_fixed_order_does_not_know_epochs(videos: Store) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_in_the_middle_of_an_epoch(latents: Store, workers: int) -> None:
     made = samples(latents, Frames(per_recording=3), augment=None)
-    whole = epochs(loader(made, 0, 5), 3)  # 12 samples: 3 batches an epoch
+    whole = epochs(loader(made, 0, 5), 3)  # 12 samples: 3 batches per epoch
     first = loader(made, workers, 5)
     first.sampler.set_epoch(1)
     taken = list(itertools.islice(first, 2))

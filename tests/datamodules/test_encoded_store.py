@@ -1,4 +1,4 @@
-"""Pixels that are read as latents: those of stage=encode, frame by frame."""
+"""Pixels read as latents: each frame has the same latents as with stage=encode."""
 
 from dataclasses import replace
 from pathlib import Path

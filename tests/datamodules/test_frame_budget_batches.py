@@ -1,4 +1,4 @@
-"""Packs against what they promise, over random lengths and shapes."""
+"""Batches with a limited number of frames: order, shapes and limit, for random lengths and shapes."""
 
 import itertools
 from pathlib import Path
@@ -21,11 +21,11 @@ def test_a_plan_keeps_its_promises(seed: int) -> None:
     lengths = rng.integers(1, 60, count).tolist()
     shapes = [[(8, 8), (8, 16)][kind] for kind in rng.integers(0, 2, count) * (seed % 2)]
     packs = plan_batches(lengths, shapes, budget)
-    assert [index for pack in packs for index in pack] == list(range(count))  # each once, in order
+    assert [index for pack in packs for index in pack] == list(range(count))  # every recording once, in order
     for pack in packs:
         assert len({shapes[index] for index in pack}) == 1
         assert len(pack) == 1 or sum(lengths[index] for index in pack) <= budget
-    for pack, following in itertools.pairwise(packs):  # none could have taken the next recording too
+    for pack, following in itertools.pairwise(packs):  # no batch has room for the first recording of the next batch
         fits = sum(lengths[index] for index in pack) + lengths[following[0]] <= budget
         assert not (fits and shapes[pack[0]] == shapes[following[0]])
 

@@ -1,4 +1,4 @@
-"""Statistics of posteriors against draws and against numpy."""
+"""Mean and standard deviation of latent posteriors, compared with random samples and with numpy."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Random transforms: samples against their distributions and closed forms, words, and refusals."""
+"""Random transforms: distributions of sampled values, closed forms, descriptions, and refused settings."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def signed(factor: float) -> float:
-    """The value of a gain or contrast whose factor is (1 + value) or 1 / (1 - value)."""
+    """The signed value of a gain or contrast whose factor is 1 + value (value >= 0) or 1 / (1 - value) (value < 0)."""
     return factor - 1 if factor >= 1 else 1 - 1 / factor
 
 
@@ -47,7 +47,7 @@ def test_every_parameter_has_a_range_here() -> None:
 
 @pytest.mark.parametrize("name", RANGES)
 def test_samples_of_a_range_are_uniform_between_its_ends(name: str) -> None:
-    """1,500 samples; of an inner half of the range the test rejects the same samples."""
+    """1,500 samples pass a test of uniformity on the range; a test on 90 % of the range rejects the same samples."""
     generator, low, high = rng(3), *RANGES[name]
     sampled = [RandomTransform(**{name: (low, high)}).sample(generator) for _ in range(1500)]
     values = np.array([getattr(one, name) for one in sampled])

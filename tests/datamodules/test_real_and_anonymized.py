@@ -1,4 +1,4 @@
-"""Labels and pairs: which columns are learnt, and which images are trained on and tested."""
+"""Labels and pairs of original and anonymized images: selected label columns, and images for training and testing."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ TABLE = pd.DataFrame(
         (Labels(["Edema", "PA"]), ["Edema", "PA"]),
         (Labels(None, {"PA": "projection=pa", "Edema": "edema"}), ["PA", "Edema"]),
         (Labels(None, ["PA"]), ["PA"]),
-        (Labels(), ["Edema"]),  # the only one of CheXpert
+        (Labels(), ["Edema"]),  # the only label of CheXpert in this table
     ],
 )
 def test_labels_are_those_asked_for_or_those_of_the_study(task: Labels, names: list[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_study_without_labels_is_told_what_there_is() -> None:
 
 
 def originals(**more: Any) -> list[Row]:
-    """Twelve images of six patients: eight of TRAIN, of which the last has no label, two of VAL, two of TEST."""
+    """Twelve images of six patients: eight of TRAIN (the last one without labels), two of VAL, two of TEST."""
     splits = ["TRAIN"] * 8 + ["VAL"] * 2 + ["TEST"] * 2
     labels = [{"PA": k % 2, "Edema": 0.5} for k in range(7)] + [{"PA": "", "Edema": ""}]
     labels += [{"PA": k % 2, "Edema": ""} for k in range(4)]
@@ -77,7 +77,7 @@ def originals(**more: Any) -> list[Row]:
 
 
 def versions(names: list[str], **more: Any) -> list[Row]:
-    """Named by another order, with splits and patients of their own and labels that are wrong."""
+    """Rows of anonymized images: other file names in reverse order, other patients and splits, and wrong labels."""
     return [row(f"v{len(names) - k:02}", f"x{k}", 1, "VAL", Of=name, PA=0.25, **more) for k, name in enumerate(names)]
 
 
@@ -93,7 +93,7 @@ def paired(root: Path, anonymised: Any = None, **changes: Any) -> RealAndAnonymi
 
 
 def seen(loader: Any) -> list[tuple[str, float]]:
-    """Name and label of each image."""
+    """Name and label of each image of a data loader."""
     pairs = [zip(b["name"], b["columns"]["PA"].tolist(), strict=True) for b in loader]
     return sorted((str(name), float(label)) for part in pairs for name, label in part)
 
@@ -151,7 +151,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
     other = Statistics((9.0, 9.0, 9.0, 9.0), (1.0, 1.0, 1.0, 1.0))
     make_latent_store(tmp_path / "masked", versions(NAMES), std=0.0, statistics=other)
     data = paired(tmp_path, "masked", src=str(tmp_path / "latents"), kind="latent", train_on="anonymised")
-    item = data.training_dataset()[2]  # the version of o02, whose channel 1 is its number
+    item = data.training_dataset()[2]  # the anonymized version of o02; its channel 1 contains the number of the image
     mean, std = STATISTICS.mean[1], STATISTICS.std[1]
     assert torch.allclose(item["x"][1], torch.tensor((2 - mean) / std))
 

@@ -1,4 +1,4 @@
-"""Real, synthetic and both: what an epoch holds, who is held out, and folds in which no patient is twice."""
+"""Training on real, synthetic or mixed data: samples of an epoch, held-out patients, and folds of whole patients."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ NAMES = ["ASD", "Non-ASD", "PAH"]
 
 
 def real_rows() -> list[dict[str, Any]]:
-    """Nine TRAIN recordings of three classes, three VAL, three TEST."""
+    """Nine TRAIN, three VAL and three TEST recordings of three classes."""
     given = []
     for number in range(15):
         split = "TRAIN" if number < 9 else ("VAL" if number < 12 else "TEST")
@@ -86,7 +86,7 @@ def test_a_ratio_takes_other_synthetic_samples_in_each_epoch(stores: Path) -> No
         fake = [name for name in names if name[0] == "s"]
         assert len(fake) == 3
         seen += fake
-    assert {seen.count(name) for name in FAKE} == {3}  # 15 draws of 5, each as often
+    assert {seen.count(name) for name in FAKE} == {3}  # 15 draws from 5 recordings: each recording three times
     more = epoch(mixed(stores, train_on="both", ratio=1.0), 0)
     assert sum(name[0] == "s" for name in more) == 9
     assert {name for name in more if name[0] == "s"} == set(FAKE)
@@ -96,7 +96,7 @@ def test_an_epoch_of_a_length_goes_on_where_the_last_one_ended(stores: Path) -> 
     data = mixed(stores, train_on="both", length=10)
     names = [name for number in range(7) for name in epoch(data, number)]
     assert len(names) == 70
-    assert {names.count(name) for name in REAL + FAKE} == {5}  # five rounds of fourteen
+    assert {names.count(name) for name in REAL + FAKE} == {5}  # 70 draws from 14 recordings: each recording five times
     once = mixed(stores, train_on="synthetic", length=10)
     drawn = epoch(once, 0)
     assert {drawn.count(name) for name in FAKE} == {2}
@@ -160,7 +160,7 @@ def test_classes_are_two_names_or_more(classes: Any) -> None:
 
 
 def test_held_out_patients_may_not_come_back_as_synthetic_ones(stores: Path, tmp_path: Path) -> None:
-    """A store decoded from real latents, say, of another split."""
+    """A synthetic store with held-out patients is refused: it may have been decoded from latents of real videos."""
     make_video_store(tmp_path / "leak", synthetic_rows(14, first="P"))
     with pytest.raises(UserError, match=r"leak has 5 TRAIN patients who are VAL or TEST"):
         mixed(stores, train_on="both", synthetic=str(tmp_path / "leak"))
@@ -199,7 +199,7 @@ def test_who_gave_the_labels_is_told(stores: Path, tmp_path: Path) -> None:
 
 
 def many(seed: int = 0) -> pd.DataFrame:
-    """Sixty patients of one to four recordings, in two classes."""
+    """Table of sixty patients in two classes, with one to four recordings each."""
     rng = np.random.default_rng(seed)
     rows = [
         {"FileName": f"f{p}_{k}", "PatientID": f"p{p}", "class_id": p % 2, "Split": ("TRAIN", "VAL", "TEST")[p % 3]}
@@ -210,7 +210,7 @@ def many(seed: int = 0) -> pd.DataFrame:
 
 
 def grouped(fold: np.ndarray, table: pd.DataFrame) -> bool:
-    """Whether every patient is in one fold only."""
+    """True if all recordings of every patient are in one fold."""
     return bool((table.assign(fold=fold).groupby("PatientID")["fold"].nunique() == 1).all())
 
 
@@ -229,7 +229,7 @@ def test_folds_hold_whole_patients_and_both_classes_alike() -> None:
     loose = np.zeros(len(table), int)
     for number, (_, tested) in enumerate(StratifiedKFold(5, shuffle=True, random_state=1).split(strata, strata)):
         loose[tested] = number
-    assert not grouped(loose, table)  # so that this test would see folds of recordings
+    assert not grouped(loose, table)  # the check fails, as it should, on folds that ignore patients
 
 
 def test_each_patient_is_tested_once_and_never_trained_on_in_that_fold() -> None:

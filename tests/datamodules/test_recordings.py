@@ -1,4 +1,4 @@
-"""Recordings of one split or several, and rows chosen from them."""
+"""Recordings of one split or of several splits, and selections of rows."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_recordings_of_several_splits_are_sorted_by_name(tmp_path: Path) -> None
 
 
 def test_selected_rows_have_their_own_totals_and_patients(tmp_path: Path) -> None:
-    """Also where those of all rows were read before, and are cached."""
+    """A selection of rows has its own totals and patients, even if the totals of all rows are already cached."""
     rows = Recordings(moving_disc_store(tmp_path / "videos"), "TRAIN")
     assert rows.cumulative_frames.tolist() == [5, 16, 19, 28]
     assert rows.patient_numbers.tolist() == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Rows in batches: which come together, and with what."""
+"""Batches of sampling requests: which rows form a batch, and which values the batch contains."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Key-frame triplets: the frames that the marks name, in that order, treated alike."""
+"""Triplets of key frames: the marked frames, in temporal order, with the same augmentation."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def samples(store: Store, view: Triplet, augment: Augment | None = None) -> View
 
 
 def test_three_frames_one_after_the_other_along_the_channels(videos: Store) -> None:
-    """Each channel of each frame is where it belongs: a store in colour, whose pixels all differ."""
+    """Three frames, stacked along the channels; all pixels of the store differ, so that wrong channels are noticed."""
     batch = default_collate([samples(videos, Triplet().for_evaluation())[index] for index in range(2)])
     assert batch["x"].shape == (2, 9, HEIGHT, WIDTH)
     for x, (name, beat) in zip(batch["x"], (("a1", (14, 19, 26)), ("b1", (3, 9, 13))), strict=True):
@@ -93,14 +93,15 @@ def test_training_sees_every_beat_of_a_recording_and_no_other_frames(videos: Sto
             found[index // 2].append(frames)
     assert {recording: sorted(set(beats)) for recording, beats in found.items()} == BEATS
     counts = [found[0].count(beat) for beat in BEATS[0]]
-    assert min(counts) > 20, counts  # of 120, 40 each expected
+    assert min(counts) > 20, counts  # 120 samples: 40 per beat expected
 
 
 def test_validation_and_test_see_the_beat_nearest_the_middle_once(tmp_path: Path) -> None:
     ends = [
         row("v1", "V", 40, "VAL", ED="2 14 26 38", ES="7 19 31"),
         row("v2", "W", 60, "VAL", ED="1 11 21 33", ES="6 16 28"),
-        row("v3", "X", 41, "VAL", ED="10 20 30", ES="15 25"),  # both as near: the first
+        # two beats are equally near to the middle: the first is chosen
+        row("v3", "X", 41, "VAL", ED="10 20 30", ES="15 25"),
         row("t1", "T", 32, "TEST", ED="2 14 26", ES="12 18"),
     ]
     make_video_store(tmp_path / "videos", [*marked(), *ends])
@@ -112,13 +113,14 @@ def test_validation_and_test_see_the_beat_nearest_the_middle_once(tmp_path: Path
 
 
 def test_augmentation_is_one_draw_for_the_three_frames(tmp_path: Path) -> None:
-    """Frames that are equal but for their number stay so: moved, lit and flipped alike. Speckle is fresh in each."""
+    """Shift, gain and flip are equal in the three frames; speckle is sampled anew for each frame."""
     store = make_video_store(tmp_path / "videos", [row("a", "A", 20, ED="3 13", ES="9")], channels=3)
     alike = Augment(shift=0.3, rotate=20, zoom=0.3, flip=0.5)
     for epoch in range(8):
         plain, varied = (samples(store, Triplet(), augment)[SampleIndex(epoch, 0)]["x"] for augment in (None, alike))
         assert not torch.equal(plain, varied)
-        same = (varied.view(3, 3, -1) - varied.view(3, 3, -1)[:1]).abs()  # 2 grey levels for each frame between
+        # the frames differ by constants: 2 gray levels per frame number
+        same = (varied.view(3, 3, -1) - varied.view(3, 3, -1)[:1]).abs()
         interior = same[:, 2].median(dim=-1).values * 127.5
         np.testing.assert_allclose(interior, [0, 12, 20], atol=1e-3)
     lit = samples(store, Triplet(), Augment(gain=0.9))[0]["x"]
@@ -128,7 +130,7 @@ def test_augmentation_is_one_draw_for_the_three_frames(tmp_path: Path) -> None:
     assert abs(float(ratios.mean()) - 1) > 1e-3
     speckled = samples(store, Triplet(), Augment(speckle=0.1))[0]["x"]
     noise = ((speckled + 1) / (plain + 1) - 1)[:, 1:].reshape(3, 3, -1)
-    assert torch.allclose(noise[:, 0], noise[:, 1], atol=1e-4)  # channels of a pixel have one
+    assert torch.allclose(noise[:, 0], noise[:, 1], atol=1e-4)  # all channels of a pixel have the same speckle
     assert not torch.allclose(noise[0], noise[1], atol=1e-2)
 
 

@@ -29,7 +29,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def shown(x: torch.Tensor) -> tuple[list[int], set[int]]:
-    """The frames that x, (1, F, H, W), shows, and the recordings they are of."""
+    """The frame numbers that the sample x, (1, F, H, W), contains, and the recordings of these frames."""
     pixels = ((x + 1) * 127.5).round().int()
     return pixels[0, :, 0, 0].tolist(), set(pixels[0, :, 0, 1].tolist())
 
@@ -111,7 +111,7 @@ class TestClips:
         ],
     )
     def test_the_mask_is_exact(self, videos: Recordings, frames: int, stride: int, real: int) -> None:
-        """13 frames at hand: a clip is padded when, and only when, its last frame would lie beyond them."""
+        """For a recording of 13 frames: a clip is padded only if its last frame would lie beyond the last frame."""
         sample = Clips(frames=frames, stride=stride).sample(videos, 2, rng())
         assert sample.mask is not None
         assert sample.mask.tolist() == [True] * real + [False] * (frames - real)
@@ -150,7 +150,7 @@ class TestClips:
 
 class TestReferences:
     def check(self, sample: Sample, stride: int = 1) -> list[int]:
-        """The frames shown as references; their times must be theirs."""
+        """Compare the reference times with the frame numbers of the references; return these frame numbers."""
         assert sample.reference is not None
         assert sample.reference_time is not None
         assert sample.reference_time.dtype == np.float32
@@ -253,7 +253,7 @@ def test_the_numbers_of_the_samples_of_a_recording(videos: Recordings, view: Vie
 
 class TestPairs:
     def pairs(self, view: Pairs, rows: Recordings, epochs: int = 15) -> list[tuple[bool, int, int, int, int]]:
-        """same, recording and frame of the first, recording and frame of the second."""
+        """Sampled pairs as tuples: same patient, recording of each element, frame of each element."""
         found = []
         for sample in several(view, rows, epochs):
             assert sample.other is not None
@@ -281,7 +281,7 @@ class TestPairs:
 
     @pytest.mark.parametrize("identity", ["patient", "recording"])
     def test_a_pair_is_a_random_element_of_all_candidates(self, videos: Recordings, identity: str) -> None:
-        """Also where candidates are not listed, which would cost as much per pair as there are recordings."""
+        """A pair is a uniform sample of all candidates, although the code does not list all candidates (for speed)."""
         view, numbers, shown_rows = Pairs(identity=identity), videos.patient_numbers, []
         for index in range(view.number_of_samples(videos)):
             for seed in range(10):
@@ -303,7 +303,7 @@ class TestPairs:
         for same, first, frame, second, other in self.pairs(Pairs(identity="recording"), videos):
             assert same == (first == second)
             assert not same or frame != other
-            assert same or {first, second} != {0, 1}  # the patient's other recording is no stranger
+            assert same or {first, second} != {0, 1}  # another recording of the same patient is never a negative
 
     @pytest.mark.slow
     def test_all_frames_serve_as_the_second_of_one_recording(self, videos: Recordings) -> None:
@@ -368,11 +368,11 @@ def test_an_empty_split_is_one_sentence(tmp_path: Path) -> None:
     [
         (11, 1, [0, 5, 10]),
         (12, 1, [0, 5, 10]),
-        (14, 1, [0, 6, 12]),  # a spare frame at the end
+        (14, 1, [0, 6, 12]),  # one spare frame at the end
         (16, 1, [0, 7, 14]),
         (4, 1, [0, 1, 2]),
         (6, 2, [0, 2, 4]),
-        (3, 2, [0, 2]),  # too short: the last is repeated
+        (3, 2, [0, 2]),  # the recording is too short: the last frame is repeated
     ],
 )
 def test_a_clip_is_spread_over_the_recording(length: int, stride: int, expected: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Sampling in few steps: steps, inputs and limits of a distilled model."""
+"""Sampling in few steps with a distilled model: times of the steps, network inputs, and limits."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ PROCESSES: list[Process] = [DDPM(), DDPM("epsilon", zero_snr=False), RectifiedFl
 
 
 def distilled(kind: str = "lidm", few: FewStepConfig = FEW, process: Process | None = None) -> DiffusionModel:
-    """Random model that takes the inputs of ``few``."""
+    """Model with random weights and the additional inputs that ``few`` needs."""
     process = process or DDPM()
     process.few_steps = few
     made = model(kind, ("reference", "class_id") if kind == "lvdm" else ("class_id",), process)
@@ -47,7 +47,7 @@ def test_a_step_is_that_of_ddim(t: int, end: int, prediction: str) -> None:
         clip_sample=False,
     )  # fmt: skip
     scheduler.num_inference_steps = 1
-    scheduler.config.num_train_timesteps = t - end  # the step to end
+    scheduler.config.num_train_timesteps = t - end  # the scheduler steps from t to ``end``
     expected = scheduler.step(output, t, x_t).prev_sample
     times = (torch.full((2,), time) for time in (t, end))
     begin = torch.full((2,), t)
@@ -67,7 +67,7 @@ def test_a_step_is_that_of_euler_for_rectified_flow() -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: process.name)
 def test_fewer_steps_end_where_more_steps_end(process: Process) -> None:
-    """Otherwise the student of one number of steps would be trained for other times than the teacher's grid has."""
+    """The times of few steps are part of the teacher's grid of 16 steps; student and teacher must use equal times."""
     for spacing in ("trailing", "quadratic"):
         times = process.step_times(dataclasses.replace(FEW, spacing=spacing))
         grid = process.step_times(FewStepConfig((16,), spacing))[0]

@@ -1,4 +1,4 @@
-"""Guidance against the sum written out, with networks that answer in another way for each set of conditions."""
+"""Guidance, compared with the written sum of predictions; each set of conditions has another prediction."""
 
 import itertools
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ T = torch.full((B,), 500)
 
 
 class Linear:
-    """A network whose answer is linear in x_t, otherwise for each set of conditions; it counts what it is asked."""
+    """Network, linear in x_t, with other coefficients for each set of conditions; ``asked`` records the calls."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -35,7 +35,7 @@ class Linear:
 
 
 def written_out(net: Linear, x: Tensor, names: Sequence[str], scales: dict[str, float]) -> Tensor:
-    """d = D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., in double precision."""
+    """Guided prediction d = D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., in double precision."""
     d = net.one(x, frozenset()).double()
     for count, name in enumerate(names, 1):
         step = net.one(x, frozenset(names[:count])).double() - net.one(x, frozenset(names[: count - 1])).double()
@@ -54,15 +54,18 @@ def test_every_combination_of_scales_is_the_sum_written_out(count: int, shape: t
         torch.testing.assert_close(found.double(), written_out(net, x, names, scales), rtol=1e-4, atol=1e-4)
         wanted = [1.0, *values, 0.0]
         needed = sum(before != after for before, after in itertools.pairwise(wanted))
-        assert [len(kept) for kept in net.asked] == [needed]  # one call, and no set without effect
+        # one network call, only with sets of conditions whose coefficient is not 0
+        assert [len(kept) for kept in net.asked] == [needed]
 
 
 def test_the_coefficients_by_hand() -> None:
     null, frame, both = frozenset(), frozenset({"reference"}), frozenset({"reference", "class_id"})
     names = ("reference", "class_id")
     assert Guidance({"reference": 2, "class_id": 5}).coefficients(names) == {null: -1.0, frame: -3.0, both: 5.0}
-    assert Guidance({"class_id": 5}).coefficients(names) == {frame: -4.0, both: 5.0}  # D(null) cancels at scale 1
-    assert Guidance({"reference": 3, "class_id": 3}).coefficients(names) == {null: -2.0, both: 3.0}  # equal neighbours
+    # D(null) has coefficient 0 if the first scale is 1
+    assert Guidance({"class_id": 5}).coefficients(names) == {frame: -4.0, both: 5.0}
+    # equal neighboring scales: the set between them has coefficient 0
+    assert Guidance({"reference": 3, "class_id": 3}).coefficients(names) == {null: -2.0, both: 3.0}
     assert Guidance({"class_id": 0}).coefficients(names) == {frame: 1.0}
     assert Guidance({"reference": 2, "class_id": 5}).coefficients(names, in_interval=False) == {both: 1.0}
     assert Guidance().coefficients(names) == {both: 1.0}
@@ -81,7 +84,7 @@ def test_a_scale_for_each_row_is_guidance_of_each_row() -> None:
     net, x = Linear(), normal(B, C, H, W)
     rows = {"reference": torch.tensor([1.0, 2.5]), "EF": torch.tensor([0.5, 3.0])}
     terms = subset_coefficients(rows, NAMES)
-    assert len(terms) == 4  # a coefficient is left out only if it is 0 for all scales
+    assert len(terms) == 4  # a set is left out only if its coefficient is 0 for all rows
     assert len(subset_coefficients({"EF": rows["EF"]}, NAMES)) == 2
     found = weighted_sum(terms, dict(zip(terms, net(x, T, list(terms)), strict=True)), x)
     for row in range(B):
@@ -99,7 +102,7 @@ def test_scales_of_one_are_the_conditional_model_and_nothing_else(guidance: Guid
 
 @pytest.mark.parametrize(("process", "steps"), [(DDPM(), 10), (RectifiedFlow(), 10)])
 def test_outside_the_interval_one_set_is_computed(process: Process, steps: int) -> None:
-    """Levels 1, .9, .. .1 of ten steps: .3 to .8 has six of them."""
+    """Ten steps at levels 1, 0.9, ..., 0.1: six levels are in the interval 0.3 to 0.8; other steps use one set only."""
     net, weak = Linear(), Linear(seed=9)
     guidance = Guidance({"reference": 2, "class_id": 5}, interval=(0.3, 0.8005), rescale=0.5, autoguidance=2.0)
     process.sample(
@@ -129,7 +132,7 @@ def test_rows_on_both_sides_of_the_interval_are_refused() -> None:
 @pytest.mark.parametrize("share", [0.25, 1.0])
 @pytest.mark.parametrize("scales", [{"class_id": 5.0}, {"class_id": 0.0, "reference": 3.0}])
 def test_rescaling_is_its_formula(scales: dict[str, float], share: float) -> None:
-    """2305.08891, equations 15 and 16: deviations over all but the batch."""
+    """Rescaling as in arXiv:2305.08891, equations 15 and 16: standard deviations over all axes except the batch."""
     net, x, names = Linear(), normal(B, C, F, H, W), NAMES[:2]
     guided = written_out(net, x, names, scales)
     full = net.one(x, frozenset(names)).double()
@@ -150,7 +153,7 @@ def test_rescaling_a_flat_prediction_is_finite() -> None:
 
 @pytest.mark.parametrize("scales", [{}, {"class_id": 4.0}, {"class_id": 0.0}])
 def test_autoguidance_moves_away_from_the_weak_model(scales: dict[str, float]) -> None:
-    """2406.02507: the weak model is asked with all conditions, once."""
+    """Autoguidance as in arXiv:2406.02507: one call of the weak model per step, with all conditions."""
     net, weak, x, names = Linear(), Linear(seed=9), normal(B, C, H, W), NAMES[:2]
     found = Guidance(scales, autoguidance=2.5).guided_denoiser(net, names, DDPM(), weak)(x, T)
     full = frozenset(names)

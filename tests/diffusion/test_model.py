@@ -1,4 +1,4 @@
-"""A diffusion model as an artifact: it comes back bit for bit, and anything damaged is one sentence."""
+"""A saved diffusion model loads with identical weights; a damaged artifact is refused with a one-line error."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ ALL = ("class_id", "EF", "view")
 
 
 def told(made: DiffusionModel, count: int = 4) -> dict[str, Tensor]:
-    """Requests with gaps, and a reference for a lvdm."""
+    """Encoded conditions with missing values, and reference frames for a video model."""
     asked = {"class_id": [0, 3, None, 1], "EF": [45.0, None, 60.5, 41.0], "View": ["A4C", "A2C", "", "A4C"]}
     values = made.conditioner.encode_request({name: asked[name][:count] for name in made.conditioner.columns})
     if "reference" in made.conditioner.names:
@@ -112,7 +112,7 @@ def refused(words: str, folder: Path, name: str = "lidm") -> None:
 
 
 def change(key: str, value: Any) -> Callable[[Any], None]:
-    """Sets a nested entry of diffusion.json, or takes it away."""
+    """Function that sets a nested entry of diffusion.json, or deletes the entry if ``value`` is None."""
 
     def changed(written: Any) -> None:
         *path, last = key.split(".")
@@ -184,7 +184,7 @@ def test_a_json_that_is_cut_short_or_gone(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_are_not_those_of_training(tmp_path: Path, other: Callable[[Any], None]) -> None:
-    """Each could be: only the fingerprint tells."""
+    """Each changed setting is valid, but the fingerprint shows that the model was trained with another setting."""
     file = artifact(tmp_path / "lidm", model("lidm"), "lidm") / "diffusion.json"
     written = json.loads(file.read_text())
     other(written)

@@ -1,4 +1,4 @@
-"""The offset that training may add to the noise of a whole channel."""
+"""The optional noise offset of training: one random constant per row and channel, added to the noise."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Corrupting, targets, weights and times against their formulas; what may not be asked for, in one sentence."""
+"""Diffusion processes against their formulas: noising, targets, loss weights and times; errors for invalid settings."""
 
 import json
 import math
@@ -22,7 +22,7 @@ SHAPES = [(B, C, H, W), (B, C, F, H, W), (4, C, 5, 4), (1, C, 1)]
 
 
 def times(process: Process, count: int) -> Tensor:
-    """Distinct for each row, both ends among them where there are two rows or more."""
+    """A different time for each row; with two rows or more, including the first and the last time."""
     last = 999.0 if process.name == "ddpm" else 1000.0
     t = torch.linspace(last, 0, count) if count > 1 else torch.tensor([417.0])
     return t.round().long() if process.name == "ddpm" else t
@@ -31,7 +31,7 @@ def times(process: Process, count: int) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_corrupting_is_the_formula_row_by_row(name: str, shape: tuple[int, ...]) -> None:
-    """To what diffusers' single precision leaves of 1 - a_t where that is small: 1e-4."""
+    """x_t per row equals the formula. Tolerance 1e-4: for small 1 - a_t, diffusers' single precision is not better."""
     process, x_0, noise = PROCESSES[name], normal(*shape), normal(*shape, seed=1)
     t = times(process, shape[0])
     noised = process.corrupt(x_0, t, noise)
@@ -60,7 +60,7 @@ def test_corrupting_is_diffusers(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_the_target_says_what_x_0_is(name: str) -> None:
-    """Where noise is not all there is; with v and the velocity even there."""
+    """The exact target gives x_0 at all levels with some signal; for v and velocity also at pure noise."""
     process, x_0, noise = PROCESSES[name], normal(6, C, H, W), normal(6, C, H, W, seed=1)
     t = times(process, 6)
     noised = process.corrupt(x_0, t, noise)
@@ -70,7 +70,7 @@ def test_the_target_says_what_x_0_is(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "sampler"), WAYS)
 def test_one_step_with_the_exact_target_goes_back(name: str, sampler: str) -> None:
-    """What corrupting asks for is what sampling takes. Epsilon's last level is not noise alone, which is the start."""
+    """One sampling step with the exact target returns x_0; with epsilon, not from pure noise, which has no signal."""
     check_goes_back(PROCESSES[name], sampler, 0.9)
     if "epsilon" not in name:
         check_goes_back(PROCESSES[name], sampler, 1.0)
@@ -90,12 +90,13 @@ def test_the_last_level_is_nothing_but_noise() -> None:
         assert process.alphas_cumprod[-1].item() == 0.0
         assert (process.alphas_cumprod[:-1] > 0).all()
         np.testing.assert_allclose(process.alphas_cumprod, cumulative(process), atol=2e-6)
-    assert DDPM(zero_snr=False).alphas_cumprod[-1].item() == pytest.approx(4.04e-5, rel=1e-2)  # linear betas
+    # linear schedule of betas
+    assert DDPM(zero_snr=False).alphas_cumprod[-1].item() == pytest.approx(4.04e-5, rel=1e-2)
 
 
 @pytest.mark.parametrize("sampler", DDPM().samplers)
 def test_sampling_begins_at_the_last_level_that_is_trained_on(sampler: str) -> None:
-    """So it does not with leading spacing."""
+    """Trailing and quadratic spacing begin at the last training level; leading spacing does not."""
     first = {}
     for spacing in ("trailing", "quadratic", "leading"):
         seen: list[int] = []
@@ -112,7 +113,7 @@ def test_sampling_begins_at_the_last_level_that_is_trained_on(sampler: str) -> N
 
 @pytest.mark.parametrize("prediction", ["v", "epsilon", "sample"])
 def test_weights_are_min_snr(prediction: str) -> None:
-    """min(snr, 5) of x_0's error, said of the prediction's; equal where it is switched off; finite everywhere."""
+    """Min-SNR weights: min(snr, 5) for an error of x_0, converted to the prediction; finite at all levels."""
     process = DDPM(prediction, zero_snr=prediction != "epsilon")
     t = torch.arange(1000)
     share = cumulative(process)
@@ -129,7 +130,7 @@ def test_weights_are_min_snr(prediction: str) -> None:
 
 
 def test_the_same_error_of_x_0_costs_the_same_for_every_prediction() -> None:
-    """A network that is wrong about x_0 by 1 pays min(snr, 5), whatever it predicts."""
+    """An error of 1 in x_0 has the weighted loss min(snr, 5), for every type of prediction."""
     x_0, noise, t = normal(3, C, H, W), normal(3, C, H, W, seed=1), torch.tensor([100, 500, 900])
     for name in ("v", "epsilon", "sample"):
         process = DDPM(name, zero_snr=False)
@@ -159,7 +160,7 @@ def test_nothing_is_infinite_at_either_end(name: str) -> None:
 
 
 def test_gradients_flow_after_a_first_use_without_them() -> None:
-    """As where validation comes before the first step of training."""
+    """Gradients exist after a first use in inference mode, as in a validation before the first training step."""
     process, x, t = DDPM(), normal(2, C, H, W), torch.tensor([3, 900])
     with torch.inference_mode():
         process.corrupt(x, t, x)
@@ -186,7 +187,7 @@ def test_times_to_train_on() -> None:
     s = draw(RectifiedFlow("logit_normal")) / 1000
     assert torch.logit(s).mean().item() == pytest.approx(0, abs=0.03)
     assert torch.logit(s).std().item() == pytest.approx(1, abs=0.03)
-    shifted = draw(RectifiedFlow("logit_normal", shift=3.0)) / 1000  # moves logits by log 3
+    shifted = draw(RectifiedFlow("logit_normal", shift=3.0)) / 1000  # the shift adds log 3 to the logits
     torch.testing.assert_close(torch.logit(shifted), torch.logit(s) + math.log(3), rtol=0, atol=1e-3)
     assert torch.equal(draw(RectifiedFlow()), draw(RectifiedFlow()))
     assert not torch.equal(draw(RectifiedFlow()), draw(RectifiedFlow(), seed=1))
@@ -204,7 +205,7 @@ def test_levels_are_spread_evenly_and_can_be_compared() -> None:
 
 
 def test_a_time_is_one_value_for_each_row() -> None:
-    """With as many rows as columns, a time along the last axis would go unnoticed."""
+    """Times need one value per row; with as many rows as columns, broadcasting on a wrong axis gives no error."""
     x = torch.zeros(4, 3, 4)
     assert expand_like(torch.arange(4.0), x).shape == (4, 1, 1)
     assert expand_like(torch.arange(4.0), x).flatten().tolist() == [0, 1, 2, 3]
@@ -290,7 +291,7 @@ def test_the_default_sampler_is_the_first() -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 5])
 def test_membership_levels_are_even_in_log_snr(count: int) -> None:
-    """Rectified flow: SNR ((1 - t) / t)^2, so t = 1 / (1 + exp(log SNR / 2)). DDPM: from its alphas."""
+    """Closed forms: rectified flow has SNR ((1 - t) / t)^2, so t = 1 / (1 + exp(log SNR / 2)); DDPM uses its alphas."""
     targets = torch.linspace(4 - 4 / count, -4 + 4 / count, count) if count > 1 else torch.zeros(1)
     flow, ddpm = RectifiedFlow(), DDPM()
     assert torch.allclose(flow.relative_time(flow.log_snr_times(count)), 1 / (1 + (targets / 2).exp()), atol=2e-3)

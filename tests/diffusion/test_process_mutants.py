@@ -1,4 +1,4 @@
-"""Bugs known from published code, and from the libraries, planted one by one: each fails the check that is for it."""
+"""Mutation tests: known bugs of published code and libraries are planted one by one; the matching check must fail."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.gaussians import MEAN, C, exact, moments, normal, per_channel
 
 
 def fitted(process: Process, mean: Sequence[float], std: Sequence[float]) -> Denoise:
-    """A linear network fitted, at each time that it is given, to what ``corrupt`` asks for."""
+    """Denoiser that is linear in x_t, fitted at each time to the targets of ``corrupt`` by least squares."""
     draws, noise = whitened(normal(1, C, 6000, seed=1)), whitened(normal(1, C, 6000, seed=2))
     x_0 = (per_channel(mean, draws) + per_channel(std, draws) * draws).float()
 
@@ -37,7 +37,7 @@ def fitted(process: Process, mean: Sequence[float], std: Sequence[float]) -> Den
 
 
 def learns_and_samples(process: Process) -> None:
-    """What corrupting teaches is what sampling needs; off by the draws' chance correlation with the noise."""
+    """Samples of a fitted denoiser have the mean and std of the data, up to chance correlations with the noise."""
     mean, std = (1.5, -0.7, 0.0, 0.3), (0.5, 0.6, 0.8, 1.0)
     found = moments(process.sample(fitted(process, mean, std), whitened(normal(1, C, 6000)), 20))
     assert (found[0] - torch.tensor(mean)).abs().max() < 0.02
@@ -45,7 +45,7 @@ def learns_and_samples(process: Process) -> None:
 
 
 def keeps_the_brightness() -> None:
-    """Data far from the noise's mean, in ten steps: what the last level keeps of them, a start from noise loses."""
+    """Samples keep means far from 0 after ten steps; if the last level has some signal, pure noise loses the means."""
     process, mean = DDPM(), (4.0, -4.0, 2.0, 0.0)
     network = fitted(process, mean, (1.2, 1.2, 0.8, 0.3))
     found, _ = moments(process.sample(network, whitened(normal(1, C, 6000)), 10))
@@ -90,7 +90,7 @@ def joins() -> None:
 
 
 def corrupts_each_row_at_its_time() -> None:
-    """With as many rows as columns."""
+    """Each row has the signal of its own time; with as many rows as columns, a wrong axis would give no shape error."""
     x = torch.ones(4, C, 4)
     found = RectifiedFlow().corrupt(x, torch.tensor([0.0, 200.0, 400.0, 600.0]), torch.zeros_like(x)).x_t
     assert (found.mean((1, 2)) - torch.tensor([1.0, 0.8, 0.6, 0.4])).abs().max() < 1e-6
@@ -117,7 +117,7 @@ def configured(make: Callable[..., dict[str, Any]], **changes: Any) -> Callable[
 
 
 def thrown_away(parts: Tensor, starts: Sequence[int], frames: int) -> Tensor:
-    """Each window after the first gives only the frames that were not there before."""
+    """Mutant of blending: each window after the first only contributes frames that no earlier window has."""
     joined = parts[0]
     for part, start in zip(parts[1:], starts[1:], strict=True):
         joined = torch.cat([joined, part[:, :, joined.shape[2] - start :]], dim=2)
@@ -127,13 +127,13 @@ def thrown_away(parts: Tensor, starts: Sequence[int], frames: int) -> Tensor:
 def without_the_frame(
     guidance: Guidance, names: Sequence[str], in_interval: bool = True
 ) -> dict[frozenset[str], float]:
-    """D() + s_class (D(reference, class) - D())."""
+    """Mutant of guidance without the set with only the reference: D() + s_class (D(reference, class) - D())."""
     scale = guidance.scales.get("class_id", 1.0)
     return {frozenset(): 1 - scale, frozenset(names): scale}
 
 
 def otherwise_at_one(make: Callable[..., dict[frozenset[str], float]]) -> Callable[..., dict[frozenset[str], float]]:
-    """With the frame's scale at 1 it is left out."""
+    """Mutant of guidance that removes the reference from all sets if the scale of the reference is 1."""
 
     def terms(guidance: Guidance, names: Sequence[str], in_interval: bool = True) -> dict[frozenset[str], float]:
         found = make(guidance, names, in_interval)

@@ -1,4 +1,4 @@
-"""Settings of a process that are not what they seem."""
+"""Settings of a diffusion process: ``zero_snr`` must be true or false."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Each step of sampling equals a loop written here: on diffusers' schedulers, and from the papers without them."""
+"""Sampling steps compared with loops in this file: with the schedulers of diffusers, or with formulas of the papers."""
 
 import itertools
 import math
@@ -31,13 +31,13 @@ DDPM_NAMES = [name for name, process in PROCESSES.items() if process.name == "dd
 
 
 def network(x_t: Tensor, t: Tensor) -> Tensor:
-    """Smooth in x and t, and no denoiser of anything."""
+    """Smooth function of x and t, used as a network; no denoiser."""
     time = t.view(-1, *[1] * (x_t.dim() - 1)).float() / 1000
     return torch.sin(1.7 * x_t + 3 * time) + 0.3 * x_t.roll(1, dims=1) - time
 
 
 def followed(process: Process, sampler: str, steps: int, noise: Tensor) -> list[Tensor]:
-    """x_t at each call of the network, and the result."""
+    """Sample and return x_t at each network call, followed by the result."""
     seen: list[Tensor] = []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -49,14 +49,14 @@ def followed(process: Process, sampler: str, steps: int, noise: Tensor) -> list[
 
 
 def assert_same(found: list[Tensor], truth: list[Tensor]) -> None:
-    """To 1e-4 of the largest value, if above 1: x_0 from epsilon begins at noise / sqrt(a_T), 157 times as large."""
+    """Tolerance 1e-4 of the largest value, at least 1e-4; with epsilon, x_0 can be 157 times as large as the noise."""
     assert len(found) == len(truth)
     for one, other in zip(found, truth, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(1.0, other.abs().max().item()))
 
 
 def unrolled(scheduler: Any, times: Callable[[Any, int], float], noise: Tensor, **more: Any) -> list[Tensor]:
-    """x_t at each call of the network, and the result, in a loop as in diffusers' pipelines."""
+    """A loop over the steps as in the pipelines of diffusers; returns x_t at each network call, then the result."""
     scale = getattr(scheduler, "scale_model_input", lambda x, step: x)
     x, inputs = noise / scale(torch.ones(1), scheduler.timesteps[0]), list[Tensor]()
     torch.testing.assert_close(x, noise * getattr(scheduler, "init_noise_sigma", 1.0), rtol=1e-4, atol=0)
@@ -106,7 +106,7 @@ def test_the_ddpm_family_follows_diffusers(name: str, sampler: str, steps: int, 
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_noise_of_steps_is_that_of_a_loop_bit_by_bit(sampler: str, spacing: str, rows: int) -> None:
-    """Also after the last step, which needs no noise with leading spacing, and for rows whatever their batch."""
+    """Equal random numbers as in a loop, for any batch size; with leading spacing, the last step adds no noise."""
     process, noise = DDPM(spacing=spacing), normal(3, C, H, W)
     scheduler: Any = {"ddpm": DDPMScheduler, "euler_ancestral": EulerAncestralDiscreteScheduler}[sampler](
         **{**config(process), "timestep_spacing": spacing}, **({"clip_sample": False} if sampler == "ddpm" else {})
@@ -131,7 +131,8 @@ def test_flow_follows_diffusers(sampler: str, steps: int, shift: float) -> None:
     scheduler: Any
     if sampler == "heun":
         scheduler = FlowMatchHeunDiscreteScheduler(shift=shift)
-        scheduler.sigma_max, scheduler.sigma_min = 1.0, 0.001  # as they are without a shift, which would count twice
+        # the limits without a shift; the scheduler of diffusers would otherwise apply the shift twice
+        scheduler.sigma_max, scheduler.sigma_min = 1.0, 0.001
         scheduler.set_timesteps(steps)
     elif sampler == "euler":
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
@@ -149,7 +150,7 @@ def test_flow_follows_diffusers(sampler: str, steps: int, shift: float) -> None:
     [*itertools.product(DDPM_NAMES, [1, 7, 10, 61, 64]), ("ddpm-v-quadratic", 7), ("ddpm-v-quadratic", 10)],
 )
 def test_ddim_is_its_formula(name: str, steps: int) -> None:
-    """2010.02502, equation 12 with sigma 0, in double precision; the last step goes to the prediction of x_0."""
+    """DDIM (arXiv:2010.02502, equation 12, sigma 0) in double precision; the last step returns the predicted x_0."""
     process, noise = PROCESSES[name], normal(2, C, H, W)
     assert isinstance(process, DDPM)
     power = 2 if process.spacing == "quadratic" else 1
@@ -186,7 +187,7 @@ def test_euler_is_its_formula(steps: int, shift: float) -> None:
 @pytest.mark.parametrize(("spacing", "power"), [("trailing", 1), ("quadratic", 2)])
 @pytest.mark.parametrize("steps", [2, 9])
 def test_heun_is_its_formula(steps: int, spacing: str, power: int) -> None:
-    """The trapezium rule from 1 to 0.001, between powers of an even grid, and a step of Euler's to 0."""
+    """Heun steps from t = 1 to 0.001 (times are powers of an even grid), then one Euler step to 0."""
     noise = normal(2, C, H, W)
     grid = (torch.linspace(1, 0.001 ** (1 / power), steps, dtype=torch.float64) ** power).tolist()
     x = noise.double()
@@ -201,7 +202,7 @@ def test_heun_is_its_formula(steps: int, spacing: str, power: int) -> None:
 
 @pytest.mark.parametrize("process", [DDPM(), RectifiedFlow(), RectifiedFlow(shift=3.0)])
 def test_the_spacing_is_chosen_when_sampling_and_does_not_change_the_process(process: Process) -> None:
-    """Distances between quadratic times decrease linearly, before the shift of rectified flow."""
+    """With quadratic spacing, square roots of the times are evenly spaced, before the shift of rectified flow."""
     settings, changed = process.settings(), process.for_sampling("quadratic")
     for sampler in process.samplers:
         times = torch.tensor(changed._build_solver(sampler, 10, 1.0).times, dtype=torch.float64)
@@ -220,7 +221,7 @@ def test_the_spacing_is_chosen_when_sampling_and_does_not_change_the_process(pro
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_limit_of_predicted_data_is_kept_at_each_step(name: str) -> None:
-    """The last step of a first-order sampler goes to the predicted data. A limit that nothing reaches has no effect."""
+    """``clip`` limits the predicted data, which the last first-order step returns; a very large limit has no effect."""
     process, noise = PROCESSES[name], normal(2, C, H, W)
     t = torch.full((2,), 700 if process.name == "ddpm" else 700.0)
     x_0 = normal(2, C, H, W, seed=3)
@@ -238,7 +239,7 @@ def test_a_limit_of_predicted_data_is_kept_at_each_step(name: str) -> None:
 
 @pytest.mark.parametrize("strength", [0.3, 0.75])
 def test_sampling_from_data_is_its_formula(strength: float) -> None:
-    """SDEdit with DDIM: the data noised to the level, then as many steps on what is left of the schedule."""
+    """SDEdit with DDIM: noise the data to the given level, then all steps on the rest of the schedule."""
     process, noise, x_0, steps = PROCESSES["ddpm-v"], normal(2, C, H, W), normal(2, C, H, W, seed=5), 10
     count = round(1000 * strength)
     times = [round(count - index * count / steps) - 1 for index in range(steps)]
@@ -254,7 +255,7 @@ def test_sampling_from_data_is_its_formula(strength: float) -> None:
 
 
 def test_networks_see_one_time_for_each_row() -> None:
-    """Whole numbers for the DDPM family, 0..1000 for flow, even where UniPC's own times are rounded down."""
+    """Networks get one time per row: integers for DDPM, 0 to 1000 for flow, also if UniPC rounds its own times down."""
     times: dict[str, list[Tensor]] = {}
     for name, process in (("ddpm", DDPM()), ("flow", RectifiedFlow())):
         seen: list[Tensor] = []
@@ -282,7 +283,7 @@ def test_gradients_are_not_kept() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS["ddpm"])
 @pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 def test_every_noise_schedule_works_with_every_sampler(schedule: str, sampler: str) -> None:
-    """A scheduler of diffusers that does not know a schedule by its name raises an error."""
+    """All pairs can be sampled; a scheduler of diffusers would raise an error for an unknown noise schedule."""
     process = DDPM(schedule=schedule)
     rows = [torch.Generator().manual_seed(row) for row in range(2)]
     sample = process.sample(lambda x_t, t: 0.1 * x_t, normal(2, C, 4, 4), 4, sampler, rows)

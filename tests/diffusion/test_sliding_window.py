@@ -1,4 +1,4 @@
-"""Windows over clips of any length: where they lie, how they are joined, and that nothing changes by them."""
+"""Sliding windows over clips of any length: positions, blending, and equal results for any batch of windows."""
 
 import itertools
 from typing import Any
@@ -26,7 +26,7 @@ def test_windows_cover_every_frame_and_end_with_the_last(window: int, overlap: i
             continue
         assert found[-1] + window == frames
         gaps = [after - before for before, after in itertools.pairwise(found)]
-        assert all(1 <= gap <= window - overlap for gap in gaps)  # at least `overlap` frames are shared
+        assert all(1 <= gap <= window - overlap for gap in gaps)  # neighboring windows share at least `overlap` frames
         assert max(gaps) - min(gaps) <= 1
         fewest = -(-(frames - window) // (window - overlap)) + 1
         assert len(found) == fewest
@@ -44,8 +44,8 @@ def cut(x: Tensor, firsts: list[int], window: int) -> Tensor:
 
 
 def shares(firsts: list[int], window: int, frames: int) -> Tensor:
-    """The weight of each window at each frame, (windows, frames): one window of ones at a time is blended."""
-    units = torch.eye(len(firsts)).view(len(firsts), 1, -1, 1).expand(-1, -1, -1, window)  # the windows as channels
+    """Weight of each window at each frame, (windows, frames): blended windows, one of ones and the others of zeros."""
+    units = torch.eye(len(firsts)).view(len(firsts), 1, -1, 1).expand(-1, -1, -1, window)  # one channel per window
     return blend_windows(units, firsts, frames)[0]
 
 
@@ -69,7 +69,7 @@ def test_weights_are_positive_and_sum_to_one(window: int, overlap: int) -> None:
 
 
 def test_two_windows_are_cross_faded_linearly() -> None:
-    """Four frames shared: one in five, two in five, ..., of the second window."""
+    """Two windows share four frames: the second window has weights 1/5, 2/5, 3/5 and 4/5."""
     found = shares([0, 6], 10, 16)
     torch.testing.assert_close(found[1], torch.tensor([0.0] * 6 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 6))
 
@@ -89,7 +89,7 @@ def test_blending_is_the_weighted_mean_written_out() -> None:
 
 
 def largest_step(frames: int, window: int, overlap: int) -> float:
-    """From one frame to the next, where window n says n everywhere."""
+    """Largest difference of consecutive frames if the prediction of window n is the constant n."""
     order = window_starts(frames, window, overlap)
 
     def denoise_at(x: Tensor, t: Tensor, firsts: list[int]) -> Tensor:
@@ -103,7 +103,7 @@ def largest_step(frames: int, window: int, overlap: int) -> float:
 
 
 def test_windows_that_differ_are_joined_without_a_seam() -> None:
-    """The difference of 1 is spread over the 8 frames shared in steps of 1/9, and of 2/9 where two fades meet."""
+    """Constant windows n and n + 1 share 8 frames: steps of 1/9, or of 2/9 where two overlaps meet."""
     assert largest_step(40, 16, 8) <= 2 / 9 + 1e-6
 
 
@@ -119,7 +119,7 @@ def test_windows_change_nothing_where_frames_do_not_look_at_each_other(name: str
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 50])
 def test_any_batch_gives_the_same_and_rows_are_in_their_order(batch: int) -> None:
-    """Each window is told where it begins, and each row keeps its time: window n of clip b is row n * B + b."""
+    """The denoiser gets the start of each window and the time of each row; window n of clip b is row n * B + b."""
     frames, window, overlap = 21, 8, 3
     firsts = window_starts(frames, window, overlap)
     x, t = normal(2, C, frames, H, W), torch.tensor([3.0, 5.0])
@@ -166,7 +166,7 @@ def test_what_windows_cannot_be(values: tuple[int, int, int], words: str) -> Non
 
 
 def counted(most: int, calls: list[int]) -> windows.DenoiseWindows:
-    """A denoiser of windows whose memory is sufficient for ``most`` windows."""
+    """Denoiser that raises an out-of-memory error for more than ``most`` windows at once."""
 
     def denoise_at(x: Tensor, t: Tensor, firsts: list[int]) -> Tensor:
         calls.append(len(firsts))
@@ -186,7 +186,7 @@ def test_all_windows_of_a_clip_are_one_call() -> None:
 
 
 def test_auto_takes_fewer_windows_after_the_memory_was_not_sufficient() -> None:
-    """The windows of all later steps, too; the result is the same."""
+    """After an out-of-memory error, this call and all later calls use fewer windows at once, with equal results."""
     x, t, calls = normal(2, C, 24, H, W), torch.zeros(2), list[int]()
     truth = sliding_window_denoiser(counted(9, []), 24, 8, 4, 1)(x, t)
     denoise = sliding_window_denoiser(counted(2, calls), 24, 8, 4, "auto")
@@ -233,7 +233,7 @@ def test_a_clip_of_another_length_is_refused() -> None:
 
 
 def test_windows_work_in_every_step_of_a_process() -> None:
-    """Ten steps over five windows, two at once: three calls in each step."""
+    """Ten steps, five windows, two windows at once: three network calls per step."""
     calls = 0
 
     def denoise_at(x: Tensor, t: Tensor, firsts: list[int]) -> Tensor:

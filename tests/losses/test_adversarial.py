@@ -1,4 +1,4 @@
-"""The patch discriminator, its loss and the loss of the generator."""
+"""The patch discriminator, the loss of the discriminator and the loss of the generator."""
 
 import math
 
@@ -23,7 +23,7 @@ def images(seed: int) -> Tensor:
 
 
 def losses(criterion: str, score: float) -> tuple[float, float, float]:
-    """Generator loss, and discriminator loss for an image and a reconstruction with the same score ``score``."""
+    """Generator loss, and discriminator losses of an image and of a reconstruction, if each score is ``score``."""
     squashed = {"hinge": math.tanh(score), "bce": 1 / (1 + math.exp(-score)), "least_squares": max(score, 0.05 * score)}
     value = squashed[criterion]
     if criterion == "hinge":
@@ -54,7 +54,7 @@ def test_gradient_steps_lower_the_discriminator_and_the_generator_loss() -> None
     before = adversarial.discriminator_loss(real, fake)
     optimizer = torch.optim.SGD(adversarial.discriminator.parameters(), lr=0.05)
     before.backward()
-    assert fake.grad is None  # nothing of the critic's gradient reaches what made the reconstruction
+    assert fake.grad is None  # the discriminator loss has no gradient for the autoencoder
     optimizer.step()
     assert adversarial.discriminator_loss(real, fake).item() < before.item()
     fooled = adversarial.generator_loss(fake)
@@ -77,7 +77,7 @@ def test_invalid_settings_are_refused(wrong: dict[str, object], words: str) -> N
 
 
 def test_the_discriminator_can_get_frames_minus_their_local_mean() -> None:
-    """In units of the standard deviation of this residual in training frames; the mean is that of scipy."""
+    """Input of the discriminator: frames minus their local mean (as in scipy), divided by the std in training."""
     adversarial, frames = PatchAdversarial(C, width=8, layers=2, start=0, local_mean=5), images(0) * 0.02 - 0.9
     adversarial.fit_residual_std(frames)
     seen: list[Tensor] = []
@@ -90,7 +90,7 @@ def test_the_discriminator_can_get_frames_minus_their_local_mean() -> None:
 
 
 def test_with_local_contrast_dark_and_bright_speckle_count_the_same() -> None:
-    """Multiplicative speckle of a bright and a dark half, with an offset near 0."""
+    """Multiplicative speckle on a bright and a dark half: with local contrast, both residuals have the same std."""
     speckle = torch.rand(B, C, H, W, generator=torch.Generator().manual_seed(3)) * 0.2 + 0.9
     level = torch.full((H, W), 0.5)
     level[:, W // 2 :] = 0.05

@@ -1,4 +1,4 @@
-"""The auxiliary classifier loss of clips: by hand, and what it changes."""
+"""Auxiliary classifier loss of clips: compared with a calculation by hand, and its gradients."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def latents(seed: int = 0) -> Tensor:
 
 
 def test_it_is_the_weighted_cross_entropy_of_the_decoded_frames(folder: Path, loss: AuxiliaryClassifier) -> None:
-    """4 frames at stride 3 from the middle of 14: 2, 5, 8, 11."""
+    """The classifier gets 4 frames at stride 3 from the middle of 14 frames: 2, 5, 8 and 11."""
     network, metadata = load_classifier(folder / "classifier")
     assert (metadata["frames"], metadata["stride"]) == (4, 3)
     assert loss.frame_indices(F) == [2, 5, 8, 11]
@@ -46,7 +46,8 @@ def test_it_is_the_weighted_cross_entropy_of_the_decoded_frames(folder: Path, lo
     with torch.no_grad():
         pixels = torch.stack([vae.decode(x[:, :, frame]).sample for frame in (2, 5, 8, 11)], dim=2)
         errors = cross_entropy(network(pixels), torch.tensor([1, 0, 0]), reduction="none")
-        expected = (0.9 * errors[0] + 0.2 * errors[2]) / B  # class 99 is unknown to the classifier
+        # class 99 is not a class of the classifier, so it has no loss
+        expected = (0.9 * errors[0] + 0.2 * errors[2]) / B
         assert loss(x, classes, signal).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -58,7 +59,7 @@ def test_its_gradient_moves_the_estimate_toward_its_class_and_nothing_else(loss:
     assert x.grad is not None
     unused = [frame for frame in range(F) if frame not in loss.frame_indices(F)]
     assert x.grad[:, :, unused].abs().max() == 0
-    assert x.grad[2].abs().max() == 0  # nothing but noise
+    assert x.grad[2].abs().max() == 0  # pure noise: signal rate 0
     assert x.grad[0].abs().max() > 0
     with torch.no_grad():
         assert loss(x - 20 * x.grad, classes, signal) < before

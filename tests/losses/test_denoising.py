@@ -1,4 +1,4 @@
-"""The masked error against a loop over samples and frames."""
+"""Masked denoising error, compared with a loop over samples and frames."""
 
 import torch
 
@@ -20,7 +20,7 @@ def test_only_real_frames_count_and_short_clips_weigh_as_much() -> None:
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
     expected = torch.stack([((a[k, :, :n] - b[k, :, :n]) ** 2).mean() for k, n in enumerate(lengths)])
     torch.testing.assert_close(mean_squared_errors(a, b, mask), expected)
-    b[1, :, 2:] += 100  # what was padded says nothing
+    b[1, :, 2:] += 100  # padded frames have no effect
     torch.testing.assert_close(mean_squared_errors(a, b, mask), expected)
 
 

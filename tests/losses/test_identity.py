@@ -1,4 +1,4 @@
-"""Identity losses, compared with sums written out by hand."""
+"""Identity losses, compared with sums by hand."""
 
 import math
 from typing import Any
@@ -53,7 +53,7 @@ def test_the_published_loss_is_binary_cross_entropy_of_the_pairs() -> None:
 
 @pytest.mark.parametrize("other_frames", ["ignored", "negative"])
 def test_the_loss_of_copies_knows_the_frame_and_not_the_patient(other_frames: str) -> None:
-    """Rows 0 and 3, 1 and 4 are copies of two frames of one patient; rows 2 and 5 have no copy."""
+    """Copies of the same frame are positives. Rows 0 and 3, 1 and 4 are copies of two frames of one patient."""
     x, temperature = torch.randn(6, D, generator=torch.Generator().manual_seed(0)), 0.3
     identity = torch.tensor([7, 7, 7, 7, 7, 4])
     pairs = torch.tensor([[0, 3], [1, 4]])
@@ -91,7 +91,7 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_correct_class() -> None:
     torch.manual_seed(0)
     head.configure(D, 3)
     directions = next(head.parameters())
-    assert directions.numel() == D * 3  # trained along with the network
+    assert directions.numel() == D * 3  # the directions of the classes are trained with the network
     x, columns = features(), directions.detach().reshape(D, 3).T
     found = float(head(x, IDENTITY, PAIRS, none).detach())
     terms = []
@@ -115,22 +115,22 @@ def test_weights_of_the_loss_stay_float32_in_mixed_precision() -> None:
 
 
 def test_the_copy_code_loss_is_the_squared_distance_of_codes() -> None:
-    """The two appended constants are ignored."""
+    """The squared distance of codes ignores the two constants that are appended to each code."""
     x, targets = features(), features().flip(0) + 0.5
     found = float(CopyCodeLoss(features=4)(x, IDENTITY, PAIRS, none, targets))
     assert found == pytest.approx(float(((x - targets)[:, :4] ** 2).sum() / N), rel=1e-5)
 
 
 def test_components_are_weighted_by_their_posterior_standard_deviation() -> None:
-    """Posterior standard deviation of each component after noising and redrawing, by simulation."""
+    """Component weights equal the posterior standard deviation after noising and redrawing, as in a simulation."""
     variance, sigma, generator = torch.tensor([0.05, 0.5, 3.0], dtype=torch.float64), 0.8, np.random.default_rng(0)
     mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     weight, bias = CopyCodeLoss(features=2, sigma=sigma).linear_code(mean, variance, torch.eye(3, dtype=torch.float64))
     assert weight.shape == (2, 3)
-    assert weight[:, 0].tolist() == [0, 0]  # the smallest is left out
+    assert weight[:, 0].tolist() == [0, 0]  # the component with the smallest variance has no weight
     left = []
     for spread in (0.5, 3.0):
-        noised = 1.0 + sigma * generator.normal(size=400_000)  # of a frame at 1
+        noised = 1.0 + sigma * generator.normal(size=400_000)  # noised values of a frame whose value is 1
         gain = spread / (spread + sigma**2)
         left.append(float(np.var(gain * noised + np.sqrt(gain) * sigma * generator.normal(size=400_000))))
     assert float(weight[0, 1] / weight[1, 2]) == pytest.approx(math.sqrt(left[1] / left[0]), rel=0.01)

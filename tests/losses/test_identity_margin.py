@@ -41,7 +41,7 @@ def loss(made: MarginSoftmaxLoss, x: Tensor) -> Tensor:
 
 
 def by_hand(made: MarginSoftmaxLoss, x: Tensor, among: list[int]) -> float:
-    """Cross-entropy over the centers ``among``, sample by sample."""
+    """Expected loss: mean cross-entropy over the centers ``among``, computed row by row."""
     (m1, m2, m3), terms = made.margins, []
     rows, centres = x.double().numpy(), made.centers.detach().double().numpy()
     for row, own in zip(rows, IDENTITY.tolist(), strict=True):
@@ -85,7 +85,7 @@ def test_the_logit_decreases_monotonically_with_the_angle(margins: tuple[float, 
     angle = torch.linspace(0.001, math.pi - 0.001, 2001, dtype=torch.float64)
     found = combined_margin(angle.cos(), *margins)
     assert (found.diff() <= 1e-9).all()
-    assert float(found.diff().abs().max()) < 0.02  # and without a jump
+    assert float(found.diff().abs().max()) < 0.02  # the margin function is continuous
     inside = margins[0] * angle + margins[1] < math.pi
     expected = torch.cos(margins[0] * angle + margins[1]) - margins[2]
     assert torch.allclose(found[inside], expected[inside], atol=1e-9)
@@ -95,7 +95,7 @@ def test_a_share_of_centers_is_the_softmax_over_the_sampled_centers() -> None:
     made, x = head(share=0.4, seed=3, scale=6.0), features()
     kept = head(share=0.4, seed=3).sample_centers(IDENTITY).tolist()
     assert {0, 3, 7, 8} <= set(kept)
-    assert len(kept) == 4 + 2  # 0.4 of the five others
+    assert len(kept) == 4 + 2  # 40 % of the five classes that are not in the batch
     assert float(loss(made, x).detach()) == pytest.approx(by_hand(made, x, kept), rel=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_share_one_keeps_all_centers() -> None:
     assert float(loss(head(), x).detach()) == float(loss(head(share=1.0, seed=5), x).detach())
     everybody = head(share=0.9)
     assert everybody.sample_centers(torch.arange(K)).tolist() == [*range(K)]
-    assert len(head(share=0.01).sample_centers(IDENTITY)) == 5  # at least one to be told apart from
+    assert len(head(share=0.01).sample_centers(IDENTITY)) == 5  # at least one class that is not in the batch
 
 
 def test_cosines_are_computed_in_full_precision() -> None:

@@ -1,4 +1,4 @@
-"""LPIPS from local files: small random weights with the names of torchvision and LPIPS."""
+"""LPIPS from local files: small random weights with the parameter names of torchvision and of LPIPS."""
 
 import hashlib
 import logging
@@ -18,14 +18,14 @@ from echodream.losses import lpips
 from echodream.losses.lpips import LPIPS, build_lpips
 from tests.test_structure import composed
 
-# VGG-16 as torchvision numbers it; "M" is a pooling. The widths are small, the numbering is the real one.
+# Layers of VGG-16 with the numbering of torchvision ("M": max pooling), but with small widths.
 LAYERS: list[Any] = [4, 4, "M", 5, 5, "M", 6, 6, 6, "M", 7, 7, 7, "M", 8, 8, 8, "M"]
 STAGES = ((4, 4), (5, 5), (6, 6, 6), (7, 7, 7), (8, 8, 8))
 NAMES_OF_CONVOLUTIONS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
 
 
 def vgg() -> nn.Sequential:
-    """torchvision's ``vgg16().features``."""
+    """Equivalent of ``vgg16().features`` of torchvision, with small widths."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     channels = 3
@@ -71,7 +71,7 @@ def by_hand(x: Tensor, y: Tensor, heads: dict[str, Tensor]) -> Tensor:
         found = []
         for number, layer in enumerate(vgg()):
             image = layer(image)
-            if number in (3, 8, 15, 22, 29):  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
+            if number in (3, 8, 15, 22, 29):  # layers relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
                 found.append(image / (image.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
         features.append(found)
     total = torch.zeros(2)

@@ -1,4 +1,4 @@
-"""Autoencoder losses, compared with closed forms, torch.distributions and torchmetrics."""
+"""Losses of the autoencoder, compared with closed forms, torch.distributions and torchmetrics."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_l1_and_l2_of_known_differences(posterior: DiagonalGaussianDistribution)
     x = torch.zeros(B, C, 5, 7)
     y = x.clone()
     y[0] += 0.5
-    y[1, 1] -= 0.3  # one of three channels
+    y[1, 1] -= 0.3  # in one of three channels
     assert L1(1)(x, y, posterior).item() == pytest.approx((0.5 + 0.1) / 2)
     assert L2(1)(x, y, posterior).item() == pytest.approx((0.25 + 0.03) / 2)
 
@@ -90,7 +90,7 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
     assert found.item() == pytest.approx(10 / (2 + 1e-4))
     assert not found.requires_grad
     assert last.grad is None
-    (reconstruction + adversarial).backward()  # the graph is still there
+    (reconstruction + adversarial).backward()  # the computation graph is still available
 
 
 def test_adaptive_weight_is_bounded() -> None:

@@ -50,7 +50,7 @@ def module(**changes: Any) -> ClipClassifier:
 
 
 def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **more: Any) -> Any:
-    """A data module with a table of one row per letter of ``splits`` (R: TRAIN, V: VAL, T: TEST)."""
+    """Data module with a table of one row per letter of ``splits`` (R: TRAIN, V: VAL, T: TEST)."""
     names = {"R": "TRAIN", "V": "VAL", "T": "TEST"}
     given = {"FileName": [f"r{k}" for k in range(len(ids))], "PatientID": [f"p{k // 2}" for k in range(len(ids))]}
     table = pd.DataFrame({**given, "Split": [names[letter] for letter in splits], "class_id": ids, **more})
@@ -75,7 +75,7 @@ def task_of(made: ClipClassifier) -> Any:
 
 
 def configured_module(**changes: Any) -> ClipClassifier:
-    """A module for the class ids 2, 5 and 9, with 4, 1 and 2 training recordings."""
+    """Module for the class ids 2, 5 and 9, which have 4, 1 and 2 training recordings."""
     made = module(**changes)
     names = ["two", "two", "five", "two", "nine", "two", "nine", "five", "nine"]
     made.configure_from_data(data("RRRRRRRVT", [2, 2, 5, 2, 9, 2, 9, 5, 9], class_name=names))
@@ -99,7 +99,7 @@ def test_selected_classes_keep_their_order() -> None:
 
 
 def test_class_weights_count_synthetic_samples() -> None:
-    """Real samples with weight 1, synthetic samples with weight 0.5."""
+    """Real samples count with weight 1, synthetic samples with weight 0.5."""
     trained = pd.DataFrame({"class_id": [0, 0, 1, 1, 1, 1], "Weight": [1, 1, 0.5, 0.5, 0.5, 0.5]})
     made = module()
     made.configure_from_data(data("RR", [0, 1], trained=trained))
@@ -216,17 +216,19 @@ def test_metrics_use_probabilities_of_the_whole_split() -> None:
         float(functional.cross_entropy(logits, target, task_of(made).weight)), rel=1e-5
     )
     found = made._test_results[""].metrics["auc_two"]
-    weights = bootstrap_weights(["p0", "p0", "p1", "p1", "p2"], made.repeats)  # r0 and r1 are of one patient, and so on
+    # r0 and r1 belong to one patient, and so do r2 and r3
+    weights = bootstrap_weights(["p0", "p0", "p1", "p1", "p2"], made.repeats)
     truth = bootstrap_interval(roc_auc(logits.double().softmax(dim=1)[:, 0].numpy(), target.numpy() == 0, weights))
     assert (found["low"], found["high"]) == pytest.approx((truth.low, truth.high))
     assert (made._test_results[""].recordings, made._test_results[""].patients) == (5, 3)
-    assert not {"test/auc_five", "test/accuracy_five"} & logged.keys()  # nobody to test it on
+    # no metrics of class "five", which has no test recordings
+    assert not {"test/auc_five", "test/accuracy_five"} & logged.keys()
     made.validation_step(parts[0], 0)
-    assert len(made._outputs) == 1  # forgotten since
+    assert len(made._outputs) == 1  # the outputs of the test were cleared
 
 
 def store(root: Path, first: str = "r") -> Store:
-    """Bright discs (class 4) and bright squares (class 1), 20 patients."""
+    """Store of 20 patients with bright discs (class 4) or bright squares (class 1)."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:H, :W]
     with StoreWriter(root, Dataset(kind="video", channels=C)) as writer:
@@ -266,7 +268,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
 
 
 def test_repeated_recordings_count_once() -> None:
-    """Several processes repeat recordings, so that their batches have equal numbers."""
+    """A distributed sampler repeats recordings to fill the last batch; the metrics count each recording once."""
     made = configured_module()
     made.eval()
     logged = capture_logs(made)
@@ -309,7 +311,7 @@ def test_training_exports_an_artifact_with_the_same_logits(tmp_path: Path) -> No
     logs = pd.read_csv(tmp_path / "logs" / "csv" / "metrics.csv")
     assert logs["val/balanced_accuracy"].notna().sum() == 4
     assert logs["train/loss"].iloc[-5:].mean() < 0.8 * logs["train/loss"].iloc[:5].mean()
-    # what is stored is what was tested: the loss over the test clips, again
+    # the stored test loss equals the loss of the loaded network on the test clips
     made = instantiate(train_cfg(tmp_path).datamodule, columns=["class_id"])
     batches = list(made.test_dataloader())
     with torch.no_grad():
@@ -327,7 +329,7 @@ def test_only_clips_can_be_classified(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_regression_on_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None:
-    """The artifact predicts in the unit of the column and records its training data, which the training hash covers."""
+    """Predictions are in the unit of the column; the artifact and the settings hash include the training data."""
     store(tmp_path / "videos")
     store(tmp_path / "synthetic", first="s")
     asked = ["task=regression", "train_on=both", f"synthetic={tmp_path}/synthetic", "model.lr=0.05"]

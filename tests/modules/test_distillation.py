@@ -1,4 +1,4 @@
-"""Distillation: losses against the exact flow of Gaussian data, and students from training to samples."""
+"""Distillation: losses compared with the exact flow of Gaussian data; training of students, and their samples."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ STD = 0.5
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a trained image model and a trained video model."""
+    """A store of latents, with a trained image diffusion model and a trained video diffusion model."""
     folder = tmp_path_factory.mktemp("study")
     latent_store(folder / "latents")
     for kind in ("lidm", "lvdm"):
@@ -45,7 +45,7 @@ def distil_cfg(study: Path, kind: str, method: str, *overrides: str) -> Any:
 
 
 def built(study: Path, kind: str, method: str, *overrides: str) -> tuple[Distillation, Any]:
-    """A student before training, and a batch."""
+    """An untrained student (distillation module), and a batch of data."""
     cfg = distil_cfg(study, kind, method, *overrides)
     engine.check_and_resolve(cfg)
     torch.manual_seed(0)
@@ -59,9 +59,9 @@ def built(study: Path, kind: str, method: str, *overrides: str) -> tuple[Distill
 
 
 def flow(process: Process, x_t: Tensor, t: Tensor, end: Tensor, std: float = STD) -> Tensor:
-    """Exact solution at the times ``end`` of the probability flow for data N(0, std^2), in closed form.
+    """Closed form of the probability flow of data N(0, std^2), from x_t at the times ``t`` to the times ``end``.
 
-    x_t has the standard deviation s_t = sqrt(a_t^2 std^2 + b_t^2), and the flow keeps x_t / s_t.
+    x_t has the standard deviation s_t = sqrt(a_t^2 std^2 + b_t^2), and the flow keeps x_t / s_t constant.
     """
     (a, b), (a_end, b_end) = (process.signal_and_noise_rates(time, x_t) for time in (t, end))
     return x_t * (a_end**2 * std**2 + b_end**2).sqrt() / (a**2 * std**2 + b**2).sqrt()
@@ -73,7 +73,7 @@ def posterior_mean(process: Process, x_t: Tensor, t: Tensor, std: float = STD) -
 
 
 def exact_student(module: Distillation, error: float = 0.0) -> Any:
-    """In place of ``student_x0``: ends each step on the exact flow, times 1 + ``error``."""
+    """Replacement for ``student_x0``: each step ends on the exact flow, multiplied by 1 + ``error``."""
     table = module.process.step_times(module.few_steps)
 
     def student_x0(x_t: Tensor, t: Tensor, values: Any, scales: Tensor, position: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def exact_student(module: Distillation, error: float = 0.0) -> Any:
 def test_the_exact_student_has_the_least_consistency_loss(
     study: Path, monkeypatch: pytest.MonkeyPatch, process: str, tmp_path: Path
 ) -> None:
-    """With fine steps of an exact teacher, its loss goes to 0; the teacher itself as a student is far from it."""
+    """With finer teacher steps, the loss of the exact student goes to 0; the teacher as a student has a large loss."""
     latent_store(tmp_path / "latents")
     engine.train(train_cfg(tmp_path, "lidm", f"process={process}", "trainer.max_epochs=1"))
     losses = {}
@@ -112,9 +112,7 @@ def test_the_exact_student_has_the_least_consistency_loss(
 
 
 def test_the_target_of_a_step_is_by_hand(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The target is one teacher step from t to the next time of the teacher's grid, followed by one student step to the
-    end.
-    """
+    """The expected target is one teacher step on the teacher's grid, followed by one student step to the end."""
     module, _ = built(
         study, "lidm", "consistency", "distill.steps=[2]", "distill.teacher_steps=4", "distill.guidance=null"
     )
@@ -163,7 +161,7 @@ def test_the_target_of_a_step_is_by_hand(study: Path, monkeypatch: pytest.Monkey
 def test_matching_moves_samples_towards_the_distribution_of_the_teacher(
     study: Path, monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
-    """Samples of another spread than the data's get closer to it; samples of the same distribution do not move."""
+    """Samples with another standard deviation move toward that of the teacher; samples of the same one do not move."""
     module, _ = built(study, "lidm", "distribution_matching")
     process = module.process
 
@@ -183,7 +181,7 @@ def test_matching_moves_samples_towards_the_distribution_of_the_teacher(
         outward = float((samples.grad * samples.detach()).sum())
         assert (abs(outward) > 1e-3) == moves
         if moves:
-            assert (outward > 0) == (scale > 1)  # the step is against the gradient
+            assert (outward > 0) == (scale > 1)  # the optimizer moves samples against the gradient
 
 
 def test_guidance_with_one_scale_per_row_is_guidance_of_each_row() -> None:
@@ -233,7 +231,7 @@ def test_a_student_is_trained_loaded_and_sampled(study: Path, kind: str, method:
 
 @pytest.mark.slow
 def test_a_student_has_no_dropout(study: Path, tmp_path: Path) -> None:
-    """Dropout of the teacher is off while a student of it is trained."""
+    """The layers of the teacher have no active dropout during distillation."""
     engine.train(train_cfg(study, "lidm", "denoiser.dropout=0.5", f"dst={tmp_path}/teacher"))
     cfg = distil_cfg(study, "lidm", "consistency", f"distill.teacher={tmp_path}/teacher", f"dst={tmp_path}/student")
     seen: list[bool] = []

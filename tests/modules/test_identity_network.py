@@ -1,4 +1,4 @@
-"""model=identity: labels, metrics, two processes, and the use of the network in other stages."""
+"""model=identity: labels, metrics, training in two processes, and the use of the network in other stages."""
 
 import json
 import subprocess
@@ -39,14 +39,14 @@ SPLIT = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST")
 
 
 def image(patient: int, number: int, side: int = SIDE, wide: int = WIDE) -> np.ndarray:
-    """Image of a patient: a pattern per patient plus a small change per image, uint8 (1, H, W, 1)."""
+    """Image of a patient: one random pattern per patient plus a small change per image, uint8 (1, H, W, 1)."""
     own, rng = np.random.default_rng(patient), np.random.default_rng(1000 * patient + number + 7)
     x = 127 + 50 * own.normal(size=(1, side, wide, 1)) + 20 * rng.normal(size=(1, side, wide, 1))
     return x.clip(0, 255).astype(np.uint8)
 
 
 def image_store(root: Path, patients: int = 15, change: Any = None, **columns: str) -> Store:
-    """Two images per patient, and one of every seventh patient; ``change`` anonymizes an image."""
+    """Store of two images per patient (one image for every seventh patient); ``change`` anonymizes an image."""
     names = []
     with StoreWriter(root, Dataset(kind="video", channels=1, height=SIDE, width=WIDE)) as writer:
         for patient in range(patients):
@@ -76,7 +76,7 @@ def embedder(channels: int, size: tuple[int, int], paired: bool) -> IResNet:
 
 
 class Spy(IdentityLoss):
-    """Keeps its arguments."""
+    """Identity loss that records its arguments."""
 
     def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Any = None) -> Tensor:
         self.features, self.identity = features.detach(), identity
@@ -110,7 +110,7 @@ def test_a_training_step_embeds_frames_with_patient_labels(study: Path) -> None:
 
 @torch.no_grad()
 def test_latents_are_normalized_once_and_all_held_out_frames_are_compared(study: Path) -> None:
-    """Compared with metrics of frames read by the test; one recording is too short and one is repeated."""
+    """Expected metrics come from frames that the test reads; one recording is too short, and one is repeated."""
     made = adapted(study / "latents", Frames(held_out=5), on="latents")
     source = data(study / "latents", Frames(held_out=5))
     batches = list(source.test_dataloader())
@@ -133,7 +133,8 @@ def test_latents_are_normalized_once_and_all_held_out_frames_are_compared(study:
     logged: Any = made.logged
     assert made.verification_pairs is not None
     assert len(made.verification_pairs.score) == len(pairs.score)
-    assert logged["test/auc"] == pytest.approx(auc(pairs), abs=2e-3)  # latents are drawn from their posterior
+    # latents are random samples of their posterior, so AUCs differ slightly
+    assert logged["test/auc"] == pytest.approx(auc(pairs), abs=2e-3)
     assert logged["test/auc_low"] == pytest.approx(bootstrap_pairs(pairs, auc).low, abs=0.02)
     assert logged["test/rank1"] == pytest.approx(
         rank1_accuracy(scores, np.array(patient), np.array(recording)), abs=0.05
@@ -169,7 +170,7 @@ def test_unsuitable_data_are_refused_or_logged(tmp_path: Path, study: Path, capl
 
 
 def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, study: Path) -> None:
-    """The patients in the anonymized store are ignored; missing and unexpected images are named."""
+    """Patients and splits in the anonymized store are ignored; missing and unexpected images are named in the error."""
     image_store(tmp_path / "dark", change=lambda x: x // 2, Original="")
     table = pd.read_csv(tmp_path / "dark" / "FileList.csv", dtype=str)
     table["PatientID"], table["Split"] = [f"S{k}" for k in range(len(table))], "TRAIN"
@@ -180,7 +181,7 @@ def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, st
     assert source.store.table[["FileName", "PatientID", "Split"]].equals(real[["FileName", "PatientID", "Split"]])
     row = source.samples("VAL").rows
     shown = row.read(0, [0], np.random.default_rng(0))
-    assert float(shown.max()) < 0.01  # of the versions
+    assert float(shown.max()) < 0.01  # pixels of the anonymized images, which are darker
     assert adapted(study / "videos", **changes)._patient.tolist() == real["PatientID"].tolist()
     table = table.replace({"Original": {"i00-0": "nobody", "i03-1": "no one"}})
     table.to_csv(tmp_path / "dark" / "FileList.csv", index=False)
@@ -218,7 +219,7 @@ def losses(folder: Path) -> np.ndarray:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path, study: Path) -> None:
-    """Batch statistics, sampled centers, gradients and held-out metrics are those of all processes together.
+    """Two processes share batch statistics, sampled centers, gradients and held-out metrics.
 
     12 steps with half of the class centers (head.share=0.5). Only rounding differs: 1e-3 of the loss. If batch
     statistics, sampled centers or gradients were not shared, the loss would differ by 1e-2.
@@ -248,7 +249,8 @@ def test_a_network_of_pixels_is_trained_and_used_to_link_images(tmp_path: Path, 
     assert read_artifact(folder, "identity").fingerprint == fingerprint(encoder.network)
     assert json.loads((folder / "config.json").read_text())["_class_name"] == "IResNet"
     assert len(list((tmp_path / "pictures").iterdir())) == 6
-    assert train(tmp_path, study / "videos", "trainer.max_epochs=6", "model.lr=0.1") == metrics  # at once
+    # already complete: the same command returns the stored metrics
+    assert train(tmp_path, study / "videos", "trainer.max_epochs=6", "model.lr=0.1") == metrics
 
     image_store(tmp_path / "copy")
     noise = np.random.default_rng(0)
@@ -274,7 +276,7 @@ def sample(folder: Path, stage: str, *overrides: str, at: str = "") -> str:
 
 
 def test_any_embedder_of_reid_can_be_trained(tmp_path: Path, study: Path) -> None:
-    """Its batch normalization is shared, too; a network of latents is refused for images."""
+    """The Siamese embedder of model=reid can be trained on latents; images are refused by this embedder."""
     overrides = ["on=latents", "embedder=tiny", "trainer.max_epochs=0", "embedder.widths=[4,4,4,4]"]
     train(tmp_path, study / "latents", *overrides)
     assert json.loads((tmp_path / "identity" / "config.json").read_text())["_class_name"] == "Siamese"
@@ -297,4 +299,5 @@ def test_training_hash_depends_on_the_anonymized_images_and_not_on_their_folder(
     found = [settings("train_on=anonymised", f"anonymised={tmp_path}/{name}") for name in "abc"]
     assert found[0] == found[2] != found[1]
     assert settings() not in found
-    assert settings(f"anonymised={tmp_path}/a") == settings()  # of which nothing is read
+    # without train_on=anonymised, the anonymized images are not read
+    assert settings(f"anonymised={tmp_path}/a") == settings()

@@ -1,4 +1,4 @@
-"""Training of diffusion models: the loss against brute force, what is left behind, and interruptions."""
+"""Training of diffusion models: the loss against a direct calculation, the exported artifact, and interruptions."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(study: Path) -> dict[str, LatentDiffusion]:
-    """Both models after two epochs, as they were when they were exported."""
+    """The image and the video diffusion model after two epochs, at the moment of their export."""
     kept: dict[str, LatentDiffusion] = {}
     with pytest.MonkeyPatch.context() as patch:
         export = LatentDiffusion.export
@@ -58,7 +58,7 @@ def trained(study: Path) -> dict[str, LatentDiffusion]:
 
 
 class Spied:
-    """A module that is adapted to its data but in no trainer, with all that passes through it."""
+    """Module configured on its data, without a trainer; records noise, network inputs and predictions."""
 
     def __init__(
         self, patch: pytest.MonkeyPatch, folder: Path, kind: str, *overrides: str, network: Any = None
@@ -98,7 +98,7 @@ class Spied:
         return default_collate([samples[number] for number in range(min(most, len(samples)))])
 
     def errors(self, call: int, mask: Any = None) -> list[float]:
-        """Mean squared error of each row of a call, one number after another, over its real frames."""
+        """Mean squared error of each row of a network call over the real (not padded) frames, computed with numpy."""
         prediction, target = (x.detach().numpy() for x in (self.predictions[call], self.noised[call].target))
         found = []
         for row in range(len(target)):
@@ -115,7 +115,7 @@ class Spied:
 
 
 def per_frame(own: DiffusionModel, x_t: Tensor, *_: Any) -> Tensor:
-    """A network that looks at each number alone."""
+    """Network whose prediction for each number depends on this number only."""
     return 0.3 * x_t - 0.1
 
 
@@ -147,7 +147,7 @@ def test_the_facts_are_those_of_the_data(trained: dict[str, LatentDiffusion]) ->
         assert (facts.statistics, facts.encoder, facts.reference_times) == (STATISTICS, ENCODER, ())
         (told,) = [c for c in trained[kind].conditioner.settings()["conditions"] if c["name"] == "class_id"]
         counts = {item["id"]: (item["name"], item["count"]) for item in told["facts"]["classes"]}
-        assert counts == {0: ("sick", 2), 1: ("well", 2), 3: ("other", 1)}  # of the TRAIN rows
+        assert counts == {0: ("sick", 2), 1: ("well", 2), 3: ("other", 1)}  # counts of TRAIN recordings only
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_the_held_out_loss_is_the_same_every_time(study: Path, trained: dict[str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_loss_by_brute_force(study: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Weights from the paper's formula and numpy's schedule, masks and bands row by row."""
+    """Expected loss: weights from the formula of the paper, schedule from numpy; masks and levels row by row."""
     spied = Spied(monkeypatch, study, kind)
     batch = spied.batch(most=8)
     times = torch.tensor([0, 249, 250, 499, 700, 751, 998, 999])[: len(batch["x"])]
@@ -344,7 +344,8 @@ def test_each_condition_is_dropped_as_often_as_set(study: Path, monkeypatch: pyt
     for _ in range(500):
         spied.module.training_step(batch, 0)
     kept = {name: torch.cat([keep[name] for keep in spied.keep]).double() for name in ("class_id", "reference")}
-    assert kept["class_id"].mean().item() == pytest.approx(0.45, abs=0.04)  # 3.6 standard errors of 2,000 draws
+    # tolerance: 3.6 standard errors of 2,000 samples
+    assert kept["class_id"].mean().item() == pytest.approx(0.45, abs=0.04)
     assert kept["reference"].mean().item() == pytest.approx(0.72, abs=0.036)
     assert (kept["class_id"] * kept["reference"]).mean().item() == pytest.approx(0.36, abs=0.04)
 
@@ -412,18 +413,20 @@ def test_key_frames_are_drawn_jointly_and_used_as_references(study: Path, monkey
     assert torch.isfinite(spied.module.training_step(batch, 0))
     clips = Spied(monkeypatch, study, "lvdm", "view.reference=keyframes", "view.references=3")
     facts = clips.module.model.metadata
-    beats = np.repeat([8, 11, 4, 7, 13], 2)  # each TRAIN recording has one beat, twice: ED 0, ES 2, ED at its end
+    # each TRAIN recording has one beat, repeated twice: ED at frame 0, ES at frame 2, ED at the last frame
+    beats = np.repeat([8, 11, 4, 7, 13], 2)
     assert facts.reference_times == pytest.approx((0, 2, beats.mean()))
     assert facts.beat_spread == pytest.approx(beats.std() / beats.mean())
     middle = Spied(monkeypatch, study, "lvdm", "view.reference=even").module.model.metadata
-    assert middle.reference_times == pytest.approx((3.6,))  # the middle of eight frames is 4, of five it is 2
+    # mean over recordings: the middle frame is 4 of eight frames, and 2 of five frames
+    assert middle.reference_times == pytest.approx((3.6,))
 
 
 def test_frames_are_trained_with_noise_in_common(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spied = Spied(monkeypatch, study, "lvdm", "model.shared_noise=0.7", network=per_frame)
     assert spied.module.model.metadata.shared_noise == 0.7
     batch, process = spied.batch(most=10), DDPM()
-    times = torch.full((10,), 999)  # nothing but noise
+    times = torch.full((10,), 999)  # the level of pure noise
     monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)
     for _ in range(4):
         spied.module.training_step(batch, 0)
@@ -455,7 +458,7 @@ def test_a_residual_has_unit_spread_and_is_what_the_clip_lacks(
     batch = spied.batch()
     spied.module.training_step(batch, 0)
     times = torch.zeros(len(batch["x"]), dtype=torch.long)
-    monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)  # next to no noise
+    monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)  # the level with almost no noise
     spied.module.training_step(batch, 0)
     assert torch.allclose(spied.noised[-1].x_t, model.to_residual(batch["x"], batch), atol=0.06)
     spied.module.validation_step(batch, 0)
@@ -514,7 +517,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 def test_latents_are_cached_by_default_in_a_training_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of several processes would have its own cache."""
+    """With several processes, the default is no cache, because each process would need its own cache."""
     latent_store(tmp_path / "latents")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for overrides, expected in (
@@ -534,7 +537,7 @@ def test_latents_are_cached_by_default_in_a_training_of_one_process(
 def test_training_starts_with_the_weights_of_an_artifact(
     tmp_path: Path, study: Path, trained: dict[str, LatentDiffusion], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """All weights, also of the conditions, and the metadata; of other patients, too. The process has to be the same."""
+    """All weights (also of conditions) and the metadata come from the initial model; its process must be the same."""
     latent_store(tmp_path / "latents", class_id=[0] * 8)
     initial = f"+model.module.initial={study / kind}"
     own = Spied(monkeypatch, tmp_path, kind, initial).module
@@ -567,7 +570,7 @@ def test_a_loss_that_is_not_finite_names_the_recordings(tmp_path: Path, monkeypa
             engine.train(train_cfg(tmp_path, "lidm"))
     assert set(str(caught.value).split(" batch of ")[1].split(":")[0].split(", ")) <= {"r0", "r1", "r2", "r5", "r6"}
     assert not (tmp_path / "lidm").exists()
-    engine.train(train_cfg(tmp_path, "lidm"))  # goes on from the first epoch's end
+    engine.train(train_cfg(tmp_path, "lidm"))  # continues after the first epoch
     assert json.loads((tmp_path / "lidm" / "artifact.json").read_text())["metrics"]["loss"] > 0
 
 
@@ -575,7 +578,7 @@ def test_a_loss_that_is_not_finite_names_the_recordings(tmp_path: Path, monkeypa
 def test_key_frames_are_modeled_as_the_first_and_differences_to_it(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second frame's differences have unit spread; the third is in the units of the second."""
+    """The differences of the second frame have standard deviation 1; the third frame is divided by the same std."""
     spied = Spied(monkeypatch, study, "lidm", "view=triplet", "view.per_recording=40")
     model, data = spied.module.model, spied.data.samples("TRAIN")
     x = torch.stack([data[number]["x"] for number in range(len(data))])
@@ -590,7 +593,7 @@ def test_key_frames_are_modeled_as_the_first_and_differences_to_it(
 
 
 class Auxiliary(nn.Module):
-    """Records what an auxiliary loss is given."""
+    """Auxiliary loss that records its arguments."""
 
     weight = 0.5
 
@@ -602,7 +605,7 @@ class Auxiliary(nn.Module):
 def test_the_auxiliary_loss_gets_the_denoised_estimate_in_the_units_of_the_store(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At next to no noise the estimate is the clip itself; the published code passes another quantity."""
+    """With almost no noise, the estimate equals the clip; the published code passes another quantity."""
     spied = Spied(monkeypatch, study, "lvdm", network=per_frame)
     module, batch = spied.module, spied.batch()
     times = torch.zeros(len(batch["x"]), dtype=torch.long)

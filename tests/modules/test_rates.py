@@ -1,4 +1,4 @@
-"""Settings of optimizers and schedules: invalid ones are refused with one sentence, all others are accepted."""
+"""Settings of optimizers and schedules: invalid settings are refused with a one-line error, all others are accepted."""
 
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_an_invalid_setting_is_a_user_error(tmp_path: Path, override: str, words
 
 @pytest.mark.parametrize("name", [kind.value for kind in SchedulerType])
 def test_every_accepted_schedule_can_be_built(name: str) -> None:
-    """Refused schedules cannot be built, except piecewise_constant, which needs step rules."""
+    """Every accepted schedule can be built. The refused piecewise_constant can be built with step rules only."""
     schedule: Any = partial(get_scheduler, name=name, num_warmup_steps=0)
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     adam: Any = partial(torch.optim.AdamW, lr=0.1, weight_decay=0)
@@ -82,7 +82,7 @@ def test_partials_without_keywords_are_accepted() -> None:
 
 @pytest.mark.parametrize("name", ["identity", "reid", "utility", "classifier", "vae", "lidm", "lvdm"])
 def test_error_messages_name_the_configuration_key(name: str) -> None:
-    """Each ``model.<key>`` reaches the optimizer or its schedule."""
+    """The settings ``model.lr``, ``model.momentum`` and ``model.power`` are passed to the optimizer or the schedule."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         model: Any = OmegaConf.to_container(compose("train", [f"model={name}", "data=phantom"]).model, resolve=False)
     given = model["module"]["optimizer"] | model["module"]["schedule"]
@@ -91,7 +91,7 @@ def test_error_messages_name_the_configuration_key(name: str) -> None:
 
 
 def test_an_error_of_torch_about_a_schedule_is_a_user_error() -> None:
-    """The polynomial schedule ends at 1e-7, so the learning rate cannot start below."""
+    """torch's own error: the polynomial schedule ends at 1e-7, so a learning rate of 1e-9 is too small."""
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
     trainer = SimpleNamespace(estimated_stepping_batches=4, precision="32-true")
     module: Any = SimpleNamespace(trainer=trainer, make_schedule=schedule, device=torch.device("cpu"))
@@ -121,7 +121,7 @@ def test_unsupported_precision_is_refused(tmp_path: Path, precision: str) -> Non
 def test_a_fused_optimizer_trains_to_the_same_weights(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With gradients clipped by Lightning, which refuses fused optimizers in mixed precision."""
+    """Fused and plain optimizers give equal weights, with gradient clipping, also in bf16 mixed precision."""
     latent_store(tmp_path / "latents")
     clipped, clip = [0], torch.nn.utils.clip_grad_norm_
 

@@ -52,7 +52,7 @@ def embedder(channels: int, paired: bool, size: Any = None) -> Siamese:
 
 
 class Spy(IdentityLoss):
-    """Keeps its arguments."""
+    """Identity loss that records its arguments."""
 
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Tensor | None = None
@@ -73,7 +73,7 @@ def configured_module(src: Path, **changes: Any) -> Reid:
 
 
 def batch(seed: int = 0) -> Any:
-    """Two pairs: of p0 with itself, and of p1 with p2."""
+    """Batch of two pairs: two recordings of p0, and recordings of p1 and p2."""
     x, other = torch.randn(2, B, C, H, W, generator=torch.Generator().manual_seed(seed))
     return {"x": x, "other": other, "name": ["r00", "r02"], "other_name": ["r01", "r05"], "same": torch.tensor([1, 0])}
 
@@ -105,16 +105,17 @@ def test_copies_form_pairs_with_patient_labels(latents: Path) -> None:
     )
     capture_logs(made)
     bank = torch.arange(4.0).view(4, 1, 1, 1, 1) * 10 + torch.arange(3.0).view(1, 3, 1, 1, 1)
-    rows = torch.tensor([4, 0, 1, 5])  # of the patients p2, p0, p0, p2
+    rows = torch.tensor([4, 0, 1, 5])  # recordings of the patients p2, p0, p0 and p2
     made.augmentation.frame_bank = FrameBank(bank.expand(4, 3, C, H, W), rows)
     torch.manual_seed(0)
     made.training_step(given, 0)
     spy: Any = made.head
     torch.manual_seed(0)
-    copies = made.augmentation.frame_bank.sample_pairs(3)  # 1.5 times two pairs
+    copies = made.augmentation.frame_bank.sample_pairs(3)  # 1.5 times the two pairs of the batch
     assert torch.allclose(spy.features[4:], made.encoder(copies.frames), atol=1e-4)
     assert spy.pairs.tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9], [4, 9], [5, 7], [6, 8]]
-    number = {0: 0, 1: 0, 4: 8, 5: 8}  # of p0 and p2 among p0, p1, p10, p11, p12, p15, p16, p17, p2
+    # class numbers: positions of p0 and p2 in p0, p1, p10, p11, p12, p15, p16, p17, p2
+    number = {0: 0, 1: 0, 4: 8, 5: 8}
     assert spy.identity[4:].tolist() == [number[row] for row in copies.rows.tolist() * 2]
 
 
@@ -244,7 +245,7 @@ def train_cfg(folder: Path, src: Path, *overrides: str) -> DictConfig:
 
 
 class CodeSpy(CopyCodeLoss):
-    """Keeps its arguments."""
+    """Copy code loss that records its arguments."""
 
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Tensor | None = None
@@ -260,7 +261,7 @@ def embedder_with_linear_code(channels: int, size: Any, paired: bool, code: list
 
 
 def test_the_targets_of_copies_are_the_linear_codes_of_their_originals(latents: Path) -> None:
-    """Linear codes by numpy; the target of each copy is the code of its original frame."""
+    """Linear codes computed with numpy; the target of each copy is the code of its original frame."""
     head, sigma = CodeSpy(features=5, sigma=0.7), 0.7
     copies = CopyAugmentation("nowhere", Augment(), 0, 1, 1.5)
     made = Reid(embedder_with_linear_code, head, torch.optim.SGD, augmentation=ReidAugmentation(copies))
@@ -289,7 +290,8 @@ def test_the_targets_of_copies_are_the_linear_codes_of_their_originals(latents: 
     assert np.square(code(torch.from_numpy(x).view(-1, C, H, W))).sum(axis=1).mean() == pytest.approx(1, rel=0.01)
     sources = torch.cat([given["x"], given["other"], (frame - mean) / std])
     found = head.targets.double().numpy()
-    assert np.abs(np.abs(found[:, :5]) - np.abs(code(sources))).max() < 1e-4  # the sign of an axis is free
+    # the sign of a principal axis is arbitrary
+    assert np.abs(np.abs(found[:, :5]) - np.abs(code(sources))).max() < 1e-4
     assert found[:, 5:].tolist() == [[2.0, 0.0]] * 7
     assert not torch.equal(copy, frame)
     assert torch.allclose(head.seen[4:], made.encoder(copy), atol=1e-4)
@@ -323,7 +325,7 @@ def test_training_exports_an_artifact_that_separates_new_patients(tmp_path: Path
     known = {"auc", "auc_low", "auc_high", "auc_other", "tar_far_1e-2", "rank1"}
     assert known <= metrics.keys() <= known | {"tar_far_1e-3"}
     assert metrics["auc"] > (0.6 if head == "published" else 0.85)
-    # what is stored is what was tested: the AUC over the test pairs, again
+    # the stored AUC equals the AUC of the loaded network on the test pairs
     parts = list(StoreData(str(latents), Pairs(per_recording=2), 12, 0, 0).test_dataloader())
     x = unwhiten(torch.cat([torch.cat([part["x"], part["other"]]) for part in parts]), STATISTICS, dim=1)
     names = [name for part in parts for name in [*part["name"], *part["other_name"]]]

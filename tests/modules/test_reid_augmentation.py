@@ -1,4 +1,4 @@
-"""Augmentations of model=reid: copies through the autoencoder, the frame bank, and the Gaussian redraw."""
+"""Augmentations of model=reid: copies through the autoencoder, the bank of frames, and redrawn Gaussian copies."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +53,7 @@ def copies(folder: Path, augment: Augment | None = None, **changes: Any) -> tupl
 
 @torch.no_grad()
 def test_copies_of_latents_are_changed_as_pixels(tmp_path: Path) -> None:
-    """Decoded pixels are flipped, not latents; originals and copies are unscaled."""
+    """The flip is applied to decoded pixels, not to latents; original latents and copies are not normalized."""
     made, network = copies(tmp_path / "vae", Augment(flip=1.0), variants=200)
     torch.manual_seed(0)
     z = torch.randn(2, C, 4, 6)
@@ -63,7 +63,7 @@ def test_copies_of_latents_are_changed_as_pixels(tmp_path: Path) -> None:
     assert torch.equal(found[:, 0], stored)
     posterior = network.encode(network.decode(stored).sample.clamp(-1, 1).flip(-1)).latent_dist
     far = (found[:, 1:] - posterior.mean[:, None]) / posterior.std[:, None]
-    assert float(far.std()) == pytest.approx(1, abs=0.03)  # draws from the posterior of the flipped pixels
+    assert float(far.std()) == pytest.approx(1, abs=0.03)  # samples of the posterior of the flipped pixels
     mean, unflipped = found[:, 1:].mean(dim=1), network.encode(network.decode(stored).sample.clamp(-1, 1)).latent_dist
     assert (mean - posterior.mean).abs().mean() < 0.7 * (mean - unflipped.mean).abs().mean()
 
@@ -80,7 +80,7 @@ def test_each_copy_is_decoded_with_new_decoder_noise(tmp_path: Path) -> None:
     distances = torch.cdist(decoded.flatten(0, 1).flatten(1), decoded.flatten(0, 1).flatten(1))
     assert distances[~torch.eye(10, dtype=torch.bool)].min() > 0.01
     noise = decoded - decoded.mean(dim=1, keepdim=True)
-    assert abs(float(torch.corrcoef(noise[:, 0].flatten(1))[0, 1])) < 0.5  # frames do not share their noise
+    assert abs(float(torch.corrcoef(noise[:, 0].flatten(1))[0, 1])) < 0.5  # the noise of two frames is not correlated
 
 
 @torch.no_grad()
@@ -105,8 +105,9 @@ def test_the_frame_bank_has_random_training_frames_and_depends_on_the_seed(tmp_p
     assert bank.frames.shape == (40, 4, C, H, W)
     for frame, row in zip(bank.frames[:, 0], bank.rows.tolist(), strict=True):
         mean, std = rows.store.latents(rows.names[row])
-        assert ((frame - mean) / std).abs().amax(dim=(1, 2, 3)).min() < 6  # a draw from one of its frames
-    assert len(set(bank.rows.tolist())) > 15  # of 24
+        # a posterior sample of a frame of this recording
+        assert ((frame - mean) / std).abs().amax(dim=(1, 2, 3)).min() < 6
+    assert len(set(bank.rows.tolist())) > 15  # of 24 recordings
     torch.manual_seed(5)
     again = made.build_frame_bank(rows, torch.device("cpu"))
     assert again is not None
@@ -126,7 +127,7 @@ def test_each_pixel_change_except_the_flip_is_applied_with_probability_half(tmp_
 
 @torch.no_grad()
 def test_copies_have_samples_of_the_filter_s_distributions(tmp_path: Path) -> None:
-    """The same samples as those of a control: shifts by amounts between the ends, and a flip of either axis."""
+    """Copies use the random transforms of the control copies: shifts within the range, and flips of either axis."""
     made, network = copies(tmp_path / "vae", RandomTransform(shift=(0.1, 0.4)), variants=5)
     z = torch.randn(3, C, 4, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -148,7 +149,7 @@ def test_copies_have_samples_of_the_filter_s_distributions(tmp_path: Path) -> No
 def test_frames_are_mixed_with_those_of_other_patients_only(
     tmp_path: Path, statistics: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each frame is constant and tells its patient; the stand-in for the autoencoder changes nothing."""
+    """Each patient has frames of one constant value; the replaced autoencoder returns its input."""
     made, _ = copies(tmp_path / "vae", RandomTransform(blend=(0.5, 0.5)), variants=40)
     monkeypatch.setattr(made, "_encode", lambda x: x)
     monkeypatch.setattr(made, "_decode", lambda x: x)

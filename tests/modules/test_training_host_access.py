@@ -1,4 +1,4 @@
-"""No training step of a diffusion model waits for the device, and a loss that is not finite is found all the same."""
+"""Training steps of a diffusion model never wait for the device; a loss that is not finite still stops the training."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accesses(module: LatentDiffusion, folder: Path, cfg: Any, patch: pytest.MonkeyPatch) -> list[str]:
-    """Operations of one training step on the meta device that wait for it, after a first step."""
+    """Operations of the second training step on the meta device that would wait for the device."""
     data = instantiate(cfg.datamodule, columns=list(module.columns))
     module.configure_from_data(data)
     samples = data.samples("TRAIN")
@@ -46,7 +46,7 @@ def accesses(module: LatentDiffusion, folder: Path, cfg: Any, patch: pytest.Monk
     patch.setattr(trainable._HostFlag, "is_asynchronous", lambda device: True)
     patch.setattr(trainable._HostFlag, "read", lambda flag: True)
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
-    for step in range(2):  # the first step moves tables to the device
+    for step in range(2):  # the first step copies tables to the device
         with counted_host_access() as found:
             module.training_step(moved, step)
     return found
@@ -75,7 +75,7 @@ def test_no_step_of_distillation_waits_for_the_device(
 
 
 class Poison(Callback):
-    """Sets a number of the batch ``step``, counted over epochs of three batches, to NaN."""
+    """Sets a value of batch number ``step`` to NaN; batches are counted over epochs of three batches."""
 
     def __init__(self, step: int) -> None:
         self.step, self.names, self.steps = step, list[str](), list[int]()
@@ -91,7 +91,7 @@ class Poison(Callback):
 def test_a_loss_that_is_checked_late_is_in_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """As on a GPU: in the middle of an epoch, at the end of an epoch, and at the end of the training."""
+    """The loss is checked later, as on a GPU; a NaN occurs within an epoch, at its end, or at the end of training."""
     latent_store(tmp_path / "latents")
     make, poison = training.make_trainer, Poison(step)
     with monkeypatch.context() as patch:

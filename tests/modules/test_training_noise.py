@@ -1,4 +1,4 @@
-"""A training step: each row of a batch has noise of its own and a noise level of its own."""
+"""A training step: each row of a batch has its own noise and its own noise level."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ CASES = [
 def steps(
     patch: pytest.MonkeyPatch, folder: Path, kind: str, overrides: list[str], count: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The noise, (B, C, *rest), and the times, (B,), of some steps on the same batch."""
+    """The noise, (B, C, *rest), and the times, (B,), of several training steps on the same batch."""
     latent_store(folder / "latents")
     cfg = train_cfg(folder, kind, *overrides)
     engine.check_and_resolve(cfg)
@@ -63,7 +63,8 @@ def test_no_two_rows_and_no_two_steps_have_the_same_noise(
     assert all(noise.shape == (ROWS, C, *rest) for noise, _ in found)
     rows = np.concatenate([noise.flatten(1).numpy() for noise, _ in found]).astype(np.float64)
     apart = np.corrcoef(rows)[~np.eye(len(rows), dtype=bool)]
-    assert np.abs(apart).max() < 0.6  # of 72 independent numbers or more: standard error 0.12 or less
+    # rows have at least 72 independent numbers: standard error of a correlation at most 0.12
+    assert np.abs(apart).max() < 0.6
     assert rows.mean() == pytest.approx(0, abs=0.1)
     assert rows.std() == pytest.approx(1, abs=0.06)
 
@@ -76,7 +77,8 @@ def test_the_rows_of_a_batch_have_noise_levels_of_their_own(
     found = steps(monkeypatch, tmp_path, kind, overrides, 4)
     for _, t in found:
         assert t.shape == (ROWS,)
-        assert len(set(t.tolist())) >= ROWS - 2  # of a thousand levels: three pairs alike once in a million steps
+        # of 1,000 levels: three coincidences in one step have a probability of about 1e-6
+        assert len(set(t.tolist())) >= ROWS - 2
     every = torch.cat([t for _, t in found]).double()
     assert len(set(every.tolist())) > 3 * ROWS
     assert every.min() < 400 < 600 < every.max() < 1000

@@ -1,4 +1,4 @@
-"""model=utility: the masked loss, unsuitable labels, and labels that anonymized images do not show."""
+"""model=utility: the masked loss, unsuitable labels, and labels that anonymization removed from the images."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def test_the_loss_is_the_cross_entropy_of_the_known_labels() -> None:
     terms += [-(0.5 * 0.5 * p[0, 2].log() + 0.5 * (1 - p[0, 2]).log())]
     assert float(task.loss(out, target)) == pytest.approx(float(sum(terms)) / 4, rel=1e-5)
     out.requires_grad_()
-    task.loss(out, torch.full((2, 3), NAN)).backward()  # a batch of which nothing is known
+    task.loss(out, torch.full((2, 3), NAN)).backward()  # a batch without any known label
     assert out.grad is not None
     assert (out.grad == 0).all()
 
@@ -78,9 +78,9 @@ def test_a_constant_label_is_refused() -> None:
 
 
 def store(root: Path, shown: str = "ab") -> Store:
-    """Forty images of twenty patients: a is a bright left half, b a dark right half; of ``shown`` only. c is 1 in TEST.
+    """Forty images of twenty patients: label a is a bright left half, label b a dark right half.
 
-    Of a third b is not known.
+    Only the labels of ``shown`` are visible in the images. Label c is 1 in TEST. One third of the labels b are missing.
     """
     rng = np.random.default_rng(0)
     rows: list[Row] = []
@@ -111,7 +111,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
 
 @pytest.mark.slow
 def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Trained on originals, tested on anonymized images without label b; label c has no negative in TEST."""
+    """Trained on original images; label b is not visible in the anonymized images; label c has no negatives in TEST."""
     store(tmp_path / "videos")
     store(tmp_path / "masked", shown="a")
     with caplog.at_level(logging.INFO):
@@ -134,7 +134,8 @@ def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, ca
     assert record["figures"]["auc_c"] == {"value": None, "low": None, "high": None}
     assert record["anonymised"]["masked"]["figures"]["auc_a"]["value"] == 1
     assert record["train_on"] == "original"
-    assert 0 < record["figures"]["auc_a"]["low"] < 1  # nothing wrong among so few
+    # the low end of the interval is below 1, although all eight test images are correct
+    assert 0 < record["figures"]["auc_a"]["low"] < 1
     said = caplog.text
     assert "tested on 8 original images, of 4 TEST patients" in said
     assert "tested on 8 images in masked, versions of originals, of 4 TEST patients" in said
@@ -150,7 +151,8 @@ def test_training_on_anonymized_images_and_testing_on_originals(tmp_path: Path) 
     assert {"auc_b", "masked_auc_b"} < metrics.keys()
     facts = json.loads((tmp_path / "utility" / "config.json").read_text())
     assert (facts["train_on"], facts["trained"]) == ("anonymised", {"anonymised": {"recordings": 24, "patients": 12}})
-    with pytest.raises(UserError, match="was trained with other settings"):  # other versions are other training
+    # other anonymized images are another setting of the training
+    with pytest.raises(UserError, match="was trained with other settings"):
         engine.train(train_cfg(tmp_path, *asked, f"anonymised={tmp_path}/videos"))
 
 

@@ -1,4 +1,4 @@
-"""The learning rate follows its schedule, per batch, for the autoencoder and for the discriminator."""
+"""The learning rates of the autoencoder and the discriminator follow the schedule in each batch."""
 
 import math
 from functools import partial
@@ -20,7 +20,7 @@ RATE, WARMUP, STEPS, EPOCHS = 0.1, 2, 5, 2
 
 
 class Rates(Callback):
-    """The rate of each optimiser at each batch."""
+    """Records the learning rate of each optimizer at each batch."""
 
     def __init__(self) -> None:
         self.seen: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""Memory format and compilation change no result, and settings that are not possible are refused."""
+"""Memory format and compilation do not change results; impossible settings are refused."""
 
 import copy
 import shutil
@@ -77,7 +77,7 @@ def test_cuda_graphs_are_for_fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class OneBuffer(nn.Module):
-    """Writes every output to the same memory, as CUDA graphs do."""
+    """Network that writes all outputs to the same memory, as CUDA graphs do."""
 
     reuses_output_memory = False
 
@@ -102,7 +102,7 @@ def test_predictions_of_cuda_graphs_stay_after_the_next_call() -> None:
         return first, made(2 * x, torch.zeros(1), values, keep)
 
     first, second = two()
-    assert torch.equal(first, second)  # without the copy, the first prediction is lost
+    assert torch.equal(first, second)  # without a copy, the second prediction would overwrite the first prediction
     network.reuses_output_memory = True
     first, second = two()
     assert torch.equal(2 * first, second)

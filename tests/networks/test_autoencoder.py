@@ -1,4 +1,4 @@
-"""Presets at full size, and weights in all published layouts, loaded bit for bit."""
+"""Autoencoders: full size of the presets, and weights in all published layouts, loaded without any change."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def preset(name: str, *overrides: str) -> Any:
 
 
 def network(seed: int = 0) -> AutoencoderKL:
-    """Three levels of different widths, so that swapped weights would be noticed."""
+    """Autoencoder with three levels of different widths, so that swapped weights are noticed."""
     torch.manual_seed(seed)
     return build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4).eval()
 
@@ -60,7 +60,7 @@ def test_every_preset_is_tested() -> None:
 
 
 def test_the_published_architecture_has_its_parameters() -> None:
-    """Counted from the architecture: convolutions, group norms and one attention in each middle."""
+    """Number of parameters counted by hand: convolutions, group norms, one attention in each middle block."""
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in preset("published").parameters())
 
@@ -84,7 +84,7 @@ def test_the_published_architecture_has_its_parameters() -> None:
 
 
 def compvis(vae: AutoencoderKL) -> dict[str, Tensor]:
-    """The weights under CompVis' names, as ``ldm.models.autoencoder`` spells them."""
+    """The weights with the parameter names of CompVis (``ldm.models.autoencoder``)."""
     state = {}
     for name, value in vae.state_dict().items():
         parts = name.split(".")
@@ -250,7 +250,7 @@ def test_a_folder_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_frames_with_unsuitable_size_or_channels_are_refused(tmp_path: Path) -> None:
-    store = moving_disc_store(tmp_path / "videos", [3, 2])  # 16 x 24
+    store = moving_disc_store(tmp_path / "videos", [3, 2])  # frames of 16 x 24
     check_frame_size(store, 1, 8)
     with pytest.raises(UserError, match=r"has 1 channels, this vae takes 3: ingest with data.grey=false"):
         check_frame_size(store, 3, 8)

@@ -41,7 +41,7 @@ def clips(seed: int = 0) -> Tensor:
     ],
 )
 def test_the_yaml_files_are_the_published_architectures(backbone: str, classes: int, parameters: int) -> None:
-    """torchvision states these numbers for r3d_18, r2plus1d_18 (Kinetics-400), resnet18 and resnet50 (ImageNet)."""
+    """Parameters as in torchvision: r3d_18 and r2plus1d_18 for Kinetics-400, resnet18 and resnet50 for ImageNet."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=classifier", "data=phantom", f"backbone={backbone}"])
     with torch.device("meta"):
@@ -76,7 +76,8 @@ def test_frame_features_are_pooled_by_the_configured_method() -> None:
         made = network(pooling=pooling)
         each = torch.stack([made.features(x[:, :, [f]]) for f in range(F)])
         if pooling == "attention":
-            assert torch.allclose(made.features(x), each.mean(dim=0), atol=1e-6)  # before it has learnt
+            # untrained attention pooling equals the mean
+            assert torch.allclose(made.features(x), each.mean(dim=0), atol=1e-6)
             assert made.pooling.score is not None
             torch.nn.init.normal_(made.pooling.score[2].weight, std=3.0)
             scores = torch.tanh(each @ made.pooling.score[0].weight.T + made.pooling.score[0].bias)
@@ -107,7 +108,7 @@ def test_3d_backbones_depend_on_the_order_of_frames() -> None:
 @torch.no_grad()
 def test_a_saved_network_loads_with_the_same_outputs(tmp_path: Path, dims: int, changes: dict[str, Any]) -> None:
     made = network(dims, **changes)
-    made.train()(clips(3))  # running means are not what they began as
+    made.train()(clips(3))  # running means differ from their initial values
     made.eval().save(tmp_path, {**FACTS, "frames": 8})
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     loaded, config = load_classifier(tmp_path)
@@ -118,7 +119,7 @@ def test_a_saved_network_loads_with_the_same_outputs(tmp_path: Path, dims: int, 
 
 @torch.no_grad()
 def test_a_folder_of_an_earlier_version_loads(tmp_path: Path) -> None:
-    """Its config.json has neither pooling nor task."""
+    """A config.json of an earlier version, without pooling and task, loads with the same outputs."""
     made = network()
     made.save(tmp_path, FACTS)
     whole = json.loads((tmp_path / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The decoder noise is a function of seed and frame when decoding, new in training, and kept in the artifact."""
+"""Decoder noise: a function of seed and frame when decoding, random in training, and saved in the artifact."""
 
 import json
 import logging
@@ -71,7 +71,7 @@ def test_several_versions_of_a_frame_are_decoded_at_once() -> None:
 
 
 def noise_maps(net: AutoencoderKL, count: int, height: int, width: int) -> Tensor:
-    """White noise of ``count`` consecutive frames of a recording, (count, channels, H, W)."""
+    """White noise for ``count`` consecutive frames of a recording, (count, channels, H, W)."""
     noise = decoder_noise(net)
     assert noise is not None
     return torch.stack([noise._noise(3, frame, (3, height, width)) for frame in range(count)])
@@ -97,12 +97,12 @@ def test_noise_of_consecutive_frames_has_the_correlation(correlation: float) -> 
         assert measured == pytest.approx(correlation**lag, abs=0.02)
     with noise_seeds(net, [3] * 5, range(41, 46)):
         part = decode(net)
-    with noise_seeds(net, [3] * 2, range(41, 43)):  # the same frames in another batch
+    with noise_seeds(net, [3] * 2, range(41, 43)):  # the first two of these frames, in a smaller batch
         torch.testing.assert_close(decode(net, LATENTS[:2]), part[:2], rtol=1e-4, atol=1e-5)
 
 
 def test_speckle_is_filtered_noise_modulated_by_features_and_place() -> None:
-    """By hand, with one noise map, for the middle pixel."""
+    """The middle pixel by hand: filtered white noise, modulated by a network of the features and the position."""
     noise = activate_noise(network(1))
     features, h, w = torch.randn(1, 4, 15, 9), 15, 9
     speckle = noise(features)

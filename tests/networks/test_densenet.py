@@ -33,7 +33,7 @@ def made(backbone: str) -> Any:
 
 @pytest.mark.slow
 def test_densenet121_is_the_published_architecture() -> None:
-    """torchvision states 7,978,856 parameters for 1000 classes."""
+    """torchvision documents 7,978,856 parameters for 1000 classes."""
     with torch.device("meta"):
         found = made("densenet121")(classes=1000, channels=3)
         assert found(torch.zeros(2, 3, 1, 224, 224)).shape == (2, 1000)
@@ -43,7 +43,7 @@ def test_densenet121_is_the_published_architecture() -> None:
 @pytest.mark.parametrize("names", ["norm.1", "norm1"])
 @pytest.mark.parametrize("channels", [3, 1])
 def test_torchvision_weights_give_the_features_of_torchvision(names: str, channels: int, tmp_path: Path) -> None:
-    """Both spellings of names; for one channel, the first convolution is summed over colors."""
+    """Both naming schemes of torchvision files; for one input channel, the first convolution is summed over colors."""
     torch.save(published(dot="." if names == "norm.1" else ""), tmp_path / "densenet.pth")
     found = network(channels, weights=str(tmp_path / "densenet.pth"))
     x = torch.rand(B, channels, 1, H, W) * 2 - 1
@@ -59,7 +59,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 def published(dot: str) -> State:
-    """The layout of torchvision's densenet121, narrower; the same numbers every time."""
+    """Random weights in the layout of torchvision's densenet121 with smaller widths; equal in every call."""
     torch.manual_seed(1)
     state: State = {}
 
@@ -91,7 +91,7 @@ def published(dot: str) -> State:
 
 
 def reference(state: State, x: Tensor) -> Tensor:
-    """DenseNet written out, from the file's names: (B, C, 1, H, W) to (B, D)."""
+    """Features of a DenseNet in plain functions, with the parameter names of the file: (B, C, 1, H, W) to (B, D)."""
 
     def norm(y: Tensor, name: str) -> Tensor:
         part = [state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]

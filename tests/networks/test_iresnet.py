@@ -1,4 +1,4 @@
-"""IResNet: published numbers of parameters, comparison with the operations written out, saving and loading."""
+"""IResNet: published numbers of parameters, comparison with the operations by hand, saving and loading."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {"layers": [1, 2, 1, 1], "widths": [4, 5, 6, 8], "feature
 
 
 def tiny(**changes: Any) -> IResNet:
-    """A network with random running statistics."""
+    """Small network whose batch normalization has running statistics of random inputs."""
     torch.manual_seed(0)
     made = IResNet(C, (H, W), **TINY | changes)
     made.train()
@@ -36,7 +36,7 @@ def tiny(**changes: Any) -> IResNet:
     [("iresnet50", 43.59, 512), pytest.param("iresnet100", 65.16, 512, marks=pytest.mark.slow)],
 )
 def test_the_number_of_parameters_is_the_published_one(name: str, millions: float, features: int) -> None:
-    """At 112 x 112 in three channels; insightface's table of models."""
+    """Numbers of parameters from the model table of insightface, for three channels of 112 x 112."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=identity", "data=phantom", f"embedder={name}"])
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""torchvision weight files: loaded networks compared with the layers written out by hand."""
+"""torchvision weight files: features of the loaded networks, compared with the layers by hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def conv(state: State, name: str, *shape: int) -> None:
 
 
 def residual_levels(state: State, convolution: Callable[[str, int, int, int], None]) -> State:
-    """Four levels of two blocks of two convolutions; ``convolution`` adds one: name, inputs, outputs, block inputs."""
+    """Add four levels of two blocks; ``convolution`` adds one convolution (name, inputs, outputs, block inputs)."""
     inputs = WIDTHS[0]
     for level, width in enumerate(WIDTHS, 1):
         for block in range(2):
@@ -47,7 +47,7 @@ def residual_levels(state: State, convolution: Callable[[str, int, int, int], No
 
 
 def r3d() -> State:
-    """The layout of r3d_18, narrower."""
+    """Random weights in the layout of torchvision's r3d_18, with smaller widths."""
     state: State = {}
     conv(state, "stem.0", WIDTHS[0], 3, 3, 7, 7)
     norm(state, "stem.1", WIDTHS[0])
@@ -55,9 +55,9 @@ def r3d() -> State:
 
 
 def r2plus1d() -> State:
-    """The layout of r2plus1d_18, narrower; 45 of 64 channels in the middle of the stem."""
+    """Random weights in the layout of r2plus1d_18, with smaller widths; 45 instead of 64 channels inside the stem."""
     state: State = {}
-    conv(state, "stem.0", 2, 3, 1, 7, 7)  # 45 * 4 // 64
+    conv(state, "stem.0", 2, 3, 1, 7, 7)  # 45 * 4 // 64 channels
     norm(state, "stem.1", 2)
     conv(state, "stem.3", WIDTHS[0], 2, 3, 1, 1)
     norm(state, "stem.4", WIDTHS[0])
@@ -72,7 +72,7 @@ def r2plus1d() -> State:
 
 
 def resnet50() -> State:
-    """The layout of resnet50, narrower and with fewer blocks: 1, 2, 1, 1."""
+    """Random weights in the layout of torchvision's resnet50, with smaller widths and 1, 2, 1 and 1 blocks."""
     state: State = {}
     conv(state, "conv1", WIDTHS[0], 3, 7, 7)
     norm(state, "bn1", WIDTHS[0])
@@ -91,7 +91,7 @@ def resnet50() -> State:
 
 
 class Reference:
-    """The layers that torchvision documents, computed from the weights in the file."""
+    """The documented layers of torchvision, computed from the weights of the file."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -200,7 +200,7 @@ def test_torchvision_weights_give_the_features_of_torchvision(kind: str, tmp_pat
 @pytest.mark.parametrize("kind", list(KINDS))
 @torch.no_grad()
 def test_first_convolution_is_summed_over_colors_for_one_channel(kind: str, tmp_path: Path) -> None:
-    """Same features as a gray image, repeated three times, with the network of three channels."""
+    """Gray images have the same features with one channel as with three equal channels."""
     path, _ = written(kind, tmp_path)
     x = torch.rand(2, 1, F, H, W) * 2 - 1
     grey, colour = loaded(kind, path, channels=1), loaded(kind, path)

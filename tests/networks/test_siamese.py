@@ -1,4 +1,4 @@
-"""Identity networks: comparison with the published network in plain torch, normalization, saving and loading."""
+"""Re-identification networks: comparison with the published network in plain torch, normalization, saving, loading."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def conf(embedder: str) -> Any:
     [("published", 25_557_032), ("resnet34", 21_797_672), ("resnet18", 11_689_512)],
 )
 def test_the_yaml_files_are_the_known_architectures(embedder: str, parameters: int) -> None:
-    """torchvision states these numbers for 1000 classes and three channels, and a first convolution of 7 x 7."""
+    """Numbers of parameters from torchvision: 1000 classes, three channels, first convolution of 7 x 7."""
     with torch.device("meta"):
         made = conf(embedder)(channels=3, features=1000, stem=7)
     assert sum(parameter.numel() for parameter in made.parameters()) == parameters
@@ -67,7 +67,7 @@ def test_the_first_level_keeps_the_resolution_of_small_latents(embedder: str) ->
 
 
 def published_names(channels: int, features: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the published file, from the layout of torchvision's ResNet-50, written out by hand."""
+    """Parameter names and shapes of the published file, from the layout of torchvision's ResNet-50."""
     shapes: dict[str, tuple[int, ...]] = {"model.conv1.weight": (64, channels, 7, 7)}
 
     def norm(name: str, width: int) -> None:
@@ -107,7 +107,7 @@ def published_weights(channels: int, features: int) -> dict[str, Tensor]:
 
 
 def restated(state: dict[str, Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The published network in plain functions: features of ``a``, and the pair logit of ``a`` and ``b``."""
+    """The published network in plain functions: features of ``a``, and the logit of the pair ``a``, ``b``."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var, weight, bias = (
@@ -147,7 +147,7 @@ def test_published_weights_give_the_pair_logits_of_the_published_network(tmp_pat
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.randn(3, channels, side, side, generator=generator) for _ in range(2))
     truth, logits = restated(state, a, b)
-    assert truth.std(dim=0).min() > 1e-4  # the features say something
+    assert truth.std(dim=0).min() > 1e-4  # features differ between images
     assert (network(a) - truth).abs().max() < 1e-5
     assert (network.pair_logits(network(a), network(b)) - logits).abs().max() < 1e-5
     facts = sees(channels=channels, height=side, width=side, mean=(0.5,) * 4, std=(2.0,) * 4, similarity="pearson")
@@ -178,7 +178,7 @@ def test_embeddings_are_computed_from_normalized_frames_independently() -> None:
     assert torch.allclose(made.embed(x), truth, atol=1e-6)
     assert made.embed(x.double()).dtype == torch.float32
     assert torch.allclose(made.embed(x[1:2]), truth[1:2], atol=1e-6)
-    assert (truth - made.network(x)).abs().max() > 1e-3  # the normalisation does something
+    assert (truth - made.network(x)).abs().max() > 1e-3  # the normalization has an effect
 
 
 def test_frames_of_another_size_are_refused() -> None:
@@ -191,7 +191,7 @@ def test_pair_logits_need_a_paired_network() -> None:
     made = small(paired=True).eval()
     assert made.pair is not None
     a, b = made(frames()), made(frames(seed=2))
-    assert float(a.min()) > 0  # a sigmoid
+    assert float(a.min()) > 0  # outputs of a sigmoid
     assert float(a.max()) < 1
     by_hand = [
         sum(abs(a[r, k] - b[r, k]) * made.pair.weight[0, k] for k in range(D)) + made.pair.bias for r in range(B)
@@ -204,7 +204,7 @@ def test_pair_logits_need_a_paired_network() -> None:
 @torch.no_grad()
 def test_a_saved_encoder_loads_with_the_same_embeddings(tmp_path: Path) -> None:
     made = encoder()
-    made.train()(frames(5, seed=4))  # running means are not what they began as
+    made.train()(frames(5, seed=4))  # running means differ from their initial values
     made.eval().save(tmp_path)
     loaded = load_identity_encoder(tmp_path)
     assert not loaded.training

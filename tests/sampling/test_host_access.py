@@ -1,4 +1,4 @@
-"""No step of sampling waits for the device: the loop runs on the meta device, which has no data to wait for."""
+"""Sampling steps never wait for the device: the loop runs on the meta device, which cannot return values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.tiny_diffusion import WINDOW, C, H, W, model
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of network calls of each trajectory, which runs under ``forbidden_host_access``."""
+    """Number of network calls of each sampling loop; the loops run under ``forbidden_host_access``."""
     calls: list[int] = []
     run = base.run_solver
 

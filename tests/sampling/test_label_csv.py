@@ -1,4 +1,4 @@
-"""``labels=<csv>``: read strictly, each column heard, refused or named, and each cell in its own row."""
+"""``labels=<csv>``: strict reading; each column is used, refused or reported as unread; cells stay in their rows."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_a_csv_that_is_not_there_is_refused_as_a_csv(tmp_path: Path) -> None:
 
 
 def test_the_cells_of_a_csv_are_typed_as_those_of_a_store(tmp_path: Path) -> None:
-    """A column of numbers is numbers, one of texts is text; a cell stays in its line, empty or not."""
+    """Cells have the types of a store: numeric columns are numbers, others are text; empty cells stay empty."""
     file = tmp_path / "asked.csv"
     file.write_bytes(b'\xef\xbb\xbfclass_id,EF,View,Source,note,"a,b"\r\n3, 44.5,007,1,x,\r\n,60,,01,,y\r\n\r\n')
     found = read_labels(str(file), ["View", "EF", "class_id", "text"])

@@ -1,4 +1,4 @@
-"""``stage=image`` and ``stage=video``: the numbers, the bytes, and interruptions."""
+"""``stage=image`` and ``stage=video``: numbers of samples, exact bytes, and interruptions."""
 
 import json
 import os
@@ -38,7 +38,8 @@ def test_the_exact_denoiser_gives_stores_of_the_right_mean_and_std(
         latents = whitened(store)
         assert {part.shape for part in latents} == {(frames, C, H, W)}
         every = np.concatenate(latents).transpose(1, 0, 2, 3).reshape(C, -1)
-        assert every.mean(1) == pytest.approx([0.8, -0.5, 0.2], abs=0.07)  # 960 numbers: standard error 0.02
+        # 960 numbers per channel: standard error 0.02
+        assert every.mean(1) == pytest.approx([0.8, -0.5, 0.2], abs=0.07)
         assert every.std(1) == pytest.approx([0.6] * C, rel=0.08)
         assert not any(store.latents(name)[1].any() for name in store.table["FileName"])
         assert not list(find_problems(store.root))
@@ -46,7 +47,7 @@ def test_the_exact_denoiser_gives_stores_of_the_right_mean_and_std(
 
 @pytest.mark.slow
 def test_no_patient_of_the_study_is_in_a_store_of_samples(tmp_path: Path) -> None:
-    """Not behind synthetic images, and not where the source is real."""
+    """Sample stores have no patient of the study, also if their references come from the real latents."""
     folder = study(tmp_path, latents=True)
     image(folder, "labels=training")
     video(folder)
@@ -74,7 +75,7 @@ def test_a_row_is_the_same_for_any_batch_and_length_of_the_list(tmp_path: Path) 
 
 @pytest.fixture
 def one_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code's version, whatever happens to the checkout meanwhile."""
+    """A fixed code version, so that a commit during the test has no effect."""
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
 
 
@@ -84,7 +85,7 @@ def one_version(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ten_interruptions_end_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stage: str
 ) -> None:
-    """Before the first row, within batches, between them, and at each step of the completion."""
+    """Interruptions before the first row, within and between batches, and in each step of the completion."""
     folder, undisturbed = study(tmp_path / "a"), study(tmp_path / "b")
     more = ["n=8", "batch=3", "steps=2"] if stage == "image" else ["n=8", "batch=3", "steps=1", "frames=13"]
     if stage == "video":
@@ -114,7 +115,8 @@ def test_ten_interruptions_end_with_the_same_bytes(
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_a_killed_process_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_DIR", os.devnull)  # a commit during the test is not another version of the code
+    # without Git, so that a commit during the test does not change the recorded version of the code
+    monkeypatch.setenv("GIT_DIR", os.devnull)
     folder, undisturbed = study(tmp_path / "a"), study(tmp_path / "b")
     more = ["n=160", "batch=2", "steps=2"]
     image(undisturbed, *more)
@@ -150,7 +152,7 @@ engine.sample(sample_cfg(folder, "video", *more, "n=3", "batch=4", "frames=13", 
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_rows(tmp_path: Path) -> None:
-    """Of the videos there is one batch: the second process has nothing to do."""
+    """Images: both processes write batches. Videos: one batch only, so the second process has no work."""
     folder = study(tmp_path)
     image(folder, "n=7", "batch=2")
     video(folder, "n=3", "batch=4", "frames=13")

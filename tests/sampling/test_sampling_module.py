@@ -1,4 +1,4 @@
-"""Drawing: with the exact denoiser of a Gaussian, against hand-made combinations, and row by row the same."""
+"""Sampling: the exact denoiser of a Gaussian, guidance by hand, and results that do not depend on the batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ def recipe(steps: int = 3, sampler: str | None = None, seed: int = 0, **guidance
 
 
 def values_of(made: DiffusionModel, count: int, seed: int = 5) -> dict[str, Tensor]:
-    """Something for each condition, of every row something else."""
+    """Values for all conditions, different in each row."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {"class_id": torch.tensor([[0, 1, 3][row % 3] for row in range(count)])}
     if made.is_video:
@@ -64,14 +64,14 @@ def test_the_exact_denoiser_gives_the_gaussian_in_the_units_of_the_store(
     assert drawn.shape == (count, C, frames, H, W)
     flat = drawn.transpose(0, 1).flatten(1)
     mean_, std = torch.tensor(STATISTICS.mean), torch.tensor(STATISTICS.std)
-    # 960 numbers or more for each channel: 3.5 % of the deviation for its mean, 2.5 % for itself
+    # at least 960 numbers per channel: standard errors of 3.5 % (mean) and 2.5 % (std) of the standard deviation
     assert ((flat.mean(1) - mean_ - std * MU.flatten()).abs() < 0.1 * std * SPREAD).all()
     assert ((flat.std(1) / (std * SPREAD) - 1).abs() < 0.08).all()
     assert len(drawn.flatten().unique()) > 0.99 * drawn.numel()
 
 
 def test_key_frames_come_in_the_order_in_which_they_were_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Channels [0:C] are the first end diastole, [C:2C] the end systole, then the end diastole."""
+    """Channels [0:C] are the first end diastole, [C:2C] the end systole, and [2C:3C] the second end diastole."""
     mean = torch.arange(9.0).view(1, 9, 1, 1)
     planted(monkeypatch, Gaussian(lambda *_: mean, 1e-4))
     drawn = SamplingModule(model("lidm", frames=3), recipe(5)).sample_latents(
@@ -113,7 +113,7 @@ def test_a_row_is_the_same_in_any_company(kind: str, sampler: str) -> None:
     ways = [(1, 2), (3, 2), *([(8, 1), (3, 4)] if kind == "crossfade" else [])]
     for batch, windows in ways:
         assert torch.allclose(drawn(batch, windows), all_at_once, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(all_at_once[0], all_at_once[3], atol=0.1)  # of the same class
+    assert not torch.allclose(all_at_once[0], all_at_once[3], atol=0.1)  # rows of the same class differ
 
 
 def test_noise_is_a_function_of_seed_row_and_kind() -> None:
@@ -126,7 +126,7 @@ def test_noise_is_a_function_of_seed_row_and_kind() -> None:
 
 @pytest.mark.parametrize("kind", ["lidm", "lvdm"])
 def test_guidance_by_hand(kind: str) -> None:
-    """d = D() + s_r (D(r) - D()) + s_c (D(r, c) - D(r)); without a reference d = D() + s_c (D(c) - D())."""
+    """d = D() + s_r (D(r) - D()) + s_c (D(r, c) - D(r)), or without a reference d = D() + s_c (D(c) - D())."""
     names = ("class_id",) if kind == "lidm" else ("reference", "class_id")
     made = model(kind, names)
     values = values_of(made, 2)
@@ -168,7 +168,7 @@ def test_guidance_away_from_a_weaker_model_by_hand() -> None:
 def test_no_more_network_calls_than_needed(
     monkeypatch: pytest.MonkeyPatch, guidance: dict[str, Any], rows: list[int]
 ) -> None:
-    """One call a step; one row of it for a sample without guidance. Ten steps: levels 1, 0.9, ... 0.1."""
+    """One call per step; one row per sample without guidance. Ten steps at the levels 1, 0.9, ..., 0.1."""
     network = planted(monkeypatch, Gaussian(lambda *_: MU, SPREAD))
     SamplingModule(model("lidm"), recipe(10, **guidance)).sample_latents(
         [0, 1, 2], {"class_id": torch.tensor([0, 1, 3])}
@@ -178,7 +178,8 @@ def test_no_more_network_calls_than_needed(
 
 def test_windows_go_through_the_network_as_many_at_once_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     made = model("lvdm", ("reference", "class_id"))
-    for windows, calls in ((1, [2] * 5), (2, [4, 4, 2]), (4, [6, 4]), (8, [10])):  # five windows of 8 frames, 4 shared
+    # five windows of 8 frames, with an overlap of 4 frames
+    for windows, calls in ((1, [2] * 5), (2, [4, 4, 2]), (4, [6, 4]), (8, [10])):
         network = planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
         SamplingModule(made, recipe(2), ClipLengthConfig(24, WINDOW, 4, windows)).sample_latents(
             [0, 1], values_of(made, 2)
@@ -217,17 +218,17 @@ def test_a_continued_window_is_given_the_last_frames_before_it_as_well(monkeypat
     mean, std = (torch.tensor(values).view(1, C, 1, 1, 1) for values in (STATISTICS.mean, STATISTICS.std))
     whitened = (drawn - mean) / std
     assert torch.equal(seen[0]["reference"], given["reference"])
-    assert len(seen) == 9  # three steps for each of frames 0-7, 8-12, and 13-17, of which the last is cut off
+    assert len(seen) == 9  # three windows of three steps: frames 0-7, 8-12 and 13-17; frame 17 is cut off
     for call, end in ((3, 8), (5, 8), (6, 13)):
         wanted = torch.cat([given["reference"], whitened[:, :, end - 3 : end]], dim=2)
         assert torch.allclose(seen[call]["reference"], wanted, atol=1e-5)
         assert seen[call]["reference_time"].tolist() == [[3.0 - end, 0.0, 1.0, 2.0]] * 2
         assert torch.equal(seen[call]["class_id"], given["class_id"])
-    assert not torch.allclose(whitened[:, :, :5], whitened[:, :, 8:13], atol=0.1)  # each has noise of its own
+    assert not torch.allclose(whitened[:, :, :5], whitened[:, :, 8:13], atol=0.1)  # each window has its own noise
 
 
 def test_references_lie_relative_to_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A window that begins at frame s sees a reference of frame 2 at the time 2 - s."""
+    """A window that begins at frame s has the reference of frame 2 at the time 2 - s."""
     seen: list[tuple[Tensor, dict[str, Tensor]]] = []
     exact = Gaussian(lambda *_: MU[:, :, None], SPREAD)
 
@@ -241,7 +242,7 @@ def test_references_lie_relative_to_the_window(monkeypatch: pytest.MonkeyPatch) 
     given |= {"reference": torch.randn(2, C, 2, H, W), "reference_time": torch.tensor([[2.0, 9.5], [3.0, 5.0]])}
     SamplingModule(made, recipe(1), ClipLengthConfig(18, WINDOW, 3, 8)).sample_latents([0, 1], given)
     ((x_t, values),) = seen
-    starts = [0, 5, 10]  # 18 frames, windows of 8 that share 3
+    starts = [0, 5, 10]  # 18 frames: windows of 8 frames with an overlap of 3 frames
     noise = torch.stack([torch.randn(C, 18, H, W, generator=row_generator(0, row, True)) for row in (0, 1)])
     for window, start in enumerate(starts):
         rows = slice(2 * window, 2 * window + 2)
@@ -260,7 +261,7 @@ def test_frames_share_as_much_noise_as_in_training(monkeypatch: pytest.MonkeyPat
     SamplingModule(made, recipe(1), ClipLengthConfig(13, WINDOW, 3, 4, join)).sample_latents(
         list(range(20)), values_of(made, 20)
     )
-    first = seen[0][:20].transpose(1, 2).flatten(2)  # b f (c h w)
+    first = seen[0][:20].transpose(1, 2).flatten(2)  # (rows, frames, channels * height * width)
     products = torch.einsum("bfx,bgx->bfg", first, first) / first.shape[-1]
     apart = ~torch.eye(WINDOW, dtype=torch.bool)
     assert products[:, apart].mean().item() == pytest.approx(0.7, abs=0.1)  # 1,440 numbers: standard error 0.03
@@ -317,7 +318,8 @@ def test_a_residual_is_drawn_with_its_spread(monkeypatch: pytest.MonkeyPatch) ->
     values = values_of(made, 20)
     drawn = SamplingModule(made, recipe(20), ClipLengthConfig(13, WINDOW, 4, 2)).sample_latents(list(range(20)), values)
     scale = torch.tensor(STATISTICS.std).view(C, 1, 1, 1)
-    apart = (drawn - unwhiten(values["reference"], STATISTICS, dim=1)) / scale  # a single reference lies everywhere
+    # a single reference is used for all frames
+    apart = (drawn - unwhiten(values["reference"], STATISTICS, dim=1)) / scale
     for channel in range(C):
         mean, std = (float(f(apart[:, channel])) for f in (torch.mean, torch.std))
         assert mean == pytest.approx(float(MU[0, channel]) * spread[channel], abs=0.1 * spread[channel])

@@ -1,4 +1,4 @@
-"""Which models may stand for the worse one in autoguidance."""
+"""Models that are accepted as the weaker model of autoguidance."""
 
 from pathlib import Path
 from typing import Any

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A real SLURM of two nodes on this one machine, from Debian's slurm-wlm and munge. As root:
-#   tests/slurm/cluster.sh start FOLDER    its configuration, logs and state are in FOLDER, an absolute path
-#   tests/slurm/cluster.sh stop FOLDER     ends its daemons, and only these
-# A job that is queued again waits for cred_expire, here 15 s and by default two minutes.
-# Then SLURM_CONF=FOLDER/slurm.conf sbatch ..., and squeue, scontrol as on any cluster. Ports from 27817 (PORT=).
+# Start or stop a real SLURM cluster of two nodes on this machine, with slurm-wlm and munge of Debian. As root:
+#   tests/slurm/cluster.sh start FOLDER    FOLDER: absolute path for configuration, logs and state
+#   tests/slurm/cluster.sh stop FOLDER     stops only the daemons of this cluster
+# A requeued job waits for cred_expire: 15 s in this cluster, two minutes by default.
+# Usage: SLURM_CONF=FOLDER/slurm.conf sbatch ... (also squeue, scontrol). Ports start at 27817 (variable PORT).
 set -euo pipefail
 action="$1" folder="$2" port="${PORT:-27817}"
 export SLURM_CONF="$folder/slurm.conf"
@@ -14,7 +14,7 @@ configure() {
   (umask 077 && head -c 128 /dev/urandom > "$folder/munge.key")
   touch "$folder"/gpu{0,1,2,3}
   echo "NodeName=n[1-2] Name=gpu File=$folder/gpu[0-3]" > "$folder/gres.conf"
-  local size="CPUs=16 RealMemory=256000 Gres=gpu:4"  # taken on faith, as if there were as much
+  local size="CPUs=16 RealMemory=256000 Gres=gpu:4"  # SLURM does not check these resources
   cat > "$SLURM_CONF" <<CONF
 ClusterName=oneroom
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -54,7 +54,7 @@ CONF
 
 start() {
   configure
-  # Snakemake's jobs call srun without SLURM_CONF, so that it reads the file of the machine.
+  # srun in the jobs of Snakemake has no SLURM_CONF: a link makes the configuration file the default.
   mkdir -p /etc/slurm
   [ -e /etc/slurm/slurm.conf ] || ln -sfn "$SLURM_CONF" /etc/slurm/slurm.conf
   munged --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \

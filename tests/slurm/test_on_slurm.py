@@ -1,6 +1,6 @@
-"""The command line on a real SLURM of two nodes, which ``cluster.sh`` sets up on this machine. Run when asked, as root:
+"""The command line on a real SLURM cluster of two nodes, which ``cluster.sh`` starts on this machine.
 
-ECHODREAM_SLURM=1 python -m pytest -n 0 tests/slurm
+The tests run only on request, as root: ECHODREAM_SLURM=1 python -m pytest -n 0 tests/slurm
 """
 
 import json
@@ -44,14 +44,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """The environment of a user of the cluster."""
+    """Start the cluster; yield the environment variables of a user of the cluster."""
     if absent := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.fail(f"{', '.join(absent)} not found: apt-get install slurm-wlm munge")
-    folder = tempfile.mkdtemp(prefix="slurm-")  # not pytest's: a socket's path is short
+    folder = tempfile.mkdtemp(prefix="slurm-")  # not in pytest's temporary folder: the path of a socket must be short
     script = [str(Path(__file__).parent / "cluster.sh")]
     environment = {**os.environ, "GIT_DIR": os.devnull}
     environment |= {"SLURM_CONF": f"{folder}/slurm.conf", "PORT": str(free_port())}
-    environment |= {"MASTER_ADDR": "127.0.0.1"}  # the nodes' names are not those of machines
+    environment |= {"MASTER_ADDR": "127.0.0.1"}  # the names of the nodes cannot be resolved to addresses
     try:
         subprocess.run([*script, "start", folder], env=environment, check=True)
         yield environment
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos and latents, and a random model that draws."""
+    """Stores of videos and latents, and an image diffusion model with random weights."""
     folder = tmp_path_factory.mktemp("study")
     moving_disc_store(folder / "data/phantom/videos")
     latent_store(folder / "data/phantom/latents")
@@ -94,7 +94,7 @@ def weights(folder: Path) -> bytes:
 
 
 def rows(store: Path) -> dict[str, bytes]:
-    """All that a store holds but the record of how it was made."""
+    """All files of a store except the record of its creation."""
     files = [path for path in store.rglob("*") if path.is_file() and path.name not in ("dataset.json", "SHA256SUMS")]
     return {str(path.relative_to(store)): path.read_bytes() for path in files}
 
@@ -119,7 +119,7 @@ def test_two_tasks_on_two_nodes_train_as_two_local_processes(study: Path, cluste
 
 
 def test_a_job_that_is_queued_again_ends_with_the_same_weights(study: Path, cluster: dict[str, str]) -> None:
-    """By an administrator, by a job of higher priority, and because its time runs out."""
+    """A job is requeued by an administrator, by a job of higher priority, or at its time limit: equal weights."""
 
     def scontrol(*arguments: str) -> str:
         asked = ["scontrol", *arguments]
@@ -188,7 +188,7 @@ def test_a_failed_run_of_a_sweep_and_a_refused_job_are_each_a_sentence(study: Pa
 
 
 def test_a_study_by_snakemake_ends_with_the_bytes_of_a_local_run(cluster: dict[str, str], tmp_path: Path) -> None:
-    """Although one of its jobs is cancelled, and one of the two nodes is drained."""
+    """The bytes are equal even if one job is canceled and one of the two nodes is drained."""
     environment = {**cluster, "PYTHONPATH": str(ROOT)}
     folders = {name: tmp_path / name for name in ("here", "there")}
     for folder in folders.values():
@@ -202,7 +202,7 @@ def test_a_study_by_snakemake_ends_with_the_bytes_of_a_local_run(cluster: dict[s
         return subprocess.run(words, env=cluster, capture_output=True, text=True, check=True).stdout
 
     def running(rule: str) -> str:
-        """The job of ``rule``; empty: it does not run."""
+        """Number of the running job of ``rule``, or an empty string."""
         found = re.search(
             rf"^(\d+) rule_{rule}\b", asked("squeue", "--noheader", "--states=RUNNING", "-o", "%i %k"), re.M
         )

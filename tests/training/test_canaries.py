@@ -1,4 +1,4 @@
-"""Training with canaries: patients who are left out have no influence, and the artifact has the digest."""
+"""Training with canaries: patients who are left out have no influence; the artifact has the digest of the canaries."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ CANARIES = ["canaries=4", "seed=1"]
 
 
 def patients(store: Store) -> dict[str, str]:
-    """Patient of each recording of TRAIN."""
+    """Patient of each TRAIN recording."""
     rows = store.table[store.table["Split"] == "TRAIN"]
     return dict(zip(rows["FileName"], rows["PatientID"], strict=True))
 
@@ -40,7 +40,7 @@ def test_who_is_left_out_is_never_read(tmp_path: Path, monkeypatch: pytest.Monke
     engine.train(cfg)
     kept = {name for name, patient in training.items() if patient not in canaries.left_out}
     assert read & training.keys() == kept
-    assert read - training.keys()  # VAL and TEST
+    assert read - training.keys()  # recordings of VAL and TEST are read
     artifact = read_artifact(tmp_path / kind, kind)
     assert artifact.canaries == canaries.digest
     assert not any(name in (tmp_path / kind / "artifact.json").read_text() for name in training.values())
@@ -61,7 +61,7 @@ def test_canaries_are_part_of_the_settings_and_their_absence_is_not(tmp_path: Pa
         hashes.append(settings_hash(cfg))
     OmegaConf.set_struct(cfg, False)
     del cfg["canaries"]
-    assert hashes[0] == settings_hash(cfg)  # of artifacts from before
+    assert hashes[0] == settings_hash(cfg)  # equal to the hash of artifacts made before canaries existed
     assert len(set(hashes)) == 3
 
 

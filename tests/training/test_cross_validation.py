@@ -1,4 +1,4 @@
-"""Folds and seeds in one command: an artifact each, every patient tested once by a model that never saw them."""
+"""Folds and seeds in one command: one artifact each; every patient is tested by a model trained without the patient."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from tests.support.stores import make_video_store, row
 
 
 def stores(folder: Path) -> None:
-    """Twelve patients of two recordings in two classes; six synthetic recordings."""
+    """Twelve patients in two classes with two recordings each; six synthetic recordings."""
     rows = []
     for k in range(24):
         split = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST", "TEST")[k // 4]
@@ -54,7 +54,7 @@ def test_all_folds_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     each = [read_artifact(root / name, "classifier").metrics for name in names]
     assert metrics["loss"] == pytest.approx(np.mean([found["loss"] for found in each]), abs=1e-5)
     assert metrics["loss_std"] == pytest.approx(np.std([found["loss"] for found in each], ddof=1), abs=1e-5)
-    # every patient is tested once, by the model of a fold in which they are neither in training nor in validation
+    # every patient is tested once, by the model of the fold whose training and validation data exclude this patient
     assert (record["together"]["recordings"], record["together"]["patients"]) == (24, 12)
     facts = [load_classifier(root / name)[1] for name in names]
     assert [config["fold"] for config in facts] == [0, 1, 2]
@@ -63,14 +63,14 @@ def test_all_folds_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="holds several classifiers, of folds or seeds: give the folder of one"):
         load_classifier(root)
     monkeypatch.setattr("echodream.training.cross_validation.train_model", lambda *_: 1 / 0)
-    assert engine.train(train_cfg(tmp_path, "folds=3")) == metrics  # already complete
+    assert engine.train(train_cfg(tmp_path, "folds=3")) == metrics  # all artifacts are complete: no further training
     with pytest.raises(UserError, match="was trained with other settings"):
         engine.train(train_cfg(tmp_path))
 
 
 @torch.no_grad()
 def _pooled(folder: Path, root: Path, names: list[str]) -> float:
-    """AUC of class a over all recordings, each looked at by the model of its own patient's fold, one by one."""
+    """AUC of class a over all recordings; each recording is classified by the model of its patient's test fold."""
     from echodream.datamodules.patient_folds import assign_folds
 
     store = Store(folder / "videos")
@@ -87,7 +87,7 @@ def _pooled(folder: Path, root: Path, names: list[str]) -> float:
 
 @pytest.mark.slow
 def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after the first of two seeds, the rest is made and nothing else."""
+    """After a kill in the second of two trainings, the same command runs only the second training."""
     stores(tmp_path)
     whole = engine.train(train_cfg(tmp_path, "seeds=[0,1]", f"dst={tmp_path}/once", f"work={tmp_path}/other"))
     from echodream.training import cross_validation

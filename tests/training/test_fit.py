@@ -1,4 +1,4 @@
-"""Whole training runs of the smallest autoencoder, through the engine."""
+"""Complete training runs of the smallest autoencoder."""
 
 import functools
 import json
@@ -49,13 +49,13 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def without_paths(folder: Path) -> dict[str, bytes]:
-    """The artifact's bytes, without what names the temporary folder."""
+    """Contents of the artifact's files, except training.yaml, which has temporary paths."""
     return {name: value for name, value in bytes_of(folder).items() if name != "training.yaml"}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three epochs; the loggers and pictures of a second run are tested elsewhere."""
+    """An autoencoder after three epochs; other tests cover loggers and pictures."""
     folder = study(tmp_path_factory.mktemp("trained"))
     engine.train(train_cfg(folder, "trainer.max_epochs=3", "model.lr=0.01", "callbacks.ema.decay=0.5"))
     return folder
@@ -82,7 +82,7 @@ def test_the_artifact_is_complete_and_diffusers_opens_it(trained: Path) -> None:
 @pytest.mark.parametrize("source", [None, "ab" * 32])
 @pytest.mark.slow
 def test_the_artifact_names_the_origin_of_its_store(tmp_path: Path, source: str | None) -> None:
-    """The store that the training store was decoded from, so that its patients are known."""
+    """The artifact records the store from which the training store was decoded, so that the patients are known."""
     folder = study(tmp_path)
     path, sums = folder / "videos/dataset.json", folder / "videos" / CHECKSUMS
     before, dataset = file_sha256(path), json.loads(path.read_text())
@@ -105,7 +105,8 @@ def test_the_loss_falls_and_each_epoch_is_validated(trained: Path) -> None:
 
 def test_the_statistics_are_those_of_the_training_frames(trained: Path) -> None:
     network = AutoencoderKL.from_pretrained(trained / "vae")
-    frames = np.concatenate([moving_disc(length, k) for k, length in ((0, 5), (1, 11), (2, 3), (5, 9))])  # TRAIN
+    # the TRAIN recordings
+    frames = np.concatenate([moving_disc(length, k) for k, length in ((0, 5), (1, 11), (2, 3), (5, 9))])
     x = torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         posterior = network.encode(x).latent_dist
@@ -153,7 +154,7 @@ def test_a_picture_of_each_validation_is_kept(trained: Path) -> None:
     assert [path.name for path in pictures] == [f"reconstruction_{epoch:05d}.png" for epoch in range(3)]
     picture = np.asarray(Image.open(pictures[-1]))
     assert picture.shape == (3 * (HEIGHT + 2) - 2, 2 * (WIDTH + 2) - 2, 3)  # two validation recordings
-    middle = moving_disc(4, 3)[1]  # the middle two of four frames; the first is shown
+    middle = moving_disc(4, 3)[1]  # the pictures show the first of the middle two of four frames
     assert np.array_equal(picture[:HEIGHT, :WIDTH], np.repeat(middle, 3, axis=-1))
     shown, made = (picture[top : top + HEIGHT, :WIDTH].astype(float) for top in (0, HEIGHT + 2))
     drawn = picture[2 * (HEIGHT + 2) :, :WIDTH].astype(float)
@@ -161,7 +162,7 @@ def test_a_picture_of_each_validation_is_kept(trained: Path) -> None:
 
 
 def accident(cfg: Any, monkeypatch: pytest.MonkeyPatch, *callbacks: Callback) -> None:
-    """Train until something raises."""
+    """Train until a callback raises an error."""
     make = training.make_trainer
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, *callbacks], **more))
@@ -177,7 +178,7 @@ MORE = ("trainer.max_epochs=3", "loss.adversarial.weight=0.5", "loss.adversarial
 def test_an_interrupted_run_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder_only: bool
 ) -> None:
-    """Killed in the first epoch, in the second, after the last but before the export: with both optimisers and EMA."""
+    """Interrupted in the first and second epoch, and before the export; with two optimizers and averaged weights."""
     more = [*MORE, "loss.adversarial.layers=1"]
     more += ["loss.adversarial.decoder_only=true", "loss.adversarial.local_mean=3"] if decoder_only else []
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
@@ -243,7 +244,7 @@ def test_a_nan_loss_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     assert not (folder / "vae").exists()
     (last,) = (folder / "runs").glob("*/last.ckpt")
     assert torch.load(last, weights_only=True)["epoch"] == 0
-    assert engine.train(train_cfg(folder, few))["psnr"] > 0  # the same command goes on
+    assert engine.train(train_cfg(folder, few))["psnr"] > 0  # the same command continues the training
 
 
 @pytest.mark.slow
@@ -351,7 +352,8 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
         patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, Second()], **more))
         metrics = engine.train(train_cfg(*cfg))
     assert refused == [True]
-    with monkeypatch.context() as patch:  # the second one looked before the first had finished
+    # simulates that the second process checked for an artifact before the first process had finished
+    with monkeypatch.context() as patch:
         patch.setattr(engine, "metrics_of_existing_artifact", lambda *_: None)
         patch.setattr(training, "make_trainer", None)
         assert engine.train(train_cfg(*cfg)) == metrics
@@ -368,7 +370,7 @@ def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, work
 
 @pytest.mark.slow
 def test_the_demo_experiment_trains(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """Its whole composition, on a phantom of 64 x 64 as it is ingested."""
+    """The complete configuration of experiment=demo, on an ingested phantom of 64 x 64."""
     shared = ["data=phantom", "experiment=demo"]
     few = ["data.source.patients=12", "+data.source.per_patient=[1,1]", "+data.source.seconds=[0.3,0.4]", "workers=0"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -388,14 +390,15 @@ def test_the_demo_experiment_trains(tmp_path: Path, recwarn: pytest.WarningsReco
         cfg = compose("train", ["model=vae", *shared, *less, *where, "trainer.accelerator=cpu"])
     engine.sample(raw)
     assert engine.train(cfg)["psnr"] > 0
-    assert not [w for w in recwarn if "logging interval" in str(w.message)]  # one batch, and a value each ten
+    # one batch per epoch; metrics are logged every ten batches
+    assert not [w for w in recwarn if "logging interval" in str(w.message)]
     recipe = OmegaConf.load(tmp_path / "vae" / "training.yaml")
     assert (recipe.model.schedule, list(recipe.vae.widths)) == ("cosine", [16, 32, 64, 64])
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_export_once(tmp_path: Path) -> None:
-    """With both optimisers: each backward pass leaves the other's parameters without a gradient."""
+    """Training with two optimizers: in each backward pass, the parameters of the other network have no gradient."""
     folder = study(tmp_path)
     overrides = [
         "data=phantom",
@@ -457,7 +460,7 @@ def test_each_epoch_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_the_bar_is_on_stderr_where_somebody_looks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Scripts keep stdout to themselves: it is what a stage says."""
+    """The progress bar goes to stderr of a terminal, because stdout has the result of the command."""
     settings = functools.partial(pl.Trainer, accelerator="cpu", logger=False, max_epochs=1)
     assert make_trainer(settings, []).progress_bar_callback is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -496,6 +499,6 @@ def test_a_training_on_a_gpu_has_the_precision_of_its_model(tmp_path: Path, monk
     engine.train(train_cfg(folder, "trainer.max_epochs=1"))
     assert set(seen) == {"bf16-mixed"}
     assert OmegaConf.load(folder / "vae" / "training.yaml").trainer.precision == "bf16-mixed"
-    engine.train(train_cfg(folder, "trainer.max_epochs=1"))  # complete
+    engine.train(train_cfg(folder, "trainer.max_epochs=1"))  # already complete: nothing to train
     with pytest.raises(UserError, match=r"was trained with trainer\.precision=bf16-mixed: choose another dst="):
         engine.train(train_cfg(folder, "trainer.max_epochs=1", "trainer.precision=32-true"))

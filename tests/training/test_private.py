@@ -1,4 +1,4 @@
-"""Private training: steps against a loop by hand, Poisson sampling of patients, and what is refused."""
+"""Private training: steps compared with a loop by hand, Poisson sampling of patients, and refused settings."""
 
 import itertools
 import json
@@ -58,7 +58,7 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_accountant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fixed noise, so that no test waits for opacus or needs it."""
+    """A fixed noise multiplier, so that tests do not need the package opacus."""
 
     def plan(settings: PrivacySettings, sampling_rate: float, steps: int) -> PrivacyBudget:
         return PrivacyBudget(settings.epsilon, settings.delta, "none", 0.8, sampling_rate, steps)
@@ -94,17 +94,18 @@ def test_each_patient_takes_part_at_random_with_samples_of_their_own(tmp_path: P
     latent_store(tmp_path / "latents")
     found = batches(tmp_path, 0.4)
     names = {"r0", "r1", "r2", "r5", "r6"}
-    assert len(found) == 48 // (2 * 3)  # as many frames as an epoch has: 9 + 12 + 5 + 8 + 14
+    assert len(found) == 48 // (2 * 3)  # the batches have as many frames as an epoch: 9 + 12 + 5 + 8 + 14
     drawn = [recordings(found[(epoch, number)]) for epoch in range(50) for number in range(8)]
     assert {name for step in drawn for patient in step for name in patient} == names
     assert all(len(patient) == 1 for step in drawn for patient in step)
     took_part = np.array([[{name} in step for name in sorted(names)] for step in drawn])
     assert took_part.mean() == pytest.approx(0.4, abs=3.5 * (0.24 / took_part.size) ** 0.5)
     counts = took_part.sum(axis=1)
-    assert counts.var() == pytest.approx(5 * 0.24, abs=0.35)  # of a binomial number
+    assert counts.var() == pytest.approx(5 * 0.24, abs=0.35)  # variance of the binomial distribution
     assert counts.min() == 0
     assert np.abs(np.corrcoef(took_part.T) - np.eye(5)).max() < 0.2
-    assert (took_part[1:] == took_part[:-1]).mean() == pytest.approx(0.52, abs=0.05)  # .4^2 + .6^2
+    # probability of equal choices in consecutive steps: 0.4^2 + 0.6^2
+    assert (took_part[1:] == took_part[:-1]).mean() == pytest.approx(0.52, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["lidm", "lvdm"])
@@ -174,7 +175,7 @@ def with_callback(patch: pytest.MonkeyPatch, callback: Callback) -> None:
 def test_an_interrupted_private_training_ends_with_the_same_bytes(
     study: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("secrets.token_hex", lambda count: KEY[:count].hex())  # the same secret key for each folder
+    monkeypatch.setattr("secrets.token_hex", lambda count: KEY[:count].hex())  # the same secret key for each training
     found = {}
     for name, accidents in (("whole", ()), ("interrupted", ((0, 2), (1, 1)))):
         cfg = private_cfg(study, kind, f"dst={study}/{name}", f"work={study}/work_{name}")
@@ -203,10 +204,11 @@ def test_an_interrupted_private_training_ends_with_the_same_bytes(
     assert (
         metadata["conditioning"] == json.loads((study / "public" / kind / "diffusion.json").read_text())["conditioning"]
     )
-    assert "3.0" in json.dumps(metadata)  # the statistics are those of the public latents
+    assert "3.0" in json.dumps(metadata)  # the statistics of the public latents
     monkeypatch.setattr("secrets.token_hex", lambda count: KEY[:count][::-1].hex())
     engine.train(private_cfg(study, kind, f"dst={study}/other", f"work={study}/work_other"))
-    assert (study / "other" / WEIGHTS[0]).read_bytes() != found["whole"][0]  # not a function of the public seed
+    # the weights depend on the secret key, not only on the public seed
+    assert (study / "other" / WEIGHTS[0]).read_bytes() != found["whole"][0]
 
 
 @pytest.mark.slow
@@ -275,13 +277,13 @@ def test_models_that_were_trained_on_the_same_patients_are_refused(study: Path) 
         engine.train(private_cfg(study, "lidm"))
     rewrite(study / "vae/artifact.json", source="2" * 64)
     shutil.rmtree(study / "latents")
-    latent_store(study / "latents")  # without a record of the videos
+    latent_store(study / "latents")  # without the checksum of the source videos
     with pytest.raises(UserError, match="may have been trained on the same patients: encode with"):
         engine.train(private_cfg(study, "lidm"))
 
 
 def patients_of(study: Path, name: str, **settings: Any) -> tuple[str, dict[str, Any]]:
-    """The checksum of another store next to the latents, and its record as that of an initial model."""
+    """Write another store next to the latents; return its checksum, and the record of a model trained on this store."""
     shutil.rmtree(study / name, ignore_errors=True)
     checksum = latent_store(study / name, settings=settings).checksum
     return checksum, {"fingerprint": "5" * 64, "source": checksum, "origin": "", "initial": None}
@@ -289,7 +291,7 @@ def patients_of(study: Path, name: str, **settings: Any) -> tuple[str, dict[str,
 
 @pytest.mark.parametrize("key", ["model.initial", "model.vae"])
 def test_no_store_of_the_patients_may_be_in_the_lineage_of_initial_model_and_autoencoder(study: Path, key: str) -> None:
-    """By the store itself, by each store that it records, and by those that these record; and never without record."""
+    """Refused: the store itself, the stores in its record, and the stores in their records; also a missing record."""
     path = study / {"model.initial": "public/lidm", "model.vae": "vae"}[key] / "artifact.json"
     given, (raw, _) = path.read_text(), patients_of(study, "raw")
     shared, _ = patients_of(study, "shared", keyframes={"videos": raw, "onto": "6" * 64})
@@ -367,7 +369,8 @@ def test_a_training_that_is_not_private_keeps_its_hash(study: Path) -> None:
         if not overrides:
             OmegaConf.set_struct(cfg, False)
             del cfg.trainer["privacy"], cfg.model["initial"], cfg.model.module["initial"]
-            assert settings_hash(cfg) == hashes[0]  # of artifacts from before
+            # equal to the hash of artifacts made before private training existed
+            assert settings_hash(cfg) == hashes[0]
     private = private_cfg(study, "lidm")
     engine.check_and_resolve(private)
     assert hashes[0] == hashes[1]

@@ -1,4 +1,4 @@
-"""The hash of a training's settings: what changes it, and what does not."""
+"""The hash of the training settings: settings that change the hash, and settings that do not."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings of conditions that cannot be, and how the published ones are written down."""
+"""Settings of conditions: invalid settings are refused, and the published conditions are recorded correctly."""
 
 from typing import Any
 
@@ -60,6 +60,7 @@ def test_a_published_number_stays_what_it_is() -> None:
     told = Conditioner({"EF": PublishedToken("EF", scale=100.0)}, 1)
     told.fit(pd.DataFrame({"EF": [20.0, 55.5], "class_name": ["a", "b"]}), 4)
     assert [told.filelist_columns({"EF": cell}) for cell in (55.5, 50.0, None)] == [{"EF": 55.5}, {"EF": 50}, {}]
-    untold = Conditioner({"class_id": PublishedToken("class_id")}, 1)  # of weights that came without a table
+    # a condition of published weights, which have no table of training rows
+    untold = Conditioner({"class_id": PublishedToken("class_id")}, 1)
     untold.build(4)
     assert untold.filelist_columns({"class_id": 2.0}) == {"class_id": 2}

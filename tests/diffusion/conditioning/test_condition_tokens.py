@@ -1,4 +1,4 @@
-"""Each condition's token, its learned null, and its dropout."""
+"""Tokens of the conditions: the token of each value, the learned null token, and the dropout of conditions."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,8 @@ def test_every_class_has_its_token_and_none_of_them_is_the_null() -> None:
     dropped = tokens(made, {"class_id": [0, 1, 3, None]}, "nothing")
     assert torch.equal(dropped, dropped[:1].expand(4, -1, -1))
     assert torch.equal(given[3], dropped[3])
-    assert torch.cdist(given[:, 0], given[:, 0]).fill_diagonal_(9).min() > 0.1  # class 0 is far from the null too
+    # class 0 also differs from the null token
+    assert torch.cdist(given[:, 0], given[:, 0]).fill_diagonal_(9).min() > 0.1
     off_a_line = torch.linalg.svdvals((given - given.mean(0))[:, 0])
     assert off_a_line[2] > 0.1
 
@@ -86,7 +87,7 @@ def test_missing_cells_give_exactly_the_null(name: str, module: nn.Module, colum
 
 
 def test_what_training_has_not_seen_is_missing_in_a_batch() -> None:
-    """In a held-out recording, as it has no embedding: class 2 lies between classes that were seen."""
+    """Values without an embedding become missing values, without an error: classes 2 and 7, and view A5C."""
     made = conditioner(class_id=ClassId(), view=Category("View"))
     values = made.encode_batch(
         batch(5, class_id=torch.tensor([0, 2, 3, 7, 1]), View=["PSAX", "A5C", "", "A4C", "PLAX"])
@@ -139,7 +140,7 @@ def test_dropout_is_what_was_set_for_each_condition_and_row_by_itself() -> None:
 
 
 def test_a_share_of_rows_is_told_nothing_at_all() -> None:
-    """Without it D(null), where guidance begins, would be trained on the product of all dropouts alone."""
+    """Joint dropout drops all conditions of a row at once, so that D(null) is trained often enough for guidance."""
     parts = {"reference": Reference(0.1), "class_id": ClassId(0.2)}
     made, count = Conditioner(parts, D, joint_dropout=0.3), 4000
     masks = made.sample_dropout(count, torch.Generator().manual_seed(1))
@@ -187,7 +188,7 @@ def test_a_dropout_that_cannot_be(dropout: float) -> None:
 
 
 def test_a_conditioned_network_hears_every_condition_and_every_null() -> None:
-    """Each of the four sets that guidance compares gives another prediction, for class 0 as for the others."""
+    """The network predicts four different results for the four sets of conditions of guidance, also for class 0."""
     from echodream.networks.denoisers.unet import build_unet
 
     torch.manual_seed(0)

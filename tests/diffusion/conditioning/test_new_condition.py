@@ -1,6 +1,7 @@
-"""A new type of condition is one Python file and one yaml: it trains, exports, loads, samples, has a guidance scale.
+"""A new type of condition needs one Python file and one yaml file to train, export, load, sample and be guided.
 
-A number or a text in a column needs the yaml only (conf/conditioning/new_condition.yaml.template).
+A condition that is a number or a text in a column needs only the yaml file
+(conf/conditioning/new_condition.yaml.template).
 """
 
 import sys
@@ -31,7 +32,7 @@ YAML = f"weight:\n  _target_: {MODULE}.Weight\n  column: Weight\n  dropout: 0.1\
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A lidm with the conditions class_id and weight, and the configuration folder that has weight."""
+    """Image diffusion model, trained with the conditions class_id and weight; yields the folder of the yaml file."""
     folder = tmp_path_factory.mktemp("weight")
     (folder / "code").mkdir()
     (folder / "code" / "weight.py").write_text(CODE)

@@ -1,4 +1,4 @@
-"""The published conditioning, against direct calls of diffusers' UNets."""
+"""Conditions of the published models, compared with direct calls of the UNets of diffusers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Reference frames placed in time, against a loop over frames."""
+"""Reference frames, interpolated in time, compared with a loop over frames."""
 
 import math
 
@@ -15,7 +15,7 @@ from tests.support.conditions import REST, B, C, F, H, R, W, batch, conditioner,
 
 
 def brute_force(latents: np.ndarray, times: np.ndarray, frames: int) -> np.ndarray:
-    """For (C, R, H, W) and (R,), frame by frame. Returns (C + 3, F, H, W)."""
+    """Interpolated references of latents (C, R, H, W) at times (R,), frame by frame: (C + 3, F, H, W)."""
     channels, _, height, width = latents.shape
     made = np.zeros((channels + 3, frames, height, width), np.float32)
     for frame in range(frames):
@@ -67,7 +67,7 @@ def test_the_reference_itself_is_marked_with_one_and_zero() -> None:
         assert torch.equal(found[row, :C, frame], latents[row, :, 0])
         assert torch.equal(found[row, C, frame], torch.ones(H, W))
         assert torch.equal(found[row, C + 1, frame], torch.zeros(H, W))
-    assert (found[0, C + 1, 0] == 1).all()  # there is none before
+    assert (found[0, C + 1, 0] == 1).all()  # there is no reference before frame 0
     assert 0 < found[0, C + 1, 2].min() < 1
     assert 0 < found[0, C + 2, 0].min() < 1
     assert (found[0, C + 2, 2] == 1).all()
@@ -75,7 +75,7 @@ def test_the_reference_itself_is_marked_with_one_and_zero() -> None:
 
 @pytest.mark.parametrize("stride", [1, 3])
 def test_a_window_sees_what_the_whole_video_sees_there(stride: int) -> None:
-    """Times are multiples of 1 / stride, where two can be equally near: a tie may not hang on rounding."""
+    """A window and the whole video have equal references. Times are multiples of 1 / stride, so that ties occur."""
     made, frames, window = conditioner(reference=Reference()), 30, 8
     rng = np.random.default_rng(stride)
     for _ in range(30):
@@ -94,7 +94,8 @@ def test_the_order_of_references_is_of_no_account() -> None:
     assert torch.equal(given(made, latents, times, 9), given(made, latents[:, :, turn], times[:, turn], 9))
 
 
-@pytest.mark.parametrize("size", [(F, H, W), (4, 4, 4)])  # with B = C = F = H = W an axis mixed up shows by its values
+# with equal sizes B = C = F = H = W, only the values show mixed-up axes
+@pytest.mark.parametrize("size", [(F, H, W), (4, 4, 4)])
 def test_a_dropped_reference_leaves_nothing_of_it(size: tuple[int, int, int]) -> None:
     made, count = conditioner(reference=Reference()), 4
     latents, times = torch.randn(count, C, 1, *size[1:]), torch.zeros(count, 1)
@@ -155,7 +156,7 @@ def test_two_references_at_one_time_are_no_gap() -> None:
 
 @pytest.mark.parametrize("first", [-50.0, -3.0, 0.0, 4.0, 30.0])
 def test_a_beat_comes_again_before_and_after(first: float) -> None:
-    """What lies between is periodic, whatever beat is shown."""
+    """The key frames of a beat are repeated before and after the beat, so that the interpolation is periodic."""
     frames, lengths = 23, torch.tensor([7.0, 11.0])
     latents = torch.randn(2, C, 3, H, W)
     latents[:, :, 2] = latents[:, :, 0]

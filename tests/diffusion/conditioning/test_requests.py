@@ -1,4 +1,4 @@
-"""What is learnt from the training rows, what may be asked for then, and how it is written down."""
+"""Requests for conditions: values learned from the training rows, valid requests, and the recorded request columns."""
 
 import json
 import math
@@ -164,7 +164,7 @@ def test_requests_spread_over_all_that_was_seen() -> None:
         values = np.sort([value for value, own in zip(asked["EF"], pairs, strict=True) if own == pair])
         assert values.min() >= 20
         assert values.max() <= 80
-        assert np.diff([20, *values, 80]).max() < 14  # ten values in a range of 60
+        assert np.diff([20, *values, 80]).max() < 14  # ten values in a range of width 60
     assert {name: cells[:7] for name, cells in asked.items()} == made.uniform_requests(7)
     assert all(len(value) == 90 for value in made.encode_request(asked).values())
     assert Conditioner({}, D).uniform_requests(3) == {}

@@ -1,4 +1,4 @@
-"""Text through a frozen encoder, made here with random weights."""
+"""Text conditions: a frozen text encoder with random weights."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from tests.support.conditions import REST, TABLE, C, D, batch, keep
 
 
 def text_encoder(folder: Path, seed: int = 0) -> Path:
-    """A CLIP text encoder of eight dimensions that spells its words, with its tokenizer."""
+    """Save a small CLIP text encoder (width 8, random weights) and a tokenizer with one token per letter."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(seed)
     folder.mkdir()
@@ -105,7 +105,7 @@ def test_text_without_its_folder_or_its_package(tmp_path: Path, monkeypatch: pyt
 
 
 class LetterEncoder(nn.Module):
-    """Stands for CLIP: its hidden states are a random embedding of each letter."""
+    """Replacement for CLIP: the hidden states are a random embedding of each letter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def letters(text: str) -> Tensor:
 
 
 def test_the_text_encoder_runs_once_for_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the samples are those of an encoder that runs at each step, also where a text is missing."""
+    """The encoder runs once for all steps; samples equal those of one encoding per step. One text is missing."""
     torch.manual_seed(0)
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(text_condition, "FrozenTextEncoder", FrozenLetterEncoder)
@@ -135,7 +135,7 @@ def test_the_text_encoder_runs_once_for_all_steps(tmp_path: Path, monkeypatch: p
     network = build_unet(tiny.C, extra_channels=0, token_width=8, **tiny.IMAGE_NET)  # type: ignore[arg-type]
     metadata = ModelMetadata(tiny.C, tiny.H, tiny.W, 1, 25.0, tiny.STATISTICS, tiny.ENCODER)
     made = DiffusionModel(network, conditioner, DDPM(), metadata).requires_grad_(False).eval()
-    for part, std in ((network, 0.15), (conditioner, 3.0)):  # the text has a visible effect
+    for part, std in ((network, 0.15), (conditioner, 3.0)):  # larger weights, so that the text has a visible effect
         for parameter in part.parameters():
             nn.init.normal_(parameter, std=std)
     encoder: Any = conditioner.conditions["text"].frozen.encoder

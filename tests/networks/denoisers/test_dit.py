@@ -1,4 +1,4 @@
-"""Diffusion transformers as denoisers: conf at full size, conditions, frames, and training to sampling."""
+"""Diffusion transformers as denoisers: full size of the configurations, conditions, frames, training and sampling."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ TINY = [f"denoiser.{key}={value}" for key, value in SIZES.items()]
 
 
 def transformer(video: bool, seed: int = 0) -> Denoiser:
-    """All weights away from zero."""
+    """Small transformer with random weights, none of which is zero."""
     torch.manual_seed(seed)
     denoiser = build_transformer(C, E, D, video, **SIZES).eval()
     for weight in denoiser.parameters():
@@ -90,7 +90,7 @@ def test_each_row_depends_on_its_own_time_tokens_and_channels(video: bool) -> No
 
 @pytest.mark.parametrize("frames", [1, 2, 16, 21])
 def test_clips_of_any_number_of_frames(frames: int) -> None:
-    """Also after another number: position embeddings are those of diffusers for this number."""
+    """Predictions equal those of diffusers for any number of frames, also after a clip of another length."""
     denoiser = transformer(True)
     x, t, condition = inputs(True, frames)
     even = [part[..., :4, :6] for part in (x, condition.channels)]
@@ -136,7 +136,7 @@ def test_dropout_is_for_training_only(video: bool) -> None:
 
 
 def test_every_denoiser_of_images_goes_with_the_dropout_of_the_demo(tmp_path: Path) -> None:
-    """An imported one refuses it in a sentence."""
+    """The dropout of experiment=demo applies to all image denoisers; an imported denoiser refuses a dropout."""
     common = ["model=lidm", "data=phantom", "experiment=demo"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         dit = compose("train", [*common, "denoiser=dit/tiny"]).denoiser
@@ -174,7 +174,7 @@ def test_a_denoiser_that_is_not_registered_is_refused_before_training(
 
 
 def test_a_new_file_registers_its_denoiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class in a new file of the folder is found by its ``network_class``; base classes are not."""
+    """A denoiser class in a new file of the folder is registered by its ``network_class``; base classes are not."""
     code = "from echodream.networks.denoisers.dit import _Transformer\n\n\nclass Hunyuan(_Transformer):\n"
     code += '    """A denoiser."""\n\n    is_video = False\n    network_class = "HunyuanDiT2DModel"\n'
     (tmp_path / "hunyuan.py").write_text(code)

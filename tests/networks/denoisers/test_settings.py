@@ -1,4 +1,4 @@
-"""Settings of a UNet that are no lists and no numbers."""
+"""Settings of a UNet: values of the wrong type are refused."""
 
 from typing import Any
 

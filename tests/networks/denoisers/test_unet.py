@@ -1,4 +1,4 @@
-"""UNets as denoisers: presets at their real size, padding, rows that do not mix, and folders read with care."""
+"""UNets as denoisers: size of the presets, padding, independence of the rows of a batch, and loading of folders."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def image(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> Ima
 def video(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> VideoUNet:
     torch.manual_seed(seed)
     made = build_unet(C, extra, width, True, [32, 64, 64][:levels], 1, ["cross"] * levels, heads=2)
-    with torch.no_grad():  # as after training: temporal layers begin as good as switched off
+    with torch.no_grad():  # untrained temporal layers have almost no effect; this mix factor makes their effect visible
         for name, weight in made.named_parameters():
             if name.endswith("mix_factor"):
                 weight.zero_()
@@ -85,7 +85,7 @@ def test_presets_on_meta(group: str, name: str, extra: int, count: int, factor: 
     with torch.device("meta"):
         made = preset(group, name)(channels=4, extra_channels=extra, token_width=1).to(
             "meta"
-        )  # torch.Tensor([...]) is on the CPU
+        )  # torch.Tensor([...]) ignores the default device and is on the CPU
         rest = (14, 18) if group == "image_unet" else (5, 14, 18)
         x = torch.empty(2, 4, *rest)
         channels = torch.empty(2, extra, *rest) if extra else None
@@ -129,7 +129,7 @@ def test_borders_are_the_least_that_does(factor: int) -> None:
 
 
 class Recorder(torch.nn.Module):
-    """In place of a UNet: keeps what it was given, and returns its first channels."""
+    """Replacement for a UNet: records its inputs and returns the first channels of its input."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Recorder(torch.nn.Module):
 
 @MAKERS
 def test_the_unet_sees_the_sample_and_its_condition_padded_with_their_border(make: Any) -> None:
-    made = make(levels=3)  # a factor of 4: 5 x 7 to 8 x 8
+    made = make(levels=3)  # three levels need multiples of 4: 5 x 7 is padded to 8 x 8
     made.unet = Recorder(made.unet.config)
     x, t, condition = inputs(make)
     assert torch.equal(made(x, t, condition), x)
@@ -197,7 +197,7 @@ def test_a_sample_that_fits_goes_through_the_unet_as_it_is(make: Any) -> None:
 @MAKERS
 @pytest.mark.parametrize("length", [1, 3])
 def test_a_row_does_not_depend_on_its_batch(make: Any, length: int) -> None:
-    """Tokens, times and channels differ in every row, and reach each layer of that row alone."""
+    """Tokens, times and channels differ between rows; each prediction depends on the values of its own row only."""
     made = make()
     x, t, condition = inputs(make, 3, length)
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_frames_know_of_each_other() -> None:
 
 @MAKERS
 def test_batch_equal_to_width_and_frames(make: Any) -> None:
-    """Sizes that coincide hide a time or a token spread along the wrong axis."""
+    """Equal sizes of batch, width and frames: a time or a token on the wrong axis would give no shape error."""
     made = make(extra=0)
     rest = (4, 4) if make is image else (4, 4, 4)
     x, t, tokens = torch.randn(4, C, *rest), torch.tensor([0, 100, 500, 999]), torch.randn(4, 4, D)
@@ -408,7 +408,7 @@ def test_settings_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("is_video", [False, True])
 def test_patches_of_latents_are_pixels_of_the_network(is_video: bool, tmp_path: Path) -> None:
-    """Equal to rearranging by hand; the patch size survives saving and loading."""
+    """Patches of latents equal a rearrangement by hand; the patch size is saved and loaded."""
     torch.manual_seed(0)
     widths, groups = ([32, 64], 32) if is_video else ([4, 8], 4)
     made = build_unet(C, E, D, is_video, widths, 1, ["cross"] * 2, heads=2, groups=groups, patch=2).eval()
@@ -440,7 +440,7 @@ def test_patches_of_latents_are_pixels_of_the_network(is_video: bool, tmp_path: 
 
 @pytest.mark.parametrize("patch", [1, 2])
 def test_a_unet_without_conditions_is_that_of_diffusers_and_is_found_again(tmp_path: Path, patch: int) -> None:
-    """The tokens have no effect, sides are padded, and a folder is read back."""
+    """Predictions equal those of UNet2DModel; tokens have no effect, odd sizes are padded, and a saved folder loads."""
     torch.manual_seed(0)
     levels = {"widths": [16, 32], "layers": 1, "attention": ["cross", "none"], "groups": 8, "patch": patch}
     made = build_unconditional_unet(C, 0, D, False, **levels).eval()  # type: ignore[arg-type]
@@ -466,7 +466,7 @@ def test_a_unet_without_conditions_is_that_of_diffusers_and_is_found_again(tmp_p
 
 @pytest.mark.parametrize("build", [build_unet, build_unconditional_unet])
 def test_dropout_is_for_training_only(build: Callable[..., Denoiser], tmp_path: Path) -> None:
-    """In training, outputs change from call to call; otherwise they are those of the same weights without dropout."""
+    """In training mode, outputs are random; in evaluation mode, they equal a network without dropout."""
     levels: dict[str, Any] = {"widths": [16, 32], "layers": 1, "attention": ["cross", "none"], "groups": 8}
     made, without = (build(C, 0, D, False, **levels, dropout=p).eval() for p in (0.5, 0.0))
     without.load_state_dict(made.state_dict())
@@ -490,7 +490,7 @@ def test_dropout_that_is_not_possible_is_refused() -> None:
 
 
 def test_temporal_convolutions_are_those_of_diffusers() -> None:
-    """Computed in two dimensions: equal outputs and gradients, the same names of weights, and any number of frames."""
+    """Computed as 2D convolutions: outputs, gradients and parameter names equal Conv3d, for any number of frames."""
     made = video()
     ours = [module for module in made.modules() if isinstance(module, nn.Conv3d)]
     assert ours

@@ -1,4 +1,4 @@
-"""Published extractors: parameter counts, names of weights, preprocessing, and errors for wrong files."""
+"""Published feature extractors: numbers of parameters, parameter names, preprocessing, and errors for wrong files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from echodream.networks.extractors.inception import Inception, InceptionV3
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights with the published names: a pickle of tensors, and a safetensors file."""
+    """Files of random weights with the published parameter names: a pickle of tensors and a safetensors file."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     torch.save(InceptionV3().state_dict(), folder / "inception.pth")
@@ -31,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_parameter_counts_are_as_published() -> None:
-    """Inception: the published 23,834,568 with 1,008 instead of 1,000 classes; I3D: 12,697,264 with 400 classes."""
+    """Inception: 23,834,568 published parameters, plus 1,008 instead of 1,000 classes. I3D: 12,697,264, 400 classes."""
     with torch.device("meta"):
         first, second = InceptionV3(), InceptionI3d()
         shapes = [first(torch.zeros(2, 3, 299, 299)).shape]
@@ -64,7 +64,7 @@ def test_weights_have_their_published_names() -> None:
 
 
 def numbered(block: nn.Module, branches: list[str]) -> nn.Module:
-    """``block`` whose branch k outputs k everywhere."""
+    """Set the weights of ``block`` so that branch k outputs the constant k."""
     with torch.no_grad():
         for weight in block.parameters():
             weight.zero_()
@@ -74,7 +74,7 @@ def numbered(block: nn.Module, branches: list[str]) -> nn.Module:
 
 
 def runs(values: Tensor) -> Iterator[tuple[int, int]]:
-    """Value and length of each run of equal channels."""
+    """Value and length of each run of consecutive channels with equal values."""
     found, counts = torch.unique_consecutive(values, return_counts=True)
     yield from zip(found.int().tolist(), counts.tolist(), strict=True)
 
@@ -97,7 +97,7 @@ def test_branches_are_concatenated_in_the_published_order() -> None:
 
 
 def test_pools_are_those_of_fid() -> None:
-    """Average pools do not count the padding: ones stay ones. Reductions and the last block have a max pool."""
+    """Average pooling ignores the padding, as in the network of FID; three blocks use max pooling."""
     assert image.average_pool(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
     with torch.device("meta"):
         blocks = {

@@ -1,4 +1,4 @@
-"""DINOv2 and VideoMAE with small random networks; skipped without transformers."""
+"""DINOv2 and VideoMAE with small random networks; the tests need transformers, and are skipped otherwise."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_videomae_features_are_the_mean_patch(tmp_path: Path) -> None:
         found = extractor.features(x)
         other = extractor.features(x.flip(2))
     assert found.shape == (2, 24)
-    assert (found - other).abs().max() > 1e-4  # the order of frames counts
+    assert (found - other).abs().max() > 1e-4  # features depend on the order of the frames
     assert extractor.clip_types == ((6, 1),)
     assert extractor.resizing.startswith("bicubic, antialiased, to 32x32")
 

@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 against what its weights were trained to recognize, and its absence."""
+"""EfficientNet-lite0: known images are recognized with the published weights; errors if the package is absent."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_merged_batch_norms_change_neither_activations_nor_gradients() -> None:
             ):
                 assert values is not None
                 values.uniform_(low, high)
-    x = torch.randn(2, 3, 37, 50, requires_grad=True)  # odd and even sides, which are padded differently
+    x = torch.randn(2, 3, 37, 50, requires_grad=True)  # odd and even sizes, which need different padding
     found = []
     for merge in (False, True):
         if merge:
