@@ -187,11 +187,11 @@ def noise_ahead_pair(networks: Networks) -> Pair:
     return Pair(sample_with_late_noise, sample)
 
 
-def _run_with_late_noise(run: Any, solver: Any, denoise: Any, x: Tensor, generators: Any) -> Tensor:
+def _run_with_late_noise(run: Any, solver: Any, denoise: Any, x: Tensor, generators: Any, shared: float) -> Tensor:
     """Sample with ``run``; the scheduler generates the noise in each step, after the network call."""
     step = functools.partial(solver.scheduler.step, generator=list(generators))
     solver.scheduler.step = step
-    return run(solver, denoise, x, None)
+    return run(solver, denoise, x, None, shared)
 
 
 def decoding_pair(networks: Networks, chunk: int, bf16: bool, reference: int) -> Pair:
@@ -214,7 +214,7 @@ class SequentialWriter(StoreWriterCallback):
 
     def on_predict_batch_end(self, *arguments: Any) -> None:
         super().on_predict_batch_end(*arguments)
-        self._wait()
+        self._wait_for_writer()
 
 
 def writing_pair(networks: Networks) -> Pair:

@@ -46,6 +46,7 @@ class EMA(WeightAveraging):
         """Copy the averaged weights into the module, also after resuming a finished training."""
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
+            self._average_model = self._tensors = None  # finish_training may change the module before its validation
 
 
 class _TensorPairs:

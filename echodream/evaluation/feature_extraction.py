@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,11 +57,18 @@ class RecordingSet:
                 return np.array(sorted(marks))
         return np.arange(count)
 
+    @cached_property
+    def _fits_in_memory(self) -> bool:
+        return self.store.fits_in_memory(MAX_SMALL_CACHE_BYTES)
+
     @torch.inference_mode()
     def read(self, row: int, indices: Sequence[int]) -> Tensor:
         """Frames ``indices``, which may repeat, of recording ``row``: (C, F, H, W) in [-1, 1]."""
         unique, back = np.unique(indices, return_inverse=True)
-        pixels = self.store.frames(self.rows["FileName"][row], unique.tolist())
+        name = self.rows["FileName"][row]
+        if self._fits_in_memory:  # metrics and extractors read a recording several times
+            self.store.cache([name])
+        pixels = self.store.frames(name, unique.tolist())
         x = from_uint8(torch.from_numpy(pixels)).permute(0, 3, 1, 2)
         if self.autoencoder is not None:
             parts = []
@@ -105,8 +112,6 @@ def select_recordings(store: Store, argument: str, split: str | None) -> Recordi
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
         raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: give another store")
-    if store.fits_in_memory(MAX_SMALL_CACHE_BYTES):
-        store.cache(rows["FileName"])
     return RecordingSet(store, rows.reset_index(drop=True), argument)
 
 

@@ -111,7 +111,7 @@ class CopyGenerator:
         """Decode unscaled latents to pixels in [-1, 1], (n, C, H, W) each, on the CPU.
 
         ``seeds``: seed of the decoder noise of each frame, (n,). ``frame_numbers``: number of each frame in its
-        recording, (n,). Both are 0 by default.
+        recording, (n,). By default, all seeds are 0, and no frame has a number.
         """
         parts, done = [], 0
         for part in split_into_chunks(latents.to(self.device), BATCH_FRAMES):

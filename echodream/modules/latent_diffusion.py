@@ -1,6 +1,7 @@
 """Training of latent diffusion models of images (``model=lidm``) and clips (``model=lvdm``)."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -177,7 +178,7 @@ class LatentDiffusion(Trainable):
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise.to(x.dtype))
         dropout = self.conditioner.sample_dropout(len(x))
         keep = {name: kept.to(x.device, non_blocking=True) for name, kept in dropout.items()}
-        with attention_kernel(x.device):
+        with nullcontext() if self.checkpointing else attention_kernel(x.device):  # not known in the recomputation
             prediction = self.model(noised.x_t, noised.t, values, keep)
         errors = mean_squared_errors(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()

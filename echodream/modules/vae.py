@@ -187,7 +187,7 @@ class VAE(Trainable):
             self.adversarial.fit_residual_std(torch.stack(frames))
 
     def finish_training(self, data: StoreData) -> None:
-        """Fit the scale and the correlation of the decoder noise to training recordings."""
+        """Fit scale, static share and correlation of the decoder noise to training recordings."""
         noise = decoder_noise(self.network)
         if noise is not None and not noise.active:
             reason = "the decoder noise (vae.noise) was not trained"
@@ -249,6 +249,8 @@ NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Candidates for the correlation of the decoder noise (``fit_noise_correlation``)."""
 STATIC_FACTORS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Candidates for the factor of the static share (``fit_static_factor``)."""
+MAX_SHARE_PIXELS = 2**17
+"""Largest number of pixels of a clip to which the static share is fitted."""
 FLICKER_TOLERANCE = 0.1
 """Difference of log-spectral distances, in dB, that does not decide between two static factors."""
 
@@ -329,19 +331,20 @@ def flicker_distances(
 
     ``clips``: (F, C, H, W) in [-1, 1] each. Each of ``settings`` changes the decoder noise of ``network`` in place.
     """
-    target = np.stack([temporal_power(clip.mean(dim=1).cpu().numpy()) for clip in clips])
-    noise, parts = decoder_noise(network), [_reconstruct_without_noise(network, clip) for clip in clips]
+    noise, settings = decoder_noise(network), list(settings)
     assert noise is not None
-    distances = []
-    for change in settings:
-        change()
-        power = []
-        for seed, (smooth, features) in enumerate(parts):
-            with noise_seeds(network, [seed] * len(smooth), range(len(smooth))):
-                decoded = (smooth + noise(features)).clamp(-1, 1)
-            power.append(temporal_power(decoded.mean(dim=1).cpu().numpy()))
-        distances.append(log_spectral_estimate(np.stack(power), target).value)
-    return distances
+    target, powers = [], [list[np.ndarray]() for _ in settings]
+    for seed, clip in enumerate(clips):
+        target.append(temporal_power(clip.mean(dim=1).cpu().numpy()))
+        smooth, features = _reconstruct_without_noise(network, clip)
+        for change, power in zip(settings, powers, strict=True):
+            change()
+            frames, numbers = [], iter(range(len(clip)))
+            for part in features.split(MAX_CPU_FRAMES):
+                with noise_seeds(network, [seed] * len(part), list(itertools.islice(numbers, len(part)))):
+                    frames.append(noise(part))
+            power.append(temporal_power((smooth + torch.cat(frames)).clamp(-1, 1).mean(dim=1).cpu().numpy()))
+    return [log_spectral_estimate(np.stack(power), np.stack(target)).value for power in powers]
 
 
 def _reconstruct_without_noise(network: "AutoencoderKL", frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,19 +368,20 @@ def fit_static_share(network: "AutoencoderKL", clips: Sequence[Tensor], steps: i
     def local_mean(x: Tensor, size: int) -> Tensor:
         return functional.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
 
-    inputs, targets, weights = list[Tensor](), list[Tensor](), list[Tensor]()
-    for clip in clips:
-        smooth, features = _reconstruct_without_noise(network, clip)
-        residual = (clip - smooth).mean(dim=1, keepdim=True)
-        residual = residual - local_mean(residual, 7)
-        energy = local_mean((residual[:-1].square() + residual[1:].square()) / 2, 5)
-        correlation = local_mean(residual[:-1] * residual[1:], 5) / energy.clamp(min=1e-8)
-        inputs.append(noise.modulation_inputs(features[:-1]).movedim(1, -1).flatten(0, 2))
-        targets.append(correlation.clamp(0, 1).flatten())
-        weights.append((energy / (energy + 1e-4)).flatten())
-    x, target, weight = torch.cat(inputs), torch.cat(targets), torch.cat(weights)
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    samples: list[tuple[Tensor, Tensor, Tensor]] = []
+    with torch.random.fork_rng(devices=[clips[0].device] if clips[0].is_cuda else []):
         torch.manual_seed(0)
+        for clip in clips:
+            smooth, features = _reconstruct_without_noise(network, clip)
+            residual = (clip - smooth).mean(dim=1, keepdim=True)
+            residual = residual - local_mean(residual, 7)
+            energy = local_mean((residual[:-1].square() + residual[1:].square()) / 2, 5)
+            correlation = local_mean(residual[:-1] * residual[1:], 5) / energy.clamp(min=1e-8)
+            chosen = torch.randperm(energy.numel())[:MAX_SHARE_PIXELS].to(clip.device)
+            inputs = noise.modulation_inputs(features[:-1]).movedim(1, -1).flatten(0, 2)[chosen]
+            energy = energy.flatten()[chosen]
+            samples.append((inputs, correlation.flatten()[chosen], energy / (energy + 1e-4)))
+        x, target, weight = (torch.cat(parts) for parts in zip(*samples, strict=True))
         share = add_static_share(network)
         optimizer = torch.optim.Adam(share.parameters(), lr=0.01)
         for _ in range(steps):

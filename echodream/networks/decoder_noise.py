@@ -61,7 +61,7 @@ class DecoderNoise(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.static_share: StaticShare | None = None
         self.correlation = 1.0
-        self.seeds: Sequence[tuple[int, int | None]] = ((0, 0),)
+        self.seeds: Sequence[tuple[int, int | None]] = ((0, None),)
         """Seed of the recording and number of the frame, of each frame of the batch, or one pair for all frames.
 
         With V times as many pairs as frames, V versions of each frame are decoded, one after another in the batch.
@@ -92,7 +92,7 @@ class DecoderNoise(nn.Module):
         noise = self._stack_noise(self._noise, features)
         if self.static_share is None or self.seeds[0][1] is None:
             return noise
-        share = self.static_share(inputs)
+        share = self.static_share(inputs).detach()  # the gradient of the square root is infinite at 0
         return share.sqrt() * self._stack_noise(self._static_noise, features) + (1 - share).sqrt() * noise
 
     def modulation_inputs(self, features: Tensor) -> Tensor:
@@ -156,17 +156,17 @@ def _white_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
     return torch.randn((channels, height, width), generator=torch.Generator().manual_seed(seed))
 
 
-def add_decoder_noise(network: "AutoencoderKL", channels: int, static_share: bool = False) -> "AutoencoderKL":
+def add_decoder_noise(network: "AutoencoderKL", channels: int, has_static_share: bool = False) -> "AutoencoderKL":
     """Add a ``DecoderNoise`` with ``channels`` noise maps to the decoder of ``network``, in place.
 
-    ``static_share``: also add the network of the static share, whose weights are loaded later.
+    ``has_static_share``: also add the network of the static share, whose weights are loaded later.
     """
     validation.whole_number("vae.noise", channels, 1)
     noise = DecoderNoise(channels, network.config.block_out_channels[0], network.config.out_channels)
     network.decoder_noise = noise
     network.decoder.conv_out.register_forward_hook(noise.add_speckle)
     network.register_to_config(**{NOISE_CHANNELS_KEY: channels})
-    if static_share:
+    if has_static_share:
         add_static_share(network)
     return network
 
@@ -200,12 +200,13 @@ def decode_without_noise(network: "AutoencoderKL", latents: Tensor) -> tuple[Ten
     """Frames, (N, C, H, W), without decoder noise, and features of the last decoder layer, (N, D, H, W)."""
     noise, features = decoder_noise(network), list[Tensor]()
     assert noise is not None
+    was_active = noise.active.clone()
     handle = network.decoder.conv_out.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0]))
     noise.active.fill_(False)
     try:
         frames = [network.decode(part).sample for part in latents.split(16)]
     finally:
-        noise.active.fill_(True)
+        noise.active.copy_(was_active)
         handle.remove()
     return torch.cat(frames), torch.cat(features)
 
@@ -224,4 +225,4 @@ def noise_seeds(network: nn.Module, seeds: Sequence[int], frames: Sequence[int] 
     try:
         yield
     finally:
-        noise.seeds = ((0, 0),)
+        noise.seeds = ((0, None),)

@@ -152,8 +152,10 @@ def _uses_bf16_gpu(accelerator: str) -> bool:
 
 def _uses_bf16_cpu(accelerator: str) -> bool:
     uses_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if not uses_cpu or not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.11
+        return False
     capabilities = torch.cpu.get_capabilities()
-    return uses_cpu and any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def trainer_precision(settings: Callable[..., pl.Trainer]) -> str:

@@ -531,7 +531,7 @@ def test_the_static_share_is_fitted_where_the_noise_of_the_clips_is_static() -> 
     noise = net.decoder_noise
     share = noise.static_share(noise.modulation_inputs(torch.zeros(1, 1, 24, 32)))[0, 0]
     assert float(share[:, :14].mean()) == pytest.approx(0.9, abs=0.08)
-    assert float(share[:, 18:].mean()) < 0.2  # not 0, because correlations below 0 count as 0
+    assert float(share[:, 18:].mean()) < 0.1
     set_noise_correlation(net, 0.0)
     with noise_seeds(net, [3] * 40, range(40)):
         maps = noise(torch.zeros(40, 1, 24, 32))[:, 0] / 0.25
