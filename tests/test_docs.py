@@ -219,7 +219,7 @@ KINDS = {
     "settings": re.compile(r"'?[a-z_.]+=\S+( [a-z_.]+=\S+)*$"),
     "output": re.compile(r"(\w+: |tested on \d|VAL stage=|privacy {2}|\{\"|D\(null\))"),
 }
-"""First line of a block that is no command. "output" is also the content of a file, and an equation."""
+"""Patterns of the first line of blocks without commands. "output" includes contents of files and equations."""
 RUNNABLE = re.compile(
     r"(\S*bin/)?(apptainer|bash|done|export|for|grep|make|mlcroissant|pip|podman|pre-commit|python|snakemake|source"
     r"|echodream-(train|sample))$|launch/\w+\.sh$"

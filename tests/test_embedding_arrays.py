@@ -17,7 +17,7 @@ from echodream.privacy.rules import Calibrated, Evidence
 
 D = 24
 COPIED = (3, 17, 40)
-"""Training patients that three of the samples are copies of."""
+"""Training patients that three of the samples copy."""
 
 
 def people(count: int, seed: int, frames: int = 1) -> np.ndarray:

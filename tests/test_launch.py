@@ -29,7 +29,7 @@ from tests.support.launching import LAUNCH, lines, pipeline, settings, steps
 TUTORIAL = LAUNCH.parent / "docs/tutorial.md"
 STUDIES = sorted(path.stem for path in (LAUNCH / "studies").glob("*.yaml"))
 GIVEN = {"echonet": "echonet_dynamic", "echonet_synthetic_published": "echonet_dynamic"}
-"""Studies whose data= is on the command line."""
+"""Studies that require data= on the command line, and the value used here."""
 STUB = """#!/bin/sh
 here=$(dirname "$0")
 makes=$(grep -F -- "$*	" "$here/makes" | cut -f 2)
@@ -53,7 +53,7 @@ case "$*" in
   *) echo "encode: data/smoke/latents already complete, nothing to do"; echo "  frames  3" ;;
 esac
 """
-"""Stands for python: writes down what it is given, and makes what that step makes."""
+"""Shell script that replaces python: logs the arguments, and creates the record file of the step."""
 CORES = len(os.sched_getaffinity(0))
 AROUND = {key: value for key, value in os.environ.items() if key not in ("JOBS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
 
@@ -173,7 +173,7 @@ NEEDED = {
     "utility": ["classifier", "classifier_synthetic", "classifier_both"],
     "evaluate": ["utility", "audit", "audit_video", "decode", "decode_image"],
 }
-"""What has ended when a step begins."""
+"""Step -> steps that must end before the step begins."""
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -301,7 +301,7 @@ def test_each_step_has_its_line_and_is_run_again_where_something_changed(study: 
 
 
 UNTIL_FILTER = ("phantom", "ingest", "verify", "vae", "encode", "lidm", "reid", "image", "filter")
-"""The steps of --until filter: some run side by side, others alone."""
+"""The steps that ``--until filter`` runs; some of the steps run in parallel, others alone."""
 
 
 @pytest.mark.parametrize("failing", ["nothing", "stage=report"])
@@ -494,7 +494,7 @@ SLURM = {
     "sbatch": 'printf "%s\\n" "$*" >> "$(dirname "$0")/submitted"; echo "sbatch: error: Invalid partition" >&2; exit 1',
     **dict.fromkeys(("sinfo", "squeue", "sacct", "sacctmgr", "scontrol"), "echo normal"),
 }
-"""Stands for a cluster that refuses every job. What runs on a real one is in tests/slurm."""
+"""Commands of a simulated SLURM cluster that refuses every job; tests/slurm has the tests on a real cluster."""
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ EXPECTED = {
         "Guarantee holds; the generator is unknown",
     ],
 }
-"""Texts in the outputs of each notebook."""
+"""Texts that the outputs of each notebook must contain."""
 
 
 def cells(path: Path, kind: str) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "echodream"
 
 LAYERS = layers((ROOT / "docs/architecture.md").read_text())[::-1]
-"""Each package may import those on earlier lines and its neighbors on its own line."""
+"""Layers of packages: a package may import packages on earlier lines and on its own line."""
 MOST_LINES = 40_800
-"""Of Python in the package."""
+"""Maximum number of lines of Python in the package."""
 MODELS = {
     "process": "lidm",
     "distill": "lidm",
@@ -29,9 +29,9 @@ MODELS = {
     "head": "reid",
     "copy_transforms": "reid",
 }
-"""Which model takes the files of a group; the others go with model=vae."""
+"""Group of conf/ -> model used to compose the group; other groups are composed with model=vae."""
 SECTIONS = ("experiment/train", "experiment/sample")
-"""Groups whose files have a section for each model or stage."""
+"""Groups of conf/ whose files have a section for each model or stage."""
 
 
 def configurations() -> list[str]:

@@ -33,12 +33,12 @@ STUDIES = {
     "echodream_published": "cardiacnet",
     "echonet_synthetic_published": "echonet_dynamic",
 }
-"""The data that each study of launch/studies is run on."""
+"""Study of launch/studies -> value of data= in the tests."""
 RECORDED = {
     "chest": {"identity", "anonymise", "linkability", "utility"},
     "lung": {"vae", "lidm", "reid", "filter", "audit", "lvdm", "classifier", "evaluate"},
 }
-"""Studies of recordings that no phantom writes, and some of what each carries out."""
+"""Studies whose recordings the phantom cannot simulate -> some models and stages of the study."""
 EXPERIMENTS = list(STUDIES)
 FAST_EXPERIMENTS = [
     "echodream_published",
@@ -46,7 +46,7 @@ FAST_EXPERIMENTS = [
     pytest.param("echonet_synthetic_published", marks=pytest.mark.slow),
     pytest.param("echonet", marks=pytest.mark.slow),
 ]
-"""Of two studies with the same networks, one is fast."""
+"""Of two studies with the same networks, one is marked slow."""
 
 PATIENTS = 20
 _HEARTS = [f"data.source.patients={PATIENTS}", "data.source.size=48", "data.source.fps=24"]
@@ -70,11 +70,11 @@ SMALL: dict[str, list[str]] = {
     "classifier": [*_TRAIN[:-1], "view.frames=4"],
     "utility": ["repeats=100"],
 }
-"""What is made smaller, by model or stage; what is not named runs at its full size."""
+"""Model or stage -> overrides that reduce the size; models and stages not listed run at full size."""
 _RULE = ["rule.alpha=0.34", "rule.alpha_max=0.99", "rule.beta=0.99", "rule.delta=0.5", "rule.choose=0", "views=[]"]
 _RECOGNIZED = ("exact", "other_frame", "other_recording", "round_trip")
 _OTHER_CONTROLS = {str(name) for name in OmegaConf.load(CONF_DIR / "controls" / "declared.yaml")} - {*_RECOGNIZED}
-"""Copies that an identity network after two steps of training cannot recognize: not declared."""
+"""Controls that an identity network cannot recognize after two training steps, and that the tests leave out."""
 
 
 def smaller(line: Line) -> list[str]:

@@ -1,4 +1,4 @@
-"""``stage=anonymise``: what redrawing leaves in closed form, what blur does, pairs, interruptions, refusals."""
+"""Tests of ``stage=anonymise``: redrawn frames against a closed form, blur, key frames, interruptions, errors."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ MIDDLE = [length // 2 for length in LENGTHS]
 
 
 def study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Originals, a random generator, and an autoencoder in closed form; the code's version stays."""
+    """A study with original recordings, a random generator, an autoencoder in closed form, and a fixed code version."""
     plant(monkeypatch, folder)
     (folder / "vae").mkdir()
     latent_store(folder / "real", encoder=ENCODER)
@@ -72,7 +72,7 @@ def run(folder: Path, *overrides: str, at: str = "made") -> Store:
 
 
 def frames_of(folder: Path, places: list[Any], at: str = "real") -> list[np.ndarray]:
-    """Whitened frames of the originals: float64 (f, C, H, W) each."""
+    """Whitened frames at ``places`` of the original recordings: for each recording float64 (f, C, H, W)."""
     return [part[np.atleast_1d(place)] for part, place in zip(whitened(Store(folder / at)), places, strict=True)]
 
 
@@ -100,7 +100,7 @@ def test_without_noise_it_is_the_stored_mean_of_the_middle_frame(folder: Path) -
 def test_what_is_left_of_a_frame_is_what_the_flow_of_a_gaussian_leaves(
     folder: Path, monkeypatch: pytest.MonkeyPatch, process: Process, strength: float
 ) -> None:
-    """The flow takes x_t to mean + (x_t - a mean) std / sqrt(a^2 std^2 + s^2): of the frame a times that is left."""
+    """For Gaussian data, x_t = a x + s noise is mapped to mean + (x_t - a mean) std / sqrt(a^2 std^2 + s^2)."""
     generator(folder, process=process)
     std, mean = 0.8, torch.tensor([0.8, -0.5, 0.2]).view(1, C, 1, 1)
     planted(monkeypatch, lambda *_: mean, std)
@@ -110,9 +110,9 @@ def test_what_is_left_of_a_frame_is_what_the_flow_of_a_gaussian_leaves(
     y = made - mean.numpy()
     a, s = levels(process, strength)
     shrink = std / np.sqrt(a**2 * std**2 + s**2)
-    assert (x * y).sum() / (x * x).sum() == pytest.approx(a * shrink, abs=0.04)  # 2,880 numbers
+    assert (x * y).sum() / (x * x).sum() == pytest.approx(a * shrink, abs=0.04)  # slope over 2,880 values
     rest = y - a * shrink * x
-    drawn = np.mean((0.125 / np.array(STATISTICS.std)) ** 2)  # frames are drawn from their posterior
+    drawn = np.mean((0.125 / np.array(STATISTICS.std)) ** 2)  # variance of latents sampled from the posterior
     assert rest.std() == pytest.approx(shrink * np.sqrt(s**2 + a**2 * drawn), rel=0.06)
 
 
@@ -135,7 +135,7 @@ def test_each_is_drawn_for_its_own_class(folder: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_a_number_beyond_those_of_training_counts_as_the_nearest(folder: Path) -> None:
-    """A TEST patient may have an EF that nobody in TRAIN has; this generator knows 40 to 61."""
+    """The EF of a TEST patient may be outside the range of TRAIN, here 40 to 61: the nearest value in range is used."""
     generator(folder, conditions=("class_id", "EF"))
     made = {}
     for ef in (61.0, 75.0, 50.0):
@@ -148,7 +148,7 @@ def test_a_number_beyond_those_of_training_counts_as_the_nearest(folder: Path) -
 
 
 def test_a_class_that_the_generator_does_not_know_matters_only_where_it_is_told(folder: Path) -> None:
-    """Nothing is drawn where nothing is changed, and a blur asks nobody."""
+    """strength=0 and method=blur do not use the generator, so a class outside of its training data is accepted."""
     latent_store(folder / "strange", LENGTHS[:2], encoder=ENCODER, class_id=[3, 2])
     for number, more in enumerate((["strength=0"], ["method=blur"])):
         made = run(folder, f"src={folder}/strange", *more, at=f"made{number}")
@@ -168,7 +168,7 @@ def test_an_image_depends_on_the_seed_and_itself_alone(folder: Path) -> None:
     for latents, wanted in zip(whitened(other), whitened(whole), strict=True):
         assert np.abs(latents - wanted).mean() > 0.1
     three = whitened(whole)[0]
-    assert np.abs(three[0] - three[1] - (three[1] - three[2])).mean() > 0.1  # each frame has noise of its own
+    assert np.abs(three[0] - three[1] - (three[1] - three[2])).mean() > 0.1  # the noise differs between frames
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
 ) -> None:
     rows = select_recordings(Store(folder / "real"), SPLITS, "src")
     for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
-        taken, where = select_joint_frames(rows, 0, place, 3)  # marked are 0, 2 and 8
+        taken, where = select_joint_frames(rows, 0, place, 3)  # the key frames are 0, 2 and 8
         assert (taken.frames.tolist(), where) == (shown, slot)
     assert select_joint_frames(rows, 1, 6, 1)[0].frames.tolist() == [6]
     assert select_joint_frames(rows, 1, 5, 2)[0].frames.tolist() == [5, 11]
@@ -207,7 +207,7 @@ def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
 
 
 def test_blur_is_that_of_the_decoded_pixels(folder: Path) -> None:
-    """The autoencoder of the test makes pixels by a tenth of latents, cut at 1."""
+    """The autoencoder of this test decodes latents to pixels = latents / 10, clipped to [-1, 1]."""
     made, real = run(folder, "method=blur", "blur=0.8"), Store(folder / "real")
     reach = np.arange(-3, 4)
     weight = np.exp(-(reach**2) / (2 * 0.8**2))
@@ -226,7 +226,7 @@ def test_blur_is_that_of_the_decoded_pixels(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_measured_beside_its_originals(folder: Path) -> None:
-    """The middle frame against the middle frame, and three against the same three; others are refused."""
+    """stage=anonymity compares each frame with the same frame of the original recording; other frames are an error."""
     run(folder, "strength=0")
     run(folder, "strength=0", "frames=3", at="three")
 

@@ -1,4 +1,4 @@
-"""``stage=audit``: planted copies are found, harmless sets are not, and nothing is left out without a word."""
+"""Tests of ``stage=audit``: planted copies stand out, harmless samples do not, and skipped measures are reported."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ SPACES = ("", " by latents")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both networks, the real patients, and sets of single frames."""
+    """A folder with autoencoder, identity network, real patients, and two sets of single-frame samples."""
     root = networks(tmp_path_factory.mktemp("audit"))
     study(root / "real")
     samples(root / "samples", strangers)
@@ -35,13 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def harmless(folder: Path) -> tuple[Path, str]:
-    """Folder of the audit of samples of nobody, and what the stage says of it."""
+    """Audit of samples that show no patient of the study: its output folder and the printed summary."""
     return folder / "of-strangers", audit(folder, f"dst={folder}/of-strangers")
 
 
 @pytest.fixture(scope="module")
 def copied(folder: Path) -> tuple[Path, str]:
-    """The same of copies of training patients, with a picture of four pairs."""
+    """Audit of copies of training patients, with a picture of four pairs: its output folder and the printed summary."""
     return folder / "of-copies", audit(folder, f"src={folder}/copies", f"dst={folder}/of-copies", "pairs=4")
 
 
@@ -63,7 +63,7 @@ def test_a_generator_that_copies_stands_out(folder: Path, copied: tuple[Path, st
     for space in SPACES:
         share = found[f"nearest in training (DCR){space}"]
         assert share["stands_out"]
-        assert share["value"]["value"] >= 0.75  # 24 of the 30 patients in training are compared with the 24 held out
+        assert share["value"]["value"] >= 0.75  # 24 of 30 training patients are compared with 24 held-out patients
         assert share["details"]["samples"]["p_value"] < 0.002
         assert found[f"data copying, C_T{space}"]["stands_out"]
         assert found[f"data copying, C_T{space}"]["value"]["high"] < -3
@@ -97,17 +97,17 @@ def test_the_audit_says_which_share_of_copies_it_would_find(folder: Path, harmle
     assert record["power"]["copies"]["rotated"]["number"] == 4
     assert "need generator=" in record["power"]["not planted"]["redrawn"]
     power = {measure["name"]: measure["power"] for measure in record["measures"]}
-    assert power["training patients singled out by latents"]["exact"] == 0.01  # one of 40
+    assert power["training patients singled out by latents"]["exact"] == 0.01  # one of 40 samples
     assert power["authenticity by latents"] is None or set(power["authenticity by latents"]) == {"exact", "rotated"}
     assert power["recall"] is None
     assert "power, exact copies" in harmless[1]
     assert "1 % of the samples are found, by " in harmless[1]
-    assert "40 samples, 30 training, 24 held out" in harmless[1]  # without the copies
+    assert "40 samples, 30 training, 24 held out" in harmless[1]  # the planted copies are not counted
 
 
 @pytest.mark.slow
 def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Path) -> None:
-    """Of five frames only the third is a training patient's; the others are of nobody."""
+    """Samples of five frames: the third frame copies a training patient, the others show no patient of the study."""
     real = {row["FileName"]: row for row in study(tmp_path / "real").table.to_dict("records")}
     assert len(real) > TRAIN
     from tests.support.audit_study import heart
@@ -129,7 +129,7 @@ def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Pa
     assert lost["value"]["value"] > 0.8
     curve = lost["details"]["samples"]["curve"]
     assert curve[0] == pytest.approx(1, abs=1e-6)
-    assert curve.index(min(curve)) == 2  # the frame of somebody else
+    assert curve.index(min(curve)) == 2  # the copied frame, which shows another person
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_nobody_is_named(harmless: tuple[Path, str]) -> None:
 
 
 def test_the_samples_nearest_to_a_patient_are_shown_beside_that_patient(folder: Path, copied: tuple[Path, str]) -> None:
-    """Copies are drawn above what they are copies of; the closest first."""
+    """Each column of the picture has a sample above its nearest real frame; the closest pair is the first column."""
     picture = np.asarray(Image.open(copied[0] / "nearest_pairs.png")).astype(int)
     assert picture.shape == (2 * 10 - 2, 4 * 14 - 2, 3)
     above, below = picture[:8], picture[10:]

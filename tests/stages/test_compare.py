@@ -1,4 +1,4 @@
-"""``stage=compare``: results of a sweep, and a real sweep on the command line."""
+"""Tests of ``stage=compare``: tables and plots of a sweep, and a sweep run on the command line."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def figure(value: float | None, spread: float = 0.5, **more: Any) -> dict[str, A
 
 
 def sweep(root: Path, values: tuple[str, ...] = ("10", "3", "1.5")) -> None:
-    """A report for each value: evaluation and utility in one folder, the filter's in another."""
+    """Write reports for each swept value: evaluation and utility in one folder, the filter record in another."""
     for k, value in enumerate(values):
         videos = {
             "frechet[classifier]": figure(4.0 - k, floor={"value": 1.0 + k, "low": 0.5, "high": 1.5}),
@@ -154,7 +154,7 @@ def test_mistakes_are_refused_in_one_sentence(tmp_path: Path, overrides: list[st
 
 @pytest.mark.slow
 def test_a_sweep_of_the_command_line_is_compared(tmp_path: Path) -> None:
-    """One root per value: later stages find the output of earlier ones by the default paths."""
+    """Each swept value has its own root folder: the default paths of later stages are the outputs of earlier stages."""
     make_video_store(tmp_path / "data" / "lung" / "videos")
     arguments = ["-m", "stage=export", "data=lung", "format=pt", "paths.samples=samples/g1,samples/g3"]
     arguments += ["dst=${paths.samples}/exported", "paths.reports=${paths.samples}/reports"]
@@ -194,7 +194,7 @@ def test_settings_that_are_no_list_are_refused(tmp_path: Path, wrong: str) -> No
 
 
 def anonymised(root: Path) -> None:
-    """Records of linkability, anonymity and utility for three strengths, and a report's metrics.json."""
+    """Write records of linkability, anonymity and utility, and metrics.json of a report, for three strengths."""
     for k, value in enumerate(("0", "0.5", "1")):
         sets = {name: {"AUC": figure(at, 0.02)} for name, at in (("originals", 0.9), ("inner", 0.9 - 0.15 * k))}
         sets["outer"] = {"AUC": figure(1 - 0.25 * k, 0.1), "best F1": {"far": figure(0.1)}}
@@ -256,7 +256,7 @@ def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_utility_of_a_model_of_originals_is_measured_on_versions(tmp_path: Path) -> None:
-    """Its result on originals is the same for every strength."""
+    """The result on originals is equal for all strengths, so the result on anonymized versions is the utility."""
     anonymised(tmp_path)
     for k, value in enumerate(("0", "0.5", "1")):
         versions = {f"strength_{value}": {"figures": {"auc": figure(0.9 - 0.2 * k)}}}

@@ -1,4 +1,4 @@
-"""``stage=doctor``: what it calls readable is readable, what is broken is a problem, and the small round runs."""
+"""Tests of ``stage=doctor``: formats listed as readable are readable, defects are reported, the small pipeline runs."""
 
 import sys
 import tomllib
@@ -35,7 +35,7 @@ FILES = {
 
 
 def report(tmp_path: Path, **folders: str) -> SimpleNamespace:
-    """The facts and the problem of a run without a round."""
+    """Run ``stage=doctor`` without its small pipeline (``round=False``); returns the facts and the problem found."""
     folders = folders or {"data": str(tmp_path / "data")}
     summary = doctor(round=False, folders=folders, command="", code_version="1")
     return SimpleNamespace(facts={name: str(text) for name, text in summary.facts.items()}, problem=summary.problem)
@@ -55,7 +55,7 @@ def test_dicom_files_are_readable_as_stated(tmp_path: Path) -> None:
     readable, _, missing = report(tmp_path).facts["DICOM"].partition("\n")
     for group, name in FILES.items():
         path = get_testdata_file(name, download=False)
-        if path is None:  # not part of this version of pydicom
+        if path is None:  # the installed pydicom does not include this file
             continue
         why = ""
         try:

@@ -1,4 +1,4 @@
-"""Encoding and decoding: the numbers, the bytes, interruptions, and every refusal."""
+"""Tests of stage=encode and stage=decode: values, identical bytes, interruptions, and error messages."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ from tests.support.tiny_vae import (
 ROOT = Path(__file__).resolve().parent.parent.parent
 LENGTHS = (5, 11, 3, 4, 6, 9, 7)
 HALF = 2.0**-10
-"""One unit in the last place of float16, relative."""
+"""Relative size of one unit in the last place of float16."""
 
 
 def study(folder: Path, channels: int = 1, **more: Any) -> Path:
@@ -61,7 +61,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def truth(channels: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std of each frame of recording ``number``, sent through the network alone."""
+    """Posterior mean and std of recording ``number``, with each frame encoded alone (batch of one)."""
     network = tiny_autoencoder(channels)
     frames = torch.from_numpy(moving_disc(LENGTHS[number], number, channels=channels)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_encoding_again_reproduces_the_bytes(tmp_path: Path, caplog: pytest.LogC
 
 @pytest.fixture
 def one_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code's version, whatever happens to the checkout meanwhile."""
+    """Fix the code version, so that a commit during the test does not change the store."""
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
 
 
@@ -138,7 +138,7 @@ def one_version(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("one_version")
 @pytest.mark.parametrize("stage", ["encode", "decode"])
 def test_ten_interruptions_end_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    """Before the first recording, after each, in the middle of packs, and before the completion."""
+    """Interruptions before the first recording, between recordings, within batches, and before completion."""
     folder, undisturbed = study(tmp_path / "a"), study(tmp_path / "b")
     for place in (folder, undisturbed) if stage == "decode" else ():
         encode(place)
@@ -168,7 +168,7 @@ def command(folder: Path, stage: str, *overrides: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
-    """SIGKILL once a few recordings are committed; the same command then ends with the bytes of an undisturbed run."""
+    """SIGKILL after a few committed recordings; the repeated command gives the bytes of an uninterrupted run."""
     lengths = [6] * 150
     folder, undisturbed = tmp_path / "a", tmp_path / "b"
     for place in (folder, undisturbed):
@@ -217,7 +217,7 @@ def test_a_process_that_is_asked_to_end_ends(tmp_path: Path, monkeypatch: pytest
         patch.setattr(encoding, "_save_posterior", asking)
         with pytest.raises(KeyboardInterrupt):
             encode(folder, "budget=1")
-    assert len(saved) in (1, 2)  # one is written while the next is computed
+    assert len(saved) in (1, 2)  # one recording is written while the next is computed
     journal = (folder / "latents.partial" / "journal-0.jsonl").read_text()
     assert [json.loads(line)["row"]["FileName"] for line in journal.splitlines()] == saved
     assert not (folder / "latents").exists()
@@ -314,9 +314,9 @@ def test_the_psnr_is_left_out_where_there_is_no_source(tmp_path: Path) -> None:
     encode(folder)
     assert "PSNR to source" not in decode(folder, f"reference={folder}/none").facts
     moving_disc_store(folder / "other", (2,))
-    assert "PSNR to source" not in decode(folder).facts  # it is there already: nothing is computed again
+    assert "PSNR to source" not in decode(folder).facts  # the store is complete: nothing is computed again
     summary = decode(folder, f"reference={folder}/other", f"dst={folder}/again")
-    assert summary.facts["PSNR to source"] == "no recording in common"  # one of that name, of another length
+    assert summary.facts["PSNR to source"] == "no recording in common"  # same name, other number of frames
 
 
 def refused(words: str, run: Callable[[], Any], folder: Path, final: str) -> None:
@@ -424,7 +424,7 @@ def test_budgets_that_cannot_be(tmp_path: Path) -> None:
 
 
 def planted_latents(folder: Path, names: list[str], synthetic: bool = True) -> Store:
-    """Latents of planted hearts, whose pixels ``PlantedDecoder`` knows."""
+    """A latent store of zeros with the recordings ``names``, which ``PlantedDecoder`` decodes to simulated hearts."""
     network = write_vae_artifact(folder / "vae", tiny_autoencoder())
     encoder = json.loads((network / "artifact.json").read_text())["fingerprint"]
     size = {"FrameHeight": planted_hearts.HEIGHT // 2, "FrameWidth": planted_hearts.WIDTH // 2}
@@ -440,7 +440,7 @@ def planted_latents(folder: Path, names: list[str], synthetic: bool = True) -> S
 
 
 class PlantedDecoder(decoding.VaeDecoder):
-    """Decodes the recording "frozen" of ``planted_latents`` to a frozen heart, and so on."""
+    """Decoder that ignores the latents and returns the simulated heart selected by the name of the recording."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[torch.Tensor]:
         settings = [planted_hearts.IMPLAUSIBLE.get(name, {}) for name in batch.names]

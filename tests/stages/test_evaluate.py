@@ -1,4 +1,4 @@
-"""``stage=evaluate`` compared with metrics computed recording by recording; and its errors."""
+"""Tests of ``stage=evaluate``: metrics against a computation recording by recording, and error messages."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ __all__ = ["study"]
 
 @pytest.fixture(scope="module")
 def measured(study: Path) -> tuple[dict[str, Any], str]:
-    """The evaluation of images and videos, and its summary."""
+    """The written record and the printed summary of an evaluation of images and videos."""
     found, said = evaluate(study, f"images={study}/images", "neighbours=3")
     assert json.loads((study / "report" / "protocol.json").read_text()) == found["protocol"]
     return found, said
@@ -37,7 +37,7 @@ def rows_of(store: Store, split: str | None) -> Any:
 
 
 def looked(folder: Path, name: str, split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, predictions and targets of the center clips, one by one."""
+    """Features, predicted classes and true classes of the center clip of each recording, computed clip by clip."""
     network, _ = load_classifier(folder / "classifier")
     store = Store(folder / name)
     features, predicted, target = [], [], []
@@ -94,7 +94,7 @@ def test_every_metric_has_the_same_keys(measured: Any) -> None:
 
 @pytest.mark.slow
 def test_the_floor_has_the_same_sample_count(study: Path, measured: Any) -> None:
-    """Of twenty training clips, eighteen are compared, in several random subsets; with all twenty it is less."""
+    """The floor (distance from TRAIN to TEST) is a mean over random subsets of 18 of the 20 training clips."""
     found, _ = measured
     train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
     pairs = [(i, j) for i in range(20) for j in range(i)]
@@ -181,7 +181,7 @@ def test_every_frame_is_used_once_with_its_class(study: Path) -> None:
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(truth, axis=0), abs=1e-5)
     order = [int(np.abs(truth - feature).sum(axis=1).argmin()) for feature in seen.features]
     assert sorted(order) == list(range(len(frames)))
-    assert order != sorted(order)  # so that the first N are a random part
+    assert order != sorted(order)  # random order: the first N are a random subset
     of = np.repeat(np.arange(18), rows["NumberOfFrames"].astype(int))
     assert seen.rows.tolist() == of[order].tolist()
     assert seen.units.names.tolist() == rows["PatientID"].to_numpy()[of[order]].tolist()
@@ -218,7 +218,7 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
     network, _ = load_classifier(study / "classifier")
     store = Store(tmp_path / "short")
     features = []
-    for row in store.table.to_dict("records"):  # of 6, 7 or 8 frames: at 0, 3 and 6 if there is one
+    for row in store.table.to_dict("records"):  # 6 to 8 frames: indices 0, 3 and 6, if frame 6 exists
         taken = [0, 3, 6 if row["NumberOfFrames"] > 6 else 3, 6 if row["NumberOfFrames"] > 6 else 3]
         x = torch.from_numpy(store.frames(row["FileName"])[taken, :, :, 0]).float() / 127.5 - 1
         with torch.no_grad():
@@ -234,7 +234,7 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
 def test_clips_start_as_in_the_test_of_the_classifier(
     tmp_path: Path, study: Path, start: str, indices: list[int] | None
 ) -> None:
-    """With "spread", frames come from the whole recording, as in ``stage=utility``."""
+    """With start="spread", the frames of a clip cover the whole recording, as in ``stage=utility``."""
     encoder = ClassifierExtractor(str(classifier(tmp_path / "other", start=start)))
     assert encoder.as_json()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
     seen = FeatureExtraction(100, 4, 0).clips(load_recordings(str(study / "videos"), "videos"), encoder, 4, 3)
@@ -272,7 +272,7 @@ def test_training_data_of_the_classifier_has_warnings(tmp_path: Path, study: Pat
 
 
 def test_cardiac_cycle_uses_a_random_sample_of_recordings(study: Path) -> None:
-    """Not the first rows of the table, which may be of one class."""
+    """The recordings are a random subset, because the first rows of the table may all be of one class."""
     side = load_recordings(str(study / "real"), "real")
     chosen = [CardiacCycleMetrics(side, FeatureExtraction(6, 4, seed)) for seed in (0, 0, 1)]
     rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
@@ -289,7 +289,7 @@ def test_small_samples_have_warnings(tmp_path: Path, study: Path) -> None:
     assert "N is not above D" in found["videos"]["frechet[classifier]"]["warning"]
     assert "N is not above D" not in found["videos"]["kernel[classifier]"]["warning"]
     assert "beware" in said
-    assert found["videos"]["kernel[classifier]"]["count"] == 4  # and not 18 of the real ones, nor drawn twice
+    assert found["videos"]["kernel[classifier]"]["count"] == 4  # four samples, none of them counted twice
     with pytest.raises(
         UserError, match=r"videos: the smallest of synthetic, TEST and TRAIN has 4 samples, .* needs 16"
     ):

@@ -1,4 +1,4 @@
-"""Each format is read back with a reader that is not ours."""
+"""Tests of ``stage=export``: each exported format is read back with a library independent of echodream."""
 
 import csv
 import fcntl
@@ -65,7 +65,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def decoded(path: Path) -> tuple[np.ndarray, float, str, str]:
-    """Pixels (F, H, W, 3), frames per second, codec and pixel format, as FFmpeg has them."""
+    """Pixels (F, H, W, 3), frames per second, codec and pixel format of a video file, as decoded by FFmpeg."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
@@ -107,7 +107,7 @@ def test_gif(tmp_path: Path, channels: int, least: float) -> None:
             times = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
             found = np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
         assert found.shape == (frames, HEIGHT, WIDTH, 3)
-        assert set(times) <= {30, 40}  # 31.25 ms in whole centiseconds
+        assert set(times) <= {30, 40}  # 31.25 ms, rounded to 30 or 40 ms
         assert sum(times) == round(frames * 100 / 32) * 10
         assert psnr(found, np.broadcast_to(src.frames(name), found.shape)) >= least
 
@@ -146,7 +146,7 @@ def test_our_own_reader_takes_the_avi_back(tmp_path: Path) -> None:
 
 
 def synthetic_rows() -> list[dict[str, Any]]:
-    """Recordings with key frames of several beats, from ES on, without ES, with all key frames in one frame."""
+    """Rows with key frames of several beats, with ES before ED, without ES, and with ED and ES in the same frame."""
     kept = {"FrameHeight": HEIGHT, "FrameWidth": WIDTH}
     return [
         row("s-1", "Doe-1", 9, **kept, EF=55.5, View="A4C", ED="0 6", ES="3 8", Seed=4),
@@ -331,7 +331,7 @@ def test_an_export_that_is_there_is_left_alone(tmp_path: Path) -> None:
     src, dst = store(tmp_path / "videos"), tmp_path / "out"
     run(src, dst, "png")
     before = {path: path.stat().st_mtime_ns for path in dst.rglob("*")}
-    assert "already complete" in run(src, dst, "png", jpg_quality=50).title  # the quality of jpg is none of png's
+    assert "already complete" in run(src, dst, "png", jpg_quality=50).title  # jpg_quality has no effect on png
     assert {path: path.stat().st_mtime_ns for path in dst.rglob("*")} == before
     with pytest.raises(UserError, match="made with format=png, now jpg"):
         run(src, dst, "jpg")

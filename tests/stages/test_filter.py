@@ -1,4 +1,4 @@
-"""``stage=filter`` against brute force: scores, decisions, bytes, what may be shared, and every way to fail closed."""
+"""Tests of ``stage=filter`` against brute force: scores, decisions, bytes, shared files, and errors without output."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ from tests.support.tiny_filter import (
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study, twelve samples of one frame, and both networks."""
+    """A study, twelve samples of one frame, an autoencoder and an identity network."""
     plant(monkeypatch, tmp_path)
     study(tmp_path / "latents")
     samples(tmp_path / "images", drawn())
@@ -83,7 +83,7 @@ def training(similarity: str = "cosine", part: slice = slice(None)) -> dict[tupl
 
 
 def highest(frames: np.ndarray, references: Mapping[tuple[str, int], np.ndarray], similarity: str = "cosine") -> Any:
-    """By brute force: the highest similarity of any of ``frames`` to any reference, and which that is."""
+    """Highest similarity of any of ``frames`` to any reference, and the key of that reference, by brute force."""
     table = unit(frames, similarity) @ np.stack([*references.values()]).T
     return table.max(), [*references][int(table.max(axis=0).argmax())]
 
@@ -105,7 +105,7 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
         assert float(found[name]["Score"]) == pytest.approx(score, abs=2e-6)
         assert (found[name]["NearestRecording"], int(found[name]["NearestFrame"])) == (nearest, place)
         assert found[name]["NearestPatient"] == f"secret{recordings()[nearest][0]:02}"
-    for name, source in COPIES.items():  # of frames that are not the first
+    for name, source in COPIES.items():  # the copied frames are not the first frame of a recording
         assert (found[name]["NearestRecording"], int(found[name]["NearestFrame"])) == source
         assert float(found[name]["Score"]) == pytest.approx(1, abs=1e-6)
 
@@ -114,11 +114,11 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
         patient: highest(recordings()[test.names[one.row]][2][one.frames], references)[0]
         for patient, one in select_frames_by_patient(test, 1, 0).items()
     }
-    assert len(new) == 5  # patients, one of whom has two recordings
+    assert len(new) == 5  # five patients with six recordings
     evidence = rows(folder / "report/evidence.csv")
     told = {row["PatientID"]: float(row["Score"]) for row in evidence if row["Kind"] == "calibration"}
     assert told == pytest.approx(new, abs=2e-6)
-    tau = max(new.values())  # alpha .2 of 5 patients: p = 1/6, reached by none of them
+    tau = max(new.values())  # 5 patients, alpha=0.2: p = 1/6 <= alpha only above all 5 scores
     kept = [name for name in given if highest(given[name], references)[0] <= tau]
     assert 4 < len(kept) <= 9
     assert not any(name.startswith("copy") for name in kept)
@@ -149,7 +149,7 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
 
 @pytest.mark.slow
 def test_copies_are_recognised_without_the_frames_that_they_were_made_of(folder: Path) -> None:
-    """other_frame lacks the frame and its neighbours, other_recording the recording; exact lacks nothing."""
+    """References omit the copied frame and its neighbors (other_frame), or the whole recording (other_recording)."""
     left = (
         "controls.other_recording={_target_:echodream.filtering.positive_controls.PosteriorSample,leave_out:recording}"
     )
@@ -181,7 +181,7 @@ def test_copies_are_recognised_without_the_frames_that_they_were_made_of(folder:
 
 
 def test_one_copied_frame_in_a_video_is_enough_where_it_is_looked_at(folder: Path) -> None:
-    """Every check_every-th frame; a copy of a training frame is at frame 4 of one that is new otherwise."""
+    """Every check_every-th frame is compared: a copied frame at index 4 is found with check_every=2, but not with 3."""
     given = {f"new-{number}": recording(100 + number, 0, 7) for number in range(9)}
     given["hidden"] = recording(200, 0, 7)
     given["hidden"][4] = recordings()["clip-05-0"][2][2]
@@ -198,7 +198,7 @@ def test_one_copied_frame_in_a_video_is_enough_where_it_is_looked_at(folder: Pat
         new = [row for row in rows(folder / f"report{every}/evidence.csv") if row["Kind"] == "calibration"]
         test = Recordings(Store(folder / "latents"), "TEST")
         for patient, one in select_frames_by_patient(test, len(range(0, 7, every)), 0, every).items():
-            score = highest(recordings()[test.names[one.row]][2][one.frames], training())[0]  # as many frames
+            score = highest(recordings()[test.names[one.row]][2][one.frames], training())[0]  # frame count of a sample
             assert float(next(row["Score"] for row in new if row["PatientID"] == patient)) == pytest.approx(
                 score, abs=2e-6
             )
@@ -214,7 +214,7 @@ def test_every_nth_reference_is_counted_from_the_first(folder: Path) -> None:
 
 
 def test_what_may_be_shared_names_nobody(folder: Path) -> None:
-    """Neither a patient, nor a recording, nor a path; the record of the report does not either."""
+    """The filtered store and filter.json contain no name of a patient, no name of a recording, and no path."""
     run(folder)
     shared = {**tree(folder / "private"), "filter.json": (folder / "report/filter.json").read_bytes()}
     for name, content in shared.items():
@@ -226,7 +226,7 @@ def test_what_may_be_shared_names_nobody(folder: Path) -> None:
 
 
 def test_views_are_looked_at_on_every_side(folder: Path) -> None:
-    """A flipped copy is caught with views=[flip], which calibration patients and copies are looked at through, too."""
+    """views=[flip] detects a flipped copy; calibration patients and positive controls are scored in the same views."""
     flipped = {**drawn(), "turned": recordings()["clip-06-0"][2][3:4, :, :, ::-1].copy()}
     samples(folder / "turned", flipped)
     flip = "controls.flip={_target_:echodream.filtering.positive_controls.PixelTransform,flip:true}"
@@ -236,7 +236,7 @@ def test_views_are_looked_at_on_every_side(folder: Path) -> None:
     blind, seeing = ({row["FileName"]: row for row in rows(folder / at / "scores.csv")} for at in ("blind", "report"))
     assert blind["turned"]["Kept"] == "true"
     assert seeing["turned"]["Kept"] == "false"
-    # the fake autoencoder clips to [-10, 10], as a real one clips pixels to [-1, 1]
+    # pixels are clipped to [-1, 1], which clips latents of the stand-in autoencoder to [-10, 10]
     for name, frames in flipped.items():
         both = np.concatenate([frames, np.clip(frames, -10, 10)[..., ::-1]])
         assert float(seeing[name]["Score"]) == pytest.approx(highest(both, training())[0], abs=2e-3)
@@ -252,7 +252,7 @@ PIXELS = "_target_:echodream.filtering.positive_controls.PixelTransform"
 
 
 def test_a_range_is_certified_like_an_amount_and_stated_in_words(folder: Path) -> None:
-    """Gains from 1/2 to 1 are recognised by the stand-in network, and the least recognised copy decides."""
+    """Each training patient has a copy that is darkened by a random amount of the range, as the statement says."""
     run(folder, f"+controls.darker={{{PIXELS},gain:[-0.3,0.0]}}", "rule.alpha_max=0.6", "rule.alpha=0.5")
     shared = Store(folder / "private").dataset.settings
     assert shared["controls"]["darker"]["gain"] == [-0.3, 0.0]
@@ -279,14 +279,14 @@ def test_a_range_that_is_not_recognised_lets_nothing_pass(folder: Path) -> None:
 
 
 class Turned(nn.Module):
-    """A network that knows a frame from either side: the sum of a frame and its mirror image."""
+    """A network that is invariant to a horizontal flip: its output is the sum of a frame and its mirror image."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x + x.flip(-1)).flatten(1)
 
 
 def with_copies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second network at ``folder``/second."""
+    """Write a second identity network, ``Turned``, at ``folder``/second."""
     write_artifact(folder / "second", Artifact("reid", "x", "cc" * 32, "0" * 64), "seed: 0\n", lambda _: None)
     first = embedding.load_reid
 
@@ -298,7 +298,7 @@ def with_copies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_second_network_recognises_what_the_first_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flipped copies pass the first network; each network has a threshold at half of alpha."""
+    """Only the second network recognizes flipped copies; the threshold of each network is computed for alpha / 2."""
     with_copies(folder, monkeypatch)
     flip, alpha = f"controls.flip={{{PIXELS},flip:true}}", ["rule.alpha=0.4", "rule.alpha_max=0.4"]
     refused(folder, r"not certified .* under 'flip'", flip, *alpha)
@@ -348,7 +348,7 @@ def test_a_second_network_recognises_what_the_first_does_not(folder: Path, monke
 
 
 def mirrored(flat: np.ndarray) -> np.ndarray:
-    """The mirror image of an embedding of the stand-in network, (D,)."""
+    """Embedding, (D,), of the mirrored frame, from the embedding of the frame by the stand-in network."""
     turned: np.ndarray = flat.reshape(C, H, W)[..., ::-1].reshape(-1)
     return turned
 
@@ -365,7 +365,7 @@ def test_two_networks_need_more_calibration_patients(folder: Path, monkeypatch: 
 
 
 def test_an_outlier_is_rejected_and_counted(folder: Path) -> None:
-    """Three times the contrast changes no cosine similarity, and leaves the span of training frames."""
+    """A sample with tripled contrast has the same cosine similarity, but is outside the range of training frames."""
     contrast = (3 * (recording(200, 0, 1).astype(np.float64) - MEAN) + MEAN).astype(np.float16)
     samples(folder / "further", {**drawn(), "contrast": contrast})
     alpha = ["rule.alpha=0.4", "rule.alpha_max=0.4", f"src={folder}/further"]
@@ -407,7 +407,7 @@ def test_an_outlier_test_needs_more_calibration_patients_and_the_calibrated_rule
 
 
 def test_without_a_second_network_and_a_grid_the_decision_is_that_of_before(folder: Path) -> None:
-    """Neither the record of the ledger nor the scores name what is not set."""
+    """Unused settings (copies, view_grid, outliers) are neither in the recorded decision nor in the scores."""
     run(folder)
     (entry,) = (json.loads(path.read_text()) for path in (folder / "latents.decisions").glob("*.json"))
     assert not {"copies", "view_grid", "outliers"} & (entry["decision"].keys() | entry["evidence"].keys())
@@ -430,7 +430,7 @@ def test_a_grid_of_views_catches_what_lies_on_it(folder: Path) -> None:
 
 
 def test_the_published_rule_is_the_published_rule(folder: Path) -> None:
-    """Pearson, first frames, the 95th percentile of train-to-test maxima; a copy of another frame may pass."""
+    """rule=percentile: Pearson correlation of first frames; threshold: 95th percentile of TRAIN-to-TEST maxima."""
     run(folder, "rule=percentile")
     of = recordings()
     first = {
@@ -449,7 +449,7 @@ def test_the_published_rule_is_the_published_rule(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class UpsideDown(Control):
-    """A control that only this file knows."""
+    """A positive control that only this test file defines."""
 
     kind: ClassVar[str] = "upside_down"
     turns: int = 1
@@ -471,7 +471,7 @@ class UpsideDown(Control):
 
 
 def test_a_new_control_is_one_class_and_one_line_of_configuration(folder: Path) -> None:
-    """It is certified, recorded, stated and described, and can be a view, without an edit anywhere else."""
+    """A control added by configuration is certified, recorded and described, and can be used as a view."""
     declared = f"+controls.upside_down={{_target_:{__name__}.UpsideDown,turns:1}}"
     refused(folder, r"rule.beta=0.3 is not certified .* under 'upside_down'", declared)
     run(folder, declared, "views=[upside_down]")
@@ -531,7 +531,7 @@ def test_a_rule_that_cannot_keep_its_promise_lets_nothing_pass(folder: Path) -> 
     shared = Store(folder / "private").dataset.settings["decision"]
     assert shared["tries"] == 3
     assert "This is one of 3 decisions with different settings with these networks" in shared["statement"]
-    assert "the confidence of all of them together is 70 %" in shared["statement"]  # delta is .1
+    assert "the confidence of all of them together is 70 %" in shared["statement"]  # 1 - 3 * delta
 
 
 def decided(folder: Path) -> dict[str, Any]:
@@ -551,7 +551,7 @@ def test_decisions_are_counted_in_whichever_folder_and_after_its_removal(folder:
     for name in ("private", "report"):
         shutil.rmtree(folder / name)
     run(folder)
-    assert decided(folder / "private")["tries"] == 3  # the same decision as before
+    assert decided(folder / "private")["tries"] == 3  # a repeated decision is not counted again
     run(folder, "seed=1", f"dst={folder}/other", f"private={folder}/fourth")
     assert decided(folder / "other")["tries"] == 4
     assert "This is one of 4 decisions" in decided(folder / "other")["statement"]
@@ -654,7 +654,7 @@ def test_the_statement_says_how_many_frames_and_copies(folder: Path) -> None:
 
 
 def generator(folder: Path, config: str = "seed: 0\n", **changes: Any) -> None:
-    """The artifact of a generator."""
+    """Write the artifact of a generator, without weights, at ``folder``/lidm."""
     shutil.rmtree(folder / "lidm", ignore_errors=True)
     facts = {"source": file_sha256(folder / "latents" / CHECKSUMS), **changes}
     write_artifact(folder / "lidm", Artifact("lidm", "x", "ab" * 32, "0" * 64, **facts), config, lambda _: None)
@@ -671,7 +671,7 @@ def test_the_generator_is_checked_without_controls_that_need_it(folder: Path) ->
     samples(folder / "images", drawn(), settings={"model": "ab" * 32})
     run(folder)
     assert "generator" not in decided(folder / "private")["statement"]
-    assert Store(folder / "private").dataset.settings["generator"] is None  # as in stores of before
+    assert Store(folder / "private").dataset.settings["generator"] is None  # as in stores of older versions
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -684,11 +684,11 @@ def test_a_generator_that_began_with_a_model_of_other_patients_is_refused(folder
     for record in records:
         generator(folder, initial=record if depth == 1 else {**own, "initial": record})
         refused(folder, r"generator=.* its initial model's patients are not covered by filter and audit; train without")
-    generator(folder, initial=own if depth == 1 else {**own, "initial": own})  # the same patients
+    generator(folder, initial=own if depth == 1 else {**own, "initial": own})  # initial model of the same patients
     run(folder)
     shutil.rmtree(folder / "private")
     shutil.rmtree(folder / "passed", ignore_errors=True)
-    generator(folder, initial=records[0], privacy={"epsilon": 8.0, "delta": 1e-5})  # its initial model is public
+    generator(folder, initial=records[0], privacy={"epsilon": 8.0, "delta": 1e-5})  # DP-SGD: public initial model
     run(folder)
 
 
@@ -713,7 +713,7 @@ def test_patients_who_stopped_a_training_are_no_new_patients(folder: Path, name:
             made = Artifact(each, "x", GENERATOR, "0" * 64)
             write_artifact(folder / each, made, config if each == model else own, lambda _: None)
         refused(folder, words.format(key=key, by=by), *enough)
-    run(folder)  # TEST
+    run(folder)  # calibration=[TEST], the default
     assert decided(folder / "private")["passed"]
 
 
@@ -725,7 +725,7 @@ def test_val_patients_calibrate_a_network_that_was_not_chosen_by_them(folder: Pa
 
 @pytest.mark.slow
 def test_a_network_on_pixels_is_of_this_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was trained on the videos that were decoded from the latents, or that the latents were encoded from."""
+    """The training videos of an identity network on pixels must be the decoded latents or the encoded videos."""
     plant(monkeypatch, folder, on="pixels")
     latents = file_sha256(folder / "latents" / CHECKSUMS)
 
@@ -748,7 +748,7 @@ def test_a_network_on_pixels_is_of_this_study(folder: Path, monkeypatch: pytest.
 
 
 def test_copies_that_are_not_recognised_let_nothing_pass(folder: Path) -> None:
-    """The stand-in identity network does not know a flipped frame."""
+    """The stand-in identity network does not recognize flipped copies, so the filter is not certified."""
     flip = "controls.flip={_target_:echodream.filtering.positive_controls.PixelTransform,flip:true}"
     refused(folder, r"rule.beta=0.3 is not certified .* under 'flip', 9 of 14 copies pass", flip)
     table = json.loads((folder / "report/filter.json").read_text())["decision"]["table"]
@@ -761,7 +761,7 @@ def with_source(root: Path) -> None:
 
 
 def of_real_hearts(root: Path) -> None:
-    """As stage=video writes it for a source of recordings."""
+    """Write a video store whose source is a store of real recordings, as stage=video does."""
     row = {"FileName": "video-0", "Split": "TRAIN", "PatientID": "S000000", "Source": "real"}
     store(root, [(row, recording(16, 0, 1))], 0.0, synthetic=True)
 
@@ -885,7 +885,7 @@ def test_settings_that_make_no_sense_are_refused(folder: Path, words: str, overr
 
 
 def test_a_declared_copy_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings of three frames: without a frame and its neighbours, nothing is left of anyone but two."""
+    """Recordings of two frames: without the copied frame and its neighbor, the patient has no reference frame."""
     plant(monkeypatch, tmp_path)
     table = [
         ({"FileName": f"c{n}", "Split": "TRAIN" if n < 14 else "TEST", "PatientID": f"p{n}"}, recording(n, 0, 2))
@@ -925,7 +925,7 @@ def test_killed_at_any_moment_there_is_no_store_or_the_whole_one(folder: Path, m
         verify(folder / "private")
     run(folder)
     ours, theirs = (tree(root / "private") for root in (folder, whole))
-    changing = ("dataset.json", "SHA256SUMS")  # the command line is in it
+    changing = ("dataset.json", "SHA256SUMS")  # these files contain the command line
     assert {k: v for k, v in ours.items() if k not in changing} == {
         k: v for k, v in theirs.items() if k not in changing
     }
@@ -934,7 +934,7 @@ def test_killed_at_any_moment_there_is_no_store_or_the_whole_one(folder: Path, m
 
 
 def test_models_of_another_split_are_refused(folder: Path) -> None:
-    """Who was in training is not what this store says."""
+    """An identity network trained on another store is an error, because other patients may have been in training."""
     shutil.rmtree(folder / "reid")
     made = Artifact("reid", "x", "ef" * 32, "0" * 64, source="ab" * 32)
     write_artifact(folder / "reid", made, "seed: 0\n", lambda _: None)

@@ -1,4 +1,4 @@
-"""``stage=filter`` of samples whose generator is not known: what is compared, left out, refused and said."""
+"""Tests of ``stage=filter`` on samples of an unknown generator: comparisons, omitted checks, errors and statements."""
 
 import csv
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.tiny_filter import cfg, drawn, plant, recordings, samples, st
 from tests.support.tiny_vae import HEIGHT, WIDTH, moving_disc
 
 OUTSIDE = {"test-copy": ("clip-15-1", 2), "val-copy": ("clip-20-0", 4)}
-"""Samples that copy a frame of a patient of TEST and of VAL."""
+"""Samples that copy a frame of a TEST patient and a frame of a VAL patient."""
 SDEDIT = "controls.sdedit_10={_target_:echodream.filtering.positive_controls.SDEdit,strength:0.1}"
 
 
@@ -28,7 +28,7 @@ def frames() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study, and samples of an unknown generator, three of which copy TRAIN patients and two others."""
+    """A study, and samples of an unknown generator: three copy TRAIN patients, two copy a TEST and a VAL patient."""
     plant(monkeypatch, tmp_path)
     study(tmp_path / "latents")
     samples(tmp_path / "images", frames(), settings={"model": None})
@@ -45,7 +45,7 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
 
 
 def nearest(frame: np.ndarray, *splits: str) -> tuple[float, str]:
-    """By brute force: the highest similarity to a frame of ``splits``, and its recording."""
+    """Highest similarity of ``frame`` to any frame of ``splits``, and the recording of that frame, by brute force."""
     of = {name: parts for name, (_, split, parts) in recordings().items() if split in splits}
     scores = {name: float((unit(frame) @ unit(parts).T).max()) for name, parts in of.items()}
     best = max(scores, key=lambda name: scores[name])
@@ -53,7 +53,7 @@ def nearest(frame: np.ndarray, *splits: str) -> tuple[float, str]:
 
 
 def test_samples_are_compared_with_all_patients_of_the_study(folder: Path) -> None:
-    """The threshold and the patients who set it are those of a known generator; copies of TEST and VAL are rejected."""
+    """The threshold is the same as for a known generator; copies of TEST and VAL patients are also rejected."""
     run(folder)
     found = rows(folder / "report/scores.csv")
     for name, frame in frames().items():
@@ -68,7 +68,7 @@ def test_samples_are_compared_with_all_patients_of_the_study(folder: Path) -> No
     samples(folder / "known", frames())
     run(folder, f"src={folder}/known", f"dst={folder}/other", f"private={folder}/report2")
     known = Store(folder / "other").dataset.settings["decision"]
-    assert {*OUTSIDE} <= set(Store(folder / "other").table["FileName"])  # nobody searches for them
+    assert {*OUTSIDE} <= set(Store(folder / "other").table["FileName"])  # a known generator: compared with TRAIN only
     for name in ("tau", "cost", "table", "training_patients", "references"):
         assert unknown[name] == known[name]
     tau = known["tau"]
@@ -107,8 +107,8 @@ def test_the_decision_says_what_is_not_known(folder: Path) -> None:
 
 
 def test_a_generator_that_is_given_is_not_used(folder: Path) -> None:
-    """Nothing records that it made the samples, so that nothing is said that depends on it."""
-    made = Artifact("lidm", "x", "cd" * 32, "0" * 64, source="34" * 32)  # of another study
+    """The samples record no generator, so generator= is ignored, and controls that need a generator are left out."""
+    made = Artifact("lidm", "x", "cd" * 32, "0" * 64, source="34" * 32)  # trained on another study
     write_artifact(folder / "lidm", made, "seed: 0\n", lambda _: None)
     run(folder, SDEDIT)
     settings = Store(folder / "private").dataset.settings

@@ -1,4 +1,4 @@
-"""A folder of another program's images, from ingest to page and card, with small networks trained here."""
+"""Images made by another program, from ingest to report page and data card, with small networks trained in the test."""
 
 import json
 import re
@@ -29,9 +29,9 @@ SIZE = 32
 SMALL = ["preset=tiny", "trainer.max_epochs=1", "datamodule.workers=0", "callbacks.pictures=null"]
 RULE = ["rule.alpha=0.3", "rule.alpha_max=0.6", "rule.beta=0.5", "rule.delta=0.5", "rule.choose=0", "views=[]"]
 RULE += [f"controls.{name}=null" for name in ("round_trip", "gain", "contrast", "flip", "shift", "rotate", "crop")]
-"""High error rates and few controls, for few patients and a network that is hardly trained."""
+"""High error rates and few controls, because there are few patients and the network is trained briefly."""
 COPIES, OUTSIDE, NEW = 12, 4, 24
-"""Numbers of files that copy a patient of TRAIN, of TEST, and nobody."""
+"""Numbers of images that copy a TRAIN patient, that copy a TEST patient, and that copy no patient."""
 
 
 def run(program: str, *arguments: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run(program: str, *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The study with its autoencoder and identity network, and the raw set; the working directory."""
+    """Working directory with a phantom study, its autoencoder and identity network, and images of another program."""
     folder = tmp_path_factory.mktemp("foreign")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -58,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def reduce_posterior_noise(folder: Path) -> None:
-    """Give the autoencoder the small posterior deviation that it has after a long training."""
+    """Give the autoencoder a small posterior standard deviation, as after a long training."""
     network = load_autoencoder(folder)
     with torch.no_grad():
         logvar = slice(network.config.latent_channels, None)
@@ -69,7 +69,7 @@ def reduce_posterior_noise(folder: Path) -> None:
 
 
 def write_set(raw: Path) -> None:
-    """Unchanged frames of TRAIN and TEST patients, and frames of phantom patients who are in no split."""
+    """Write unchanged frames of TRAIN and TEST patients, and frames of phantom patients who are not in the study."""
     store = Store("data/phantom/videos")
     patients = store.table.drop_duplicates("PatientID")
     train, test = (patients[patients["Split"] == split]["FileName"].tolist() for split in ("TRAIN", "TEST"))
@@ -84,7 +84,7 @@ def write_set(raw: Path) -> None:
 
 @pytest.fixture(scope="module")
 def filtered(root: Path) -> dict[str, Any]:
-    """The set, ingested and filtered: the summary of the filter."""
+    """Ingest and filter the images of another program; returns the summary of the filter."""
     images = ["data=images", "data.name=phantom", "data.size=32", "synthetic=true", "raw=set", "workers=0"]
     assert "unknown" in run("sample", "stage=ingest", *images)["generator"]
     return run("sample", "stage=filter", *STUDY, "src=samples/phantom/foreign", *RULE)
@@ -123,7 +123,7 @@ def test_the_decision_states_what_is_not_known(filtered: dict[str, Any]) -> None
 
 @pytest.fixture(scope="module")
 def audited(filtered: dict[str, Any]) -> dict[str, Any]:
-    """The audit of the kept samples, with a default generator that does not exist."""
+    """Audit the kept samples without a generator (its default path does not exist); returns the record."""
     run("sample", "stage=audit", *STUDY, "pairs=2", "plant=1", "frames=2", "per_patient=4")
     found: dict[str, Any] = json.loads(Path("reports/phantom/audit/audit.json").read_text())
     return found
@@ -139,7 +139,7 @@ def test_the_audit_reads_pixels_and_leaves_the_generator_out(audited: dict[str, 
 
 
 def test_page_and_card_say_what_is_not_known(audited: dict[str, Any]) -> None:
-    """The card only if this is accepted; filter, audit and evaluation are of the samples on the page."""
+    """Report page and data card state that the generator is unknown; the card requires accept_unknown=true."""
     extractors = ["extractors=[spectrum]", "artifact=null", "autoencoder=null", "then=null"]
     run("sample", "stage=evaluate", *STUDY, "images=samples/phantom/private", "videos=null", *extractors)
     for share in ("false", "true"):
@@ -168,7 +168,7 @@ def test_page_and_card_say_what_is_not_known(audited: dict[str, Any]) -> None:
 
 
 def test_videos_of_another_program_are_filtered_frame_by_frame(root: Path, filtered: dict[str, Any]) -> None:
-    """Video files with the frame rate of the study, and a csv with their classes."""
+    """The input is video files with the frame rate of the study, and a csv file with their classes."""
     store = Store("data/phantom/videos")
     names = store.table[store.table["Split"] == "TRAIN"]["FileName"].tolist()[:4]
     new = Phantom(4, seed=99, size=SIZE, seconds=(0.5, 0.5), per_patient=(1, 1))

@@ -1,4 +1,4 @@
-"""``stage=image``: the rows, and every refusal."""
+"""Tests of ``stage=image``: the rows of the sampled store, and error messages."""
 
 import subprocess
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_labels_as_in_training_are_those_of_its_train_rows(tmp_path: Path) -> No
     train = rows[rows["Split"] == "TRAIN"]
     known = set(zip(train["class_id"], train["EF"], train["View"], strict=True))
     drawn = list(zip(made["class_id"], made["EF"], made["View"], strict=True))
-    assert set(drawn) == known  # 60 draws of five rows: one is left out once in 100,000 seeds
+    assert set(drawn) == known  # 60 draws from 5 rows: P(a row is missing) < 1e-5
     more = image(folder, "n=70", "steps=1", "labels=training", at="more").table
     assert more["EF"].tolist()[:60] == made["EF"].tolist()
     other = image(folder, "n=60", "steps=1", "labels=training", "seed=1", at="other").table
@@ -81,7 +81,7 @@ def test_the_column_guidance_tells_all_that_is_not_the_default(tmp_path: Path, o
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed", "bf16-true", "auto"])
 @pytest.mark.slow
 def test_precisions_that_images_are_drawn_with(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With weights in bf16, noise and samples are float32, and the record names the weights of the artifact."""
+    """With weights in bf16, noise and samples are float32, and the record has the fingerprint of the artifact."""
     folder, seen = study(tmp_path), list[torch.Tensor]()
     setting, precision = precision, "bf16-true" if precision == "auto" else precision
     monkeypatch.setattr("echodream.runs.trainer._uses_bf16_gpu", lambda accelerator: setting == "auto")

@@ -25,7 +25,7 @@ def run(dst: Path, source: Any, raw: Any = None, **changes: Any) -> Summary:
 
 
 def rejected(dst: Path) -> dict[str, tuple[str, str]]:
-    """FileName -> reason and whether it counts, as rejected.csv has it."""
+    """Content of rejected.csv: FileName -> (reason, whether the rejection counts)."""
     import csv
 
     with (dst / "rejected.csv").open(newline="") as file:
@@ -303,6 +303,6 @@ def test_settings_are_refused_before_anything_is_listed(tmp_path: Path, wrong: d
 
 
 def test_workers_do_not_import_torch() -> None:
-    """Each worker process imports the stage: torch costs a second."""
+    """Each worker process imports the module of the stage; an import of torch would take a second."""
     code = "import sys, echodream.stages.ingest, echodream.ingest.cardiacnet; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""``stage=keyframes``: its columns, the unchanged rest of the store, and its errors."""
+"""Tests of ``stage=keyframes``: the new columns, the unchanged rest of the store, and error messages."""
 
 import contextlib
 from pathlib import Path
@@ -27,7 +27,7 @@ CLIPS = {"a": heart(61, 23.4), "b": heart(70, 30.0, 0.8), "c": heart(64, 26.0, 0
 
 
 def run(folder: Path, *overrides: str) -> Summary:
-    """``sample.py stage=keyframes`` of the store ``folder``/videos."""
+    """Run ``sample.py stage=keyframes`` on the store ``folder``/videos."""
     fixed = ["stage=keyframes", f"src={folder}/videos", "workers=0", f"notes={folder}/notes", *overrides]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return engine.sample(compose("sample", fixed))
@@ -88,7 +88,7 @@ def test_key_frames_can_be_written_to_latents(tmp_path: Path) -> None:
 def test_existing_key_frames_are_compared_and_replaced(tmp_path: Path) -> None:
     ed, es = zip(*(truth(len(CLIPS[name]), beat, start) for name, beat, start in
                    (("a", 23.4, 0.3), ("b", 30.0, 0.8), ("c", 26.0, 0.1))), strict=True)  # fmt: skip
-    wrong = [ed[0], [ed[1][0] + 9], ed[2]]  # of b, all but one are not there, and that one is elsewhere
+    wrong = [ed[0], [ed[1][0] + 9], ed[2]]  # recording b has a single ED, shifted by 9 frames
     texts = {kind: [" ".join(map(str, one)) for one in marks] for kind, marks in (("ED", wrong), ("ES", es))}
     heart_store(tmp_path / "videos", CLIPS, **texts)
     said = run(tmp_path).facts

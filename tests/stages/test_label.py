@@ -1,4 +1,4 @@
-"""``stage=label``: labels from classifiers compared with a computation by hand; and its errors."""
+"""Tests of ``stage=label``: labels from classifiers against a computation by hand, and error messages."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ ASD, PAH = ([0, 1], ["ASD", "Non-ASD"]), ([2, 3], ["Non-PAH", "PAH"])
 
 
 def rows() -> list[dict[str, Any]]:
-    """Four classes and several splits in mixed order."""
+    """Rows of six recordings with four classes and three splits in mixed order."""
     splits = ["TEST", "TRAIN", "TRAIN", "VAL", "TRAIN", "TEST"]
     names = ASD[1] + PAH[1]
     return [
@@ -36,14 +36,14 @@ def rows() -> list[dict[str, Any]]:
 
 
 def run(folder: Path, *overrides: str) -> Summary:
-    """``sample.py stage=label`` of the store ``folder``/videos."""
+    """Run ``sample.py stage=label`` on the store ``folder``/videos."""
     fixed = ["stage=label", f"src={folder}/videos", f"notes={folder}/notes", *overrides]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return engine.sample(compose("sample", fixed))
 
 
 class Oracles:
-    """Classifiers with given outputs: folder -> (classes, logits of each recording)."""
+    """Replaces trained classifiers by given outputs: folder -> (classes, logits of each recording)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **said: tuple[tuple[list[int], list[str]], np.ndarray]) -> None:
         self.said = said
@@ -79,7 +79,7 @@ def test_the_most_confident_classifier_is_taken(tmp_path: Path, monkeypatch: pyt
     verify(made.root)
     won = set()
     for k, cells in enumerate(made.table.to_dict("records")):
-        mean = (softmax(logits["pah"][k]) + softmax(logits["pah_again"][k])) / 2  # of the same classes
+        mean = (softmax(logits["pah"][k]) + softmax(logits["pah_again"][k])) / 2  # same classes: the mean
         shares = {**dict(zip(ASD[0], softmax(logits["asd"][k]), strict=True)), **dict(zip(PAH[0], mean, strict=True))}
         best = max(shares, key=lambda number: shares[number])
         won.add(bool(best > 1))
@@ -95,7 +95,7 @@ def test_the_most_confident_classifier_is_taken(tmp_path: Path, monkeypatch: pyt
     assert made.table["EF"].tolist() == [50.5] * 6
     assert "already complete" in run(tmp_path, "artifacts=[asd,pah,again]").title
     run(tmp_path, "artifacts=[pah,asd]", f"src={made.root}", f"dst={tmp_path}/twice")
-    assert Store(tmp_path / "twice").table["Asked_class_id"].tolist() == [0, 1, 2, 3, 0, 1]  # what was asked for first
+    assert Store(tmp_path / "twice").table["Asked_class_id"].tolist() == [0, 1, 2, 3, 0, 1]  # the original requests
 
 
 def test_of_equal_confidences_the_first_is_taken() -> None:

@@ -1,4 +1,4 @@
-"""``stage=filter memoriser=true``: a fine-tuned generator's copies, against brute force; nothing else changes."""
+"""Tests of ``stage=filter memoriser=true``: counts of copies by a fine-tuned generator, against brute force."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ MEMORISER = ["memoriser=true", "memoriser_settings={patients:3,steps:6,checkpoin
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study, and a generator that was trained on it for a few steps."""
+    """A study, and a generator trained on that study for a few steps."""
     folder = tmp_path_factory.mktemp("trained")
     study(folder / "latents")
     engine.train(tiny_diffusion.train_cfg(folder, "lidm", "conditioning=[]", "view.per_recording=4"))
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The study, samples of the generator, and identity network and autoencoder in closed form."""
+    """The study, samples of the generator, and an identity network and an autoencoder in closed form."""
     plant(monkeypatch, tmp_path)
     for name in ("latents", "lidm"):
         shutil.copytree(trained / name, tmp_path / name)
@@ -83,7 +83,7 @@ def frames_of(patient: str) -> list[tuple[str, np.ndarray]]:
 
 
 def scale(x: np.ndarray, left_out: set[str]) -> float:
-    """Mean distance to the ten nearest TRAIN patients who are not ``left_out``."""
+    """Mean distance of frame ``x`` to the ten nearest TRAIN patients, without the patients ``left_out``."""
     everyone = {f"secret{number:02}" for number, split, _ in recordings().values() if split == "TRAIN"}
     each = sorted(to_patient(x, name) for name in everyone - left_out)
     return float(np.mean(each[:10]))
@@ -100,7 +100,7 @@ def test_counts_are_those_of_brute_force(folder: Path, monkeypatch: pytest.Monke
     sample = memorization.sample_fine_tuned_models
 
     def planted(*given: Any) -> Any:
-        """Samples among which are a copy of a frame, mixtures of a frame with noise, and noise."""
+        """Replace the first samples by two copies of a frame, two noisy copies, and frames of four new patients."""
         made = sample(*given)
         names = sorted(set(made.recordings.names))
         frame = torch.from_numpy(recordings()[names[0]][2][2:3].astype(np.float32))
@@ -127,7 +127,7 @@ def test_counts_are_those_of_brute_force(folder: Path, monkeypatch: pytest.Monke
         least = to_patient(x, nearest[-1]) / scale(x, tuned)
         classes.append("novel" if least >= others else "copy" if least <= own else "half")
     assert classes[:2] == ["copy", "copy"]
-    assert classes[2:8] == ["half"] * 2 + ["novel"] * 4  # of nobody
+    assert classes[2:8] == ["half"] * 2 + ["novel"] * 4  # noisy copies, new patients
     told = [row for row in evidence(folder / "report/evidence.csv") if row["Kind"].startswith("memoriser")]
     assert [row["Kind"].split()[1] for row in told] == classes
     assert [row["PatientID"] for row in told] == nearest
@@ -149,7 +149,7 @@ def test_counts_are_those_of_brute_force(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_the_distances_of_the_rule_are_those_of_real_frames(folder: Path) -> None:
-    """Own: to frames that are not next to the selected one. Others: of patients outside of the fine-tuning."""
+    """Thresholds: distance to other frames of the same patient, and distance of new patients to fine-tuned patients."""
     from echodream.datamodules.recordings import select_recordings
     from echodream.filtering.copy_generation import select_frames_by_patient
 
@@ -188,7 +188,7 @@ def test_the_decision_and_the_store_do_not_depend_on_it(folder: Path) -> None:
     alone = folder / "alone"
     run(folder, f"dst={alone}/private", f"private={alone}/report")
     theirs = tree(alone / "private")
-    changing = ("dataset.json", "SHA256SUMS")  # the command line is in it
+    changing = ("dataset.json", "SHA256SUMS")  # these files contain the command line
     assert {k: v for k, v in ours.items() if k not in changing} == {
         k: v for k, v in theirs.items() if k not in changing
     }
@@ -215,7 +215,7 @@ def test_it_is_added_to_a_decision_of_before(folder: Path) -> None:
     assert tree(folder) == before
     more = [MEMORISER[0], MEMORISER[1].replace("samples:24", "samples:48")]
     assert "memoriser added" in str(run(folder, *more))
-    assert len([*(folder / "work").iterdir()]) == 1  # the fine-tuned generators are those of before
+    assert len([*(folder / "work").iterdir()]) == 1  # the fine-tuned generators are reused
     again = record(folder)["memoriser"]
     assert again["settings"]["samples"] == 48
     assert again["rule"] == result["rule"]

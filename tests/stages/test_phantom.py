@@ -1,4 +1,4 @@
-"""stage=phantom: the simulated study as raw files, which ingest reads as the same recordings."""
+"""Tests of stage=phantom: ingest reads the raw files of the simulated study as the same recordings."""
 
 import fcntl
 import multiprocessing

@@ -1,4 +1,4 @@
-"""stage=plan: alpha and beta are what the filter then allows, and the experiment and the commands compose."""
+"""Tests of stage=plan: the filter accepts the planned alpha and beta; planned experiment and commands compose."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from tests.support import tiny_filter
 
 
 def planned(folder: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Summary and plan.json of a plan of the phantom, without timing."""
+    """Plan a study of the phantom without timing; returns the summary and the content of plan.json."""
     fixed = [
         "stage=plan",
         "data=phantom",
@@ -45,7 +45,7 @@ def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pyt
     assert patients["TEST"] == sum(counts["TEST"] for counts in record["study"]["patients by class"].values())
     privacy, new = record["privacy"], patients["TEST"]
     assert privacy["alpha"] == 1 / (new + 1)
-    assert privacy["certifying"] == 20  # the copies of all patients certify: rule.choose=0 of the experiment
+    assert privacy["certifying"] == 20  # rule.choose=0: copies of all 20 training patients certify
     assert privacy["beta"] == pytest.approx(1 - 0.05 ** (1 / 20))
     alpha = math.ceil(10_000 / (new + 1)) / 10_000
     rule = {"alpha": alpha, "alpha_max": 0.9, "beta": 0.1392, "delta": 0.05, "choose": 0.0}
@@ -67,7 +67,7 @@ def test_a_plan_counts_and_its_commands_compose(tmp_path: Path, monkeypatch: pyt
     rules = [cfg.rule for _, cfg in seen if "rule" in cfg]
     assert [{name: each[name] for name in rule} for each in rules] == [rule] * 2
     image = next(cfg for _, cfg in seen if str(cfg.get("stage", {}).get("_target_")).endswith("image.image"))
-    assert (image.n, image.steps) == (48, 2)  # of the experiment below
+    assert (image.n, image.steps) == (48, 2)  # the values of experiment=smoke
     trainings = [cfg for program, cfg in seen if program == "train.py"]
     assert {cfg.model.name for cfg in trainings} == {"vae", "lidm", "reid", "lvdm", "classifier"}
     assert {cfg.trainer.devices for cfg in trainings} == {2}
@@ -111,7 +111,7 @@ def test_an_own_study_is_planned_from_its_store(tmp_path: Path, monkeypatch: pyt
 def test_the_filter_allows_the_planned_alpha_and_beta_and_nothing_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decision of stage=filter, on 14 training and 5 new patients whose copies are recognized."""
+    """A filter decision with the planned settings: 14 training patients, 5 new patients, all copies recognized."""
     tiny_filter.plant(monkeypatch, tmp_path)
     study = tiny_filter.study(tmp_path / "latents")
     tiny_filter.samples(tmp_path / "images", tiny_filter.drawn())
@@ -137,7 +137,7 @@ def test_the_filter_allows_the_planned_alpha_and_beta_and_nothing_below(
 
 
 def timing(**changes: Any) -> ModelTiming:
-    """A model of 2 GB, and 0.5 GB for each of 16 samples."""
+    """Timing of a model that needs 2 GB of memory, and 0.5 GB for each of 16 samples of a batch."""
     given = {
         "model": "lidm",
         "parameters": 1,

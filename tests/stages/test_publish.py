@@ -1,4 +1,4 @@
-"""``stage=publish``: what is published, what is refused, and that no patient is named, on a tiny study."""
+"""Tests of ``stage=publish`` on a tiny study: published files, error messages, and no name of a patient."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def latents_of(videos: Store, root: Path, leave_out: int = 0) -> Store:
-    """Latents of ``videos``, without the first ``leave_out``."""
+    """Write a latent store with the recordings of ``videos``, except the first ``leave_out`` recordings."""
     latent = Dataset(kind="latent", channels=4, layout="F,C,H,W", fidelity="float16", encoder=ENCODER)
     rows = videos.table.to_dict("records")[leave_out:]
     with StoreWriter(root, latent) as writer:
@@ -94,7 +94,7 @@ def share() -> dict[str, Any]:
 
 
 def private_images(root: Path, settings: dict[str, Any] | None = None) -> Store:
-    """The images that passed the filter, sampled by the lidm."""
+    """Write a store of images that were sampled by the image model (lidm) and passed the filter."""
     settings = settings or {"decision": {"passed": True}, "samples": {"model": LIDM, "seed": 0}}
     latents = {"kind": "latent", "channels": 4, "layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER}
     row = {"FileName": "image-000003", "Split": "TRAIN", "PatientID": "S000003", "NumberOfFrames": 3, "FPS": 25.0}
@@ -111,7 +111,7 @@ def write(path: Path, content: Any) -> None:
 
 
 def run(root: Path, *overrides: str) -> Summary:
-    """``stage=publish`` of the study below ``root``."""
+    """Run ``stage=publish`` on the study below ``root``."""
     paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
     fixed = ["stage=publish", "data=phantom", "license=cc-by-nc-4.0", *paths]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -125,7 +125,7 @@ def study(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def published(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The videos, ready for the hub."""
+    """Folder of the published videos, before any upload to the hub."""
     folder = tmp_path_factory.mktemp("hub") / "videos"
     run(whole, f"dst={folder}")
     return folder
@@ -137,7 +137,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_the_published_videos_are_those_that_passed_under_other_names(published: Path, whole: Path) -> None:
-    """The same pixels, without columns about sampling and similarity, in another order."""
+    """Published videos have the same pixels in another order, and no columns about sampling and similarity."""
     made, source = Store(published / "store"), Store(whole / "samples/phantom/videos")
     own = ["FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth"]
     assert list(made.table) == [*own, "class_id", "class_name"]
@@ -153,7 +153,7 @@ def test_the_published_videos_are_those_that_passed_under_other_names(published:
 
 
 def test_video_folder_has_each_recording_as_mp4_with_its_row(published: Path) -> None:
-    """In the layout of VideoFolder: metadata.csv beside the files, whose first column names them."""
+    """The layout is VideoFolder of the datasets library: metadata.csv is next to the files and lists the file names."""
     made, folder = Store(published / "store"), published / "videofolder/train"
     with (folder / "metadata.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -264,7 +264,7 @@ def test_data_card_has_the_statement_and_the_measures(published: Path) -> None:
 
 @pytest.mark.slow
 def test_the_card_says_what_was_certified_and_not_that_no_copy_is_there(study: Path, tmp_path: Path) -> None:
-    """Two decisions, and copies that the set may contain."""
+    """After two decisions, the card has the lower confidence, and the expected number of copies among the samples."""
     run(study, f"dst={tmp_path}/first")
     text = " ".join((tmp_path / "first/README.md").read_text().split())
     assert "contains no recording of a patient" not in text
@@ -296,7 +296,7 @@ def test_data_card_has_the_seven_cs_and_card_json(published: Path) -> None:
     facts = {each["name"]: each["text"] for each in record["criteria"]["compliance"]["figures"]}
     assert facts["License"] == "cc-by-nc-4.0"
     assert facts["Statement of the filter"] == STATEMENT
-    assert text.count(STATEMENT) == 1  # a copy would stand in for one that an editor hides
+    assert text.count(STATEMENT) == 1  # a second copy would hide the deletion of the first
     assert "Seed" not in {each["name"].split()[0] for each in record["criteria"]["consistency"]["figures"]}
 
 
@@ -336,7 +336,7 @@ def test_interrupted_run_is_continued_with_the_same_bytes(
 
 
 def changed(study: Path, file: str, change: Callable[[dict[str, Any]], None] | None) -> None:
-    """Change a record, or remove it."""
+    """Apply ``change`` to the record ``file``, or remove the file if ``change`` is None."""
     path = study / "reports/phantom" / file
     if change is None:
         return path.unlink()
@@ -578,7 +578,7 @@ def test_push_uploads_the_checked_folder(study: Path, monkeypatch: pytest.Monkey
     assert sent["folder_path"] == study / "reports/phantom/hub/videos"
     assert summary.facts["uploaded"] == "https://hub.example/lab/hearts"
     assert b"hf_secret" not in b"".join(contents(study / "reports").values())
-    monkeypatch.setattr(Hub, "private", False)  # what is there is not made private
+    monkeypatch.setattr(Hub, "private", False)  # an existing public repository is not made private
     with pytest.raises(UserError, match="push=lab/hearts exists and is public: give another name, or public=true"):
         run(study, "push=lab/hearts")
     del Hub.sent[2:]
@@ -594,7 +594,7 @@ def test_push_uploads_the_checked_folder(study: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["videos", "lidm"])
 def test_names_are_those_of_the_study_that_the_filter_compared_with(study: Path, tmp_path: Path, what: str) -> None:
-    """Stores with other recordings, other patients, fewer patients, and the same ones in another order."""
+    """Other names of recordings or patients, or a missing recording, are errors; another order or more rows are not."""
     real = Store(study / "data/phantom/videos")
     others = {"names": {"FileName": "other-"}, "patients": {"PatientID": "Roe-"}}
     for name, renamed in others.items():
@@ -620,7 +620,7 @@ def test_an_audit_of_another_study_is_refused(study: Path) -> None:
 
 
 def renumbered(videos: Store, root: Path, prefixes: dict[str, str], extra: bool = False) -> None:
-    """The same recordings in reverse order, with new name prefixes; with ``extra`` one more."""
+    """Write the same recordings in reverse order, with new name prefixes; ``extra`` adds one recording."""
     rows = videos.table.to_dict("records")[::-1]
     rows = [{**row, **{column: f"{prefix}{row[column]}" for column, prefix in prefixes.items()}} for row in rows]
     sources = [*videos.table["FileName"]][::-1]
@@ -692,7 +692,7 @@ def test_unknown_file_in_the_folder_stops_the_upload(study: Path, monkeypatch: p
 def test_replaced_files_stop_the_upload(study: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     run(study, f"what={what}")
     folder = study / "reports/phantom/hub" / what
-    if what == "videos":  # a store in itself without fault, of samples that no filter has seen
+    if what == "videos":  # a valid store of samples that were not filtered
         synthetic_stores(study / "other")
         shutil.rmtree(folder / "store")
         shutil.copytree(study / "other/videos", folder / "store")
@@ -710,7 +710,7 @@ def test_replaced_files_stop_the_upload(study: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_filter_record_must_match_the_store_of_passed_samples(study: Path) -> None:
-    """A record of another filter run differs from dataset.json of the samples."""
+    """A filter.json that was written by another run of the filter than the samples is an error."""
     changed(study, "filter_image/filter.json", lambda record: record.update(source="e" * 64))
     root = study / "samples/phantom/private"
     settings = json.loads((root / "dataset.json").read_text())["settings"]

@@ -1,4 +1,4 @@
-"""stage=report: content of the page, what a shared page leaves out, and what is reported as missing."""
+"""Tests of stage=report: content of the page, omissions of a shared page, and results reported as missing."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ from tests.support.tiny_report import STATEMENT, records, run, study, synthetic_
 PAGE = "reports/phantom/index.html"
 SHARED = "reports/phantom/share/index.html"
 WRITTEN = ("card.json", "card.schema.json", "index.html", "metrics.json")
-"""Files of a page, in alphabetical order."""
+"""Files that stage=report writes, in alphabetical order."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def all_frames(store: Store) -> np.ndarray:
 
 
 def holds_real(root: Path, html: str) -> list[bool]:
-    """For each video, whether one of its frames is a patient's."""
+    """For each video of the page, whether any frame shows a real patient."""
     real = all_frames(Store(root / "data/phantom/videos"))
     return [max(likest(frame, real) for frame in clip) > 0.9 for clip in videos_of(html)]
 
@@ -96,13 +96,13 @@ def holds_real(root: Path, html: str) -> list[bool]:
 def test_private_page_shows_real_and_synthetic_videos_and_nearest_patients(whole: Path) -> None:
     html = page(whole)
     shown = holds_real(whole, html)
-    assert len(shown) == 2 * (2 + 3) + 2 * 6  # two real and three synthetic of two classes; six pairs
+    assert len(shown) == 2 * (2 + 3) + 2 * 6  # 2 classes with 2 real and 3 synthetic videos; 6 pairs
     assert sum(shown) == 2 * 2 + 6
     text = words(html)
     assert "Private." in text
-    assert "Doe-005q, frame 5" in text  # the nearest of the sample with the highest score that passed
+    assert "Doe-005q, frame 5" in text  # nearest frame of the passed sample with the highest score
     assert "Similarity 0.65 . 2 of 4 new patients are at least as similar" in text
-    assert "Doe-001q, frame 2" not in text  # of a sample that was rejected
+    assert "Doe-001q, frame 2" not in text  # nearest frame of a rejected sample
 
 
 def test_shared_page_has_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
@@ -111,7 +111,7 @@ def test_shared_page_has_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
     assert len(shown) == 6
     assert not any(shown)
     synthetic = all_frames(Store(whole / "samples/phantom/videos"))
-    assert all(likest(clip[0], synthetic) > 0.9 for clip in videos_of(html))  # the measure does find frames
+    assert all(likest(clip[0], synthetic) > 0.9 for clip in videos_of(html))  # correlation detects shown frames
     both = html + "".join((whole / SHARED).with_name(name).read_text() for name in ("metrics.json", "card.json"))
     for row in Store(whole / "data/phantom/videos").table.to_dict("records"):
         assert row["FileName"] not in both
@@ -123,13 +123,13 @@ def test_shared_page_has_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
 
 
 def test_real_frames_in_a_shared_page_are_detected(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted error: the shared page chooses its videos as if it were private."""
+    """Planted error: the shared page selects videos as a private page does, including videos of real patients."""
 
     def choose_for_private_page(sources: Sources, settings: clips.ClipSettings) -> clips.PageClips:
         return clips.choose_clips(replace(sources, share=False), settings)
 
     monkeypatch.setattr(build, "choose_clips", choose_for_private_page)
-    with pytest.raises(UserError, match="would contain"):  # the captions of the pairs give it away
+    with pytest.raises(UserError, match="would contain"):  # the captions contain names of patients
         run(mine, "share=true")
     html = page(mine, "share=true", "look.pairs=0", path=SHARED)
     assert sum(holds_real(mine, html)) == 4
@@ -158,7 +158,7 @@ def test_shared_page_has_no_absolute_paths(mine: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("passed", [True, False])
 def test_only_samples_that_passed_the_filter_are_shared(mine: Path, passed: bool) -> None:
-    """Videos that were not filtered, or a filter decision that failed."""
+    """Videos that were not filtered, or whose filter decision failed, cannot be shown on a shared page."""
     other = mine / "other"
     synthetic_stores(other, count=4, passed=passed)
     if passed:
@@ -187,7 +187,7 @@ def test_verdict_has_the_numbers_of_the_records(whole: Path) -> None:
     text = words(page(whole))
     assert "Guarantee holds ≤ 5 % of copies pass" in text
     assert STATEMENT in text
-    assert "made in any of 2 declared ways, passes the filter" in text  # the weakest is not a third
+    assert "made in any of 2 declared ways, passes the filter" in text  # "weakest of all" is not counted
     assert "Stated with 95 % confidence, from copies of 120 training patients." in text
     assert "reaches 0.90 times the AUC of one trained on real videos in ASD (95 % interval 0.80 to 0.97)" in text
     assert "Below real data" in text
@@ -255,7 +255,7 @@ def test_missing_records_are_shown_with_their_commands(mine: Path) -> None:
     html = page(mine)
     for stage in ("filter", "audit", "utility", "evaluate"):
         assert f"python sample.py stage={stage} data=phantom" in html
-    assert "<tbody" not in html.split('id="card"')[0]  # no empty table; the card counts what the stores have
+    assert "<tbody" not in html.split('id="card"')[0]  # no empty table above the card
     assert not re.search(r"<tbody[^>]*>\s*</tbody>", html)
     shutil.rmtree(mine / "samples")
     shutil.rmtree(mine / "reports")
@@ -268,7 +268,7 @@ def test_missing_records_are_shown_with_their_commands(mine: Path) -> None:
 
 
 def test_a_page_before_the_synthetic_videos_says_what_is_not_yet_made(mine: Path) -> None:
-    """With real videos and the newest pictures of trainings; the final page is the same as without an earlier page."""
+    """The early page has real videos and the newest training pictures, and does not change the final page."""
     final = page(mine).encode()
     for folder in ("samples", "reports"):
         (mine / folder).rename(mine / f"{folder}_final")
@@ -394,7 +394,7 @@ def test_a_page_that_would_be_too_large_is_refused(whole: Path, monkeypatch: pyt
 
 
 def test_textures_can_be_told_apart() -> None:
-    """A condition of the test of shared pages."""
+    """Frames of different patients have a low correlation; the tests of shared pages rely on this."""
     frames = np.concatenate([texture(k, 3)[..., 0] for k in (*range(10), *range(1000, 1006))])
     for place in range(0, len(frames), 3):
         others = np.delete(frames, slice(place, place + 3), axis=0)
@@ -477,7 +477,7 @@ def test_fidelity_verdict_is_the_grade_of_the_worst_judged_distance(
 
 @pytest.mark.slow
 def test_a_distance_by_the_classifier_alone_gives_no_verdict(mine: Path) -> None:
-    """It is blind to what the classifier does not need, such as speckle."""
+    """A distance by classifier features ignores details that the classifier does not need, such as speckle."""
     path = mine / "reports/phantom/evaluation.json"
     near = {"value": 1.0, "low": 0.9, "high": 1.1, "floor": {"value": 1.0, "low": 0.8, "high": 1.2}, "warning": None}
     change(path, ("videos", {"frechet[classifier]": near}))

@@ -1,4 +1,4 @@
-"""``stage=utility`` compared with scikit-learn; and its errors."""
+"""Tests of ``stage=utility``: metrics against scikit-learn, and error messages."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ PAIRS = {"ASD": ("ASD", "Non-ASD"), "PAH": ("PAH", "Non-PAH")}
 
 
 def real_rows() -> list[dict[str, Any]]:
-    """Two training recordings, and twenty-eight of TEST patients with one to three recordings each."""
+    """Rows of two TRAIN recordings and 28 TEST recordings; each TEST patient has one to three recordings."""
     rows = [row(f"a{k}", f"A{k}", 9, class_id=k, class_name=NAMES[k], EF=50.0) for k in range(2)]
     for k in range(28):
         patient = f"T{k * 2 // 3}_{k % 4}"
@@ -39,7 +39,7 @@ def real_rows() -> list[dict[str, Any]]:
 
 
 def write(root: Path, rows: list[dict[str, Any]]) -> None:
-    """A store of random recordings that change from frame to frame."""
+    """Write a store of random recordings that change from frame to frame."""
     with StoreWriter(root, Dataset(kind="video", channels=1)) as writer:
         for number, entry in enumerate(rows):
             rng = np.random.default_rng(number)
@@ -51,7 +51,7 @@ def write(root: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def model(root: Path, seed: int, source: str, train_on: str | None, classes: int = 4, **facts: Any) -> Path:
-    """A classifier artifact with random weights."""
+    """Write a classifier artifact with random weights."""
     torch.manual_seed(seed)
     network = Classifier(classes, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [1, 1], False).eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write(folder / "real", real_rows())
     source = file_sha256(folder / "real" / CHECKSUMS)
-    model(folder / "classifier", 1, source, None)  # as written before anything was said of training
+    model(folder / "classifier", 1, source, None)  # as written by older versions, without train_on
     trained = {"synthetic": {"recordings": 9, "patients": 9}}
     model(folder / "classifier_synthetic", 2, source, "synthetic", trained=trained)
     model(folder / "classifier_both", 3, source, "both")
@@ -79,7 +79,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
-    """The written record, and the printed summary."""
+    """Run ``stage=utility``; returns the written record and the printed summary."""
     fixed = ["stage=utility", f"real={folder}/real", f"dst={folder}/report", "notes=null", "repeats=200"]
     fixed += [f"+data.name={folder.name}", f"paths.models={folder.parent}"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -90,7 +90,7 @@ def asked(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
 
 @torch.no_grad()
 def probabilities(folder: Path, name: str, models: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs for the center clip of each TEST recording, one by one; class and EF."""
+    """Network outputs for the center clip of each TEST recording, computed clip by clip, and the true class and EF."""
     network, _ = load_classifier((models or folder) / name)
     store = Store(folder / "real")
     said, ids, values = [], [], []
@@ -126,7 +126,7 @@ def test_pairs_of_classes_use_conditional_probabilities(study: Path) -> None:
             assert entry["sensitivity"]["value"] == pytest.approx((p >= 0.5)[truth].mean())
             assert entry["specificity"]["value"] == pytest.approx((p < 0.5)[~truth].mean())
             assert entry["auc"]["low"] < entry["auc"]["value"] < entry["auc"]["high"]
-            assert abs(areas[role] - roc_auc_score(truth, shares[kept, a])) > 1e-6  # not the probability among four
+            assert abs(areas[role] - roc_auc_score(truth, shares[kept, a])) > 1e-6  # not the 4-class probability
         for role in ("synthetic", "both"):
             assert found["tasks"][task]["ratio"][role]["auc"]["value"] == pytest.approx(areas[role] / areas["real"])
         assert found["tasks"][task]["test"] == {"recordings": 14, "patients": 14, "positive": 7}
@@ -143,7 +143,7 @@ def test_regression_is_evaluated_in_its_unit(study: Path) -> None:
     assert found["tasks"]["EF"]["real"]["mae"]["value"] == pytest.approx(mean_absolute_error(truth, said[:, 0]))
     assert found["tasks"]["EF"]["real"]["r2"]["value"] == pytest.approx(r2_score(truth, said[:, 0]))
     assert found["tasks"]["EF"]["ratio"]["synthetic"].keys() == {"r2"}
-    assert found["tasks"]["EF"]["ratio"]["synthetic"]["r2"]["value"] is None  # of a negative R2 there is none
+    assert found["tasks"]["EF"]["ratio"]["synthetic"]["r2"]["value"] is None  # no ratio of a negative R2
     assert "both" not in found["tasks"]["EF"]
 
 

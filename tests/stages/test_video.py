@@ -1,4 +1,4 @@
-"""``stage=video``: key frames, the rows, and every refusal."""
+"""Tests of ``stage=video``: key frames, the rows of the sampled store, and error messages."""
 
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,14 @@ def test_key_frames_become_three_frames_and_the_video_takes_all_three(
 
 @pytest.mark.slow
 def test_key_frames_come_again_with_every_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ED at 0, then ES and ED of each beat; the beats' lengths vary from video to video as they did in training."""
+    """Key frames are ED at 0, then ES and ED of each beat; beat lengths vary between videos as in the training data."""
     facts = {"reference_times": (0.0, 3.0, 8.0), "beat_spread": 0.2}
     artifact(tmp_path / "lvdm", model("lvdm", ("reference",), **facts), "lvdm")
     stills = latent_store(tmp_path / "images", [3] * 8, synthetic=True)
     seen: list[Any] = []
     planted(monkeypatch, lambda x, values, keep: (seen.append(values), torch.zeros(1))[1], 0.5)
     made = video(tmp_path, "frames=20", "overlap=4", "n=40", "repeat=true", "batch=40", "steps=1")
-    values = {name: value[:40] for name, value in seen[0].items()}  # of the first window
+    values = {name: value[:40] for name, value in seen[0].items()}  # the first window of each video
     lengths = 60 * 25.0 / made.table["HeartRate"].to_numpy()
     key_frames = whitened(stills)
     for row, length in enumerate(lengths):
@@ -64,7 +64,7 @@ def test_key_frames_come_again_with_every_beat(tmp_path: Path, monkeypatch: pyte
         assert times[-1] >= 20
         which = [0, *[1, 2] * count]
         assert reference == pytest.approx(key_frames[row % 8][which].transpose(1, 0, 2, 3), abs=1e-5)
-    assert lengths.mean() == pytest.approx(8, abs=0.8)  # 40 draws: standard error 0.25
+    assert lengths.mean() == pytest.approx(8, abs=0.8)  # 40 videos: standard error 0.25
     assert 0.12 < lengths.std() / 8 < 0.26
     again = video(tmp_path, "frames=20", "overlap=4", "n=3", "batch=2", "steps=1", at="fewer")
     assert again.table["HeartRate"].tolist() == made.table["HeartRate"].tolist()[:3]
@@ -77,7 +77,7 @@ def test_beats_that_are_all_alike_come_again_too(tmp_path: Path, monkeypatch: py
     seen: list[Any] = []
     planted(monkeypatch, lambda x, values, keep: (seen.append(values), torch.zeros(1))[1], 0.5)
     made = video(tmp_path, "frames=20", "overlap=4", "steps=1")
-    assert made.table["HeartRate"].tolist() == [187.5, 187.5]  # 8 frames at 25 a second
+    assert made.table["HeartRate"].tolist() == [187.5, 187.5]  # beats of 8 frames at 25 frames per second
     assert seen[0]["reference_time"][0, :7].tolist() == [0, 3, 8, 11, 16, 19, 24]
 
 
@@ -125,7 +125,7 @@ def test_going_round_again_gives_other_videos_of_the_same_image(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_what_nobody_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The source has no EF: it is drawn without, and the summary says so; guided it is refused."""
+    """The source has no EF: videos are sampled without EF and the log says so; guidance by EF is an error."""
     folder = study(tmp_path)
     artifact(folder / "both", model("lvdm", ("reference", "class_id", "EF")), "lvdm")
     image(folder)
@@ -140,14 +140,14 @@ def test_what_nobody_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCapture
 
 @pytest.mark.slow
 def test_uniform_labels_of_videos_are_balanced(tmp_path: Path) -> None:
-    """Also of a condition that the source does not have."""
+    """labels=uniform sets balanced classes, and also values of EF, which the source does not have."""
     folder = study(tmp_path)
     artifact(folder / "both", model("lvdm", ("reference", "class_id", "EF")), "lvdm")
     image(folder)
     table = video(folder, f"artifact={folder}/both", "n=6", "repeat=true", "labels=uniform").table
     assert table["class_id"].tolist() == [0, 1, 3, 0, 1, 3]
     assert table["EF"].between(40, 61).all()
-    assert len(table["EF"].unique()) == 2  # one for each cycle of the classes
+    assert len(table["EF"].unique()) == 2  # one EF for each cycle of the classes
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""stage=video: where reference frames are placed, and what is said of a real source."""
+"""Tests of stage=video: times of the reference frames, and the record of samples with real reference frames."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.tiny_diffusion import WINDOW, artifact, latent_store, model, 
 
 
 def drawn(folder: Path, *overrides: str, synthetic: bool = True, length: int = 1, **facts: Any) -> Store:
-    """Two videos of 20 frames by a random model with these facts."""
+    """Sample two videos of 20 frames with a random model that has the metadata ``facts``."""
     artifact(folder / "lvdm", model("lvdm", ("reference", "class_id"), **facts), "lvdm")
     latent_store(folder / "images", [length] * 2, synthetic=synthetic)
     engine.sample(sample_cfg(folder, "video", "steps=1", "frames=20", "overlap=4", *overrides))
@@ -41,7 +41,7 @@ def test_they_are_given_where_they_lay_in_training(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(DiffusionModel, "forward", planted)
     drawn(tmp_path, "join=continue", "overlap=1", reference_times=(0.0,))
     assert seen[0] == [[0.0], [0.0]]
-    assert seen[1] == [[-(WINDOW - 1.0), 0.0]] * 2  # the last frame of the window before lies where training had one
+    assert seen[1] == [[-(WINDOW - 1.0), 0.0]] * 2  # time 0 in training, for the last frame of the previous window
 
 
 @pytest.mark.slow

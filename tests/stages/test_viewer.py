@@ -1,4 +1,4 @@
-"""``stage=viewer``: the grid, the page and its privacy markers, and the page in a real browser."""
+"""Tests of ``stage=viewer``: the grid, the page and its privacy markers, and the page in a real browser."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ GRID = ("values=2", "repeats=2", "scales=[1,3]", "frames=8", "steps=1", "trainer
 
 
 def run(root: Path, *overrides: str) -> Summary:
-    """``stage=viewer`` of the study below ``root``."""
+    """Run ``stage=viewer`` on the study below ``root``."""
     paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return engine.sample(compose("sample", ["stage=viewer", "data=phantom", *paths, *overrides]))
@@ -59,7 +59,7 @@ def decoded(uri: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with models of class and EF, and the page of its grid."""
+    """A study with models that are conditioned on class and EF, and the viewer page of the sampled grid."""
     root = tmp_path_factory.mktemp("viewer")
     vae = tiny_autoencoder()
     write_vae_artifact(root / "models/phantom/vae", vae)
@@ -127,7 +127,7 @@ def filtered(tmp_path: Path) -> Path:
 
 
 def with_decision(root: Path, passed: bool, rule: str = "calibrated") -> str:
-    """Videos decoded from samples whose filter has a statement; returns the setting ``videos=``."""
+    """Write videos decoded from samples with a filter decision; returns the override ``videos=...``."""
     from tests.support.tiny_report import synthetic_stores
 
     shutil.rmtree(root / "samples/phantom")
@@ -204,7 +204,7 @@ def test_the_controls_choose_the_clip_that_plays(drawn: Path, tmp_path: Path) ->
         for name, text in wanted.items():
             assert selected(opened, name) == text, name
         assert opened.ask("document.querySelector('form [name=EF]').options.length") == 2
-        assert opened.ask("document.querySelector('form [name=View]')") is None  # not a condition of these models
+        assert opened.ask("document.querySelector('form [name=View]')") is None  # the models have no condition View
         shown = opened.ask("document.getElementById('clip').src")
         assert shown in [clip["video"] for clip in content["clips"]]
         opened.until("document.getElementById('clip').currentTime > 0")
@@ -219,12 +219,12 @@ def test_the_controls_choose_the_clip_that_plays(drawn: Path, tmp_path: Path) ->
         assert "Not for sharing" in opened.ask("document.getElementById('unfiltered').innerText")
         opened.ask("document.querySelector('.play').click()")
         assert opened.ask("document.getElementById('clip').paused")
-        assert set(opened.requests()) <= {page.resolve().as_uri()}  # it was loaded again
+        assert set(opened.requests()) <= {page.resolve().as_uri()}  # only the page itself was loaded
         assert opened.complaints() == []
 
 
 def chromium_at(chromium: Any, page: Path, fragment: str) -> Any:
-    """``chromium`` with the ``page`` at ``fragment``."""
+    """Open ``page`` with the URL fragment ``fragment`` in Chromium, and wait until the clip is shown."""
     chromium.open(page)
     chromium.ask(f"window.before = true; location.hash = {json.dumps(fragment)}; location.reload(); 0")
     chromium.until("!window.before && document.readyState === 'complete' && document.getElementById('clip').src")

@@ -1,4 +1,4 @@
-"""A study of patients who can be told apart, sets that copy them or do not, and generators that remember or do not."""
+"""Data for audit tests: distinguishable patients, samples with or without copies, generators with or without memory."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,17 +26,17 @@ from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 MEAN, STD = np.reshape(STATISTICS.mean, (C, 1, 1)), np.reshape(STATISTICS.std, (C, 1, 1))
 ENCODER = fingerprint(tiny_autoencoder())
 TRAIN, HELD = 30, 24
-"""Patients in training; in VAL and TEST together."""
+"""Number of patients in TRAIN, and number of patients in VAL and TEST together."""
 
 
 def person(number: int) -> np.ndarray:
-    """What is the same in all frames of a patient, whitened: (C, H, W)."""
+    """The pattern that all frames of a patient share, whitened: (C, H, W)."""
     found: np.ndarray = np.random.default_rng([7, number]).normal(size=(C, H, W))
     return found
 
 
 def heart(number: int, frames: int, recording: int = 0) -> np.ndarray:
-    """Frames of a patient, whitened: a pattern that beats a little, with some noise. (F, C, H, W)."""
+    """Whitened frames of a patient, (F, C, H, W): the pattern of the patient, a small periodic change, and noise."""
     rng = np.random.default_rng([8, number, recording])
     beat = 0.2 * np.sin(np.arange(frames) * 0.9 + recording)[:, None, None, None] * np.roll(person(number), 1, axis=2)
     found: np.ndarray = person(number) + beat + 0.1 * rng.normal(size=(frames, C, H, W))
@@ -46,7 +46,7 @@ def heart(number: int, frames: int, recording: int = 0) -> np.ndarray:
 def write(
     root: Path, rows: Mapping[str, tuple[np.ndarray, dict[str, Any]]], synthetic: bool = False, **facts: Any
 ) -> Store:
-    """A latent store of whitened frames, (F, C, H, W), by name, with the columns of each."""
+    """Write a latent store. ``rows``: name -> (whitened frames (F, C, H, W), columns of the table)."""
     given = {"kind": "latent", "channels": C, "height": H, "width": W, "layout": "F,C,H,W", "fidelity": "float16"}
     dataset = Dataset(**{**given, "encoder": ENCODER, "synthetic": synthetic, **facts})
     with StoreWriter(root, dataset) as writer:
@@ -59,7 +59,7 @@ def write(
 
 
 def study(root: Path, train: int = TRAIN, held: int = HELD) -> Store:
-    """Real patients: every third has two recordings, of 7 to 9 frames with a beat marked in each."""
+    """Write the real patients: every third patient has two recordings, of 7 to 9 frames with one marked beat."""
     rows = {}
     for number in range(train + held):
         split = "TRAIN" if number < train else ("VAL", "TEST")[number % 2]
@@ -80,7 +80,7 @@ def samples(
     order: int = 1,
     **facts: Any,
 ) -> Store:
-    """A synthetic set: sample k shows the patient number ``whose(k)``, frame for frame but for a little noise."""
+    """Write a synthetic store: sample k has the frames of patient number ``whose(k)`` plus little noise."""
     rows = {}
     for number in range(count)[::order]:
         rng = np.random.default_rng([9, number])
@@ -91,17 +91,17 @@ def samples(
 
 
 def copies(number: int) -> int:
-    """One who is in training."""
+    """Patient of sample ``number`` for ``samples``: a training patient."""
     return number % TRAIN
 
 
 def strangers(number: int) -> int:
-    """One who is in no split."""
+    """Patient of sample ``number`` for ``samples``: a person who is in no split."""
     return 1000 + number
 
 
 def reid(root: Path, **sees: Any) -> Path:
-    """An identity network with random weights: what is alike goes to what is alike."""
+    """Write an identity network with random weights, which maps similar frames to similar embeddings."""
     torch.manual_seed(3)
     settings = {"channels": C, "block": "basic", "layers": [1, 1, 1, 1], "widths": [8, 8, 8, 8], "features": 16}
     network = Siamese(**settings).eval()  # type: ignore[arg-type]
@@ -112,14 +112,14 @@ def reid(root: Path, **sees: Any) -> Path:
 
 
 def networks(folder: Path) -> Path:
-    """The autoencoder and the identity network."""
+    """Write the autoencoder and the identity network to ``folder``."""
     vae_artifact(folder / "vae", tiny_autoencoder())
     reid(folder / "reid")
     return folder
 
 
 def generator(root: Path, made: DiffusionModel, name: str, view: str) -> Path:
-    """A diffusion model as training with ``view``, yaml, would leave it."""
+    """Write the diffusion model ``made`` as the artifact of a training with the view class ``view``."""
     config = f"seed: 0\nview: {{_target_: echodream.datamodules.views.{view}}}\n"
     write_artifact(root, Artifact(name, "people", made.fingerprint(), "0" * 64), config, made.save)
     return root
@@ -134,15 +134,15 @@ def audit_cfg(folder: Path, *overrides: str) -> DictConfig:
 
 
 def audit(folder: Path, *overrides: str) -> str:
-    """Run it; what is printed."""
+    """Run the audit of ``audit_cfg``; returns the printed summary."""
     return str(engine.sample(audit_cfg(folder, *overrides)))
 
 
 class Restorer:
-    """Stands for ``Diffusion.forward`` of a network that knows ``frames``, (M, C, H, W), whitened, and nothing else.
+    """Replaces ``DiffusionModel.forward`` by a network that has memorized ``frames``, (M, C, H, W), whitened.
 
-    It takes each frame for the nearest that it knows, and predicts accordingly. Without frames it restores as well as
-    can be done for data that are standard normal: of nobody better than of others. It keeps what it was shown.
+    The predicted x_0 of a frame is the nearest of ``frames``. With ``frames=None``, the prediction is optimal for
+    standard normal data, so no patient is restored better than another. ``shown`` and ``told`` record the inputs.
     """
 
     def __init__(self, frames: Tensor | None) -> None:

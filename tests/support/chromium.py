@@ -38,7 +38,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its result; events that arrive before it are kept."""
+        """Send a command and return its result; events that arrive before the result are kept."""
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if getattr(self, "session", None):
@@ -79,7 +79,7 @@ class Browser:
         return found["result"].get("value")
 
     def until(self, script: str, seconds: float = 60) -> Any:
-        """Wait until an expression is true, and return it."""
+        """Wait until a JavaScript expression is true, and return its value."""
         end = time.monotonic() + seconds
         while not (found := self.ask(script)):
             assert time.monotonic() < end, f"not true within {seconds} s: {script}"
@@ -99,7 +99,7 @@ class Browser:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def requests(self) -> list[str]:
-        """Requested URLs other than the page itself and data inside it."""
+        """Requested URLs, except the page itself and data URLs inside the page."""
         asked = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [url[:200] for url in asked[1:] if not url.startswith(("data:", "blob:"))]
 
@@ -118,7 +118,7 @@ def browser(profile: Path, *flags: str) -> Iterator[Browser]:
     ours_read, theirs_write = os.pipe()
     theirs_read, ours_write = os.pipe()
 
-    def pipes() -> None:  # Chromium reads commands from 3 and answers on 4
+    def pipes() -> None:  # Chromium reads commands from file descriptor 3 and answers on 4
         first, second = os.dup(theirs_read), os.dup(theirs_write)
         os.dup2(first, 3)
         os.dup2(second, 4)

@@ -1,4 +1,4 @@
-"""A table of seven recordings, conditioners fitted to it, and batches for them."""
+"""Data for tests of conditioning: a table of seven recordings, conditioners fitted to the table, and batches."""
 
 import math
 from typing import Any
@@ -28,7 +28,7 @@ TABLE = pd.DataFrame(
 
 
 def conditioner(seed: int = 0, width: int = D, **conditions: nn.Module) -> Conditioner:
-    """Fitted; by default class, EF, view and references, configured in another order than that of guidance."""
+    """A fitted conditioner. Default conditions: class, EF, view, references, in another order than in guidance."""
     torch.manual_seed(seed)
     chosen = conditions or {
         "class_id": ClassId(),
@@ -57,7 +57,7 @@ def keep(made: Conditioner, count: int, *names: str) -> dict[str, Tensor]:
 
 
 def tokens(made: Conditioner, raw: dict[str, list[Any]], *names: str) -> Tensor:
-    """Tokens, (B, L, D), for requested cells; without names, all conditions are kept."""
+    """Tokens, (B, L, D), of the values ``raw``; conditions not in ``names`` are dropped, and without ``names`` none."""
     values = made.encode_request(raw)
     count = len(next(iter(values.values())))
     return made(values, keep(made, count, *(names or made.names)), REST).tokens

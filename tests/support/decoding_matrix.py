@@ -1,8 +1,8 @@
-"""Video files of every container, codec, kind of GOP, orientation, range and sound that ingest may meet, made small.
+"""Small video files of every container, codec, GOP structure, orientation, color range and sound that ingest reads.
 
     python -m tests.support.decoding_matrix
 
-prints the table of docs/ingest.md: the reader of each container and codec, and its largest pixel difference from PyAV.
+prints the table of docs/ingest.md: the reader of each container and codec, and the largest difference from PyAV.
 """
 
 import tempfile
@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec in a container, and what both can express."""
+    """A codec in a container, and the variants that this combination supports."""
 
     suffix: str
     name: str
@@ -122,7 +122,7 @@ CODECS = [
 
 
 def planted() -> np.ndarray:
-    """Gray frames, (F, H, W), whose top left block states the number of the frame, over moving texture."""
+    """Gray frames, (F, H, W), of a moving texture; the gray level of the top left block encodes the frame index."""
     height, width = SIZE
     rows, columns = np.mgrid[:height, :width]
     waves = [110 + 60 * np.sin((columns + 3 * frame) / 9) * np.cos((rows - frame) / 7) for frame in range(FRAMES)]
@@ -132,12 +132,12 @@ def planted() -> np.ndarray:
 
 
 def numbers(frames: np.ndarray) -> list[int]:
-    """The number that each frame, (F, H, W, C) in the orientation of ``planted``, states."""
+    """Frame indices that the top left blocks of ``frames``, (F, H, W, C), encode, in the orientation of ``planted``."""
     return [round((float(frame[4:20, 4:20].mean()) - 20) / _STEP) for frame in frames]
 
 
 def write_cell(path: Path, codec: Codec, variant: str) -> Path:
-    """Write ``planted`` as one cell of the matrix."""
+    """Write the frames of ``planted`` as a video file with one codec and variant of the matrix."""
     settings = VARIANTS[variant]
     with av.open(str(path), "w", format={"mpg": "vob", "vob": "vob", "ts": "mpegts"}.get(codec.suffix)) as container:
         stream: Any = container.add_stream(codec.name, rate=25, options=dict(codec.options))
@@ -181,7 +181,7 @@ def _configure(context: Any, codec: Codec, settings: dict[str, Any], size: tuple
     if not codec.still:
         context.gop_size, context.max_b_frames = settings.get("gop", 12), settings.get("b_frames", 0)
     if "color_range" in settings or (codec.name, codec.pix_fmt) == ("libx264", "gray"):
-        context.color_range = settings.get("color_range", 2)  # x264 would state that gray has the limited range
+        context.color_range = settings.get("color_range", 2)  # x264 would mark gray as limited range
 
 
 def _picture(pixels: np.ndarray, codec: Codec, settings: dict[str, Any], index: int) -> av.VideoFrame:
@@ -203,14 +203,14 @@ def decode_with_pyav(path: Path) -> np.ndarray:
 
 
 def turned(frames: np.ndarray, variant: str) -> np.ndarray:
-    """``frames``, (F, H, W, C), in the orientation in which the variant is shown."""
+    """``frames``, (F, H, W, C), rotated and mirrored as a player shows the variant."""
     degrees, mirrored = VARIANTS[variant].get("rotation", (0, False))
     frames = np.rot90(frames, degrees // 90, axes=(1, 2))
     return frames[:, :, ::-1] if mirrored else frames
 
 
 def largest_difference(frames: np.ndarray, reference: np.ndarray) -> int:
-    """Largest absolute difference of two stacks of frames of one shape; gray is compared with each channel."""
+    """Largest absolute difference of two arrays of frames; gray frames are compared with each channel."""
     return int(np.abs(frames.astype(np.int16) - reference).max())
 
 

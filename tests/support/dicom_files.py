@@ -1,4 +1,4 @@
-"""DICOM files as scanners write them, made small, with planted names of a patient and a hospital."""
+"""Small DICOM files as scanners write them, with an invented patient name and hospital name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ SECRETS = ("Planted^Patient", "PID4711", "Planted Hospital", "Dr^Planted", "SN08
 
 
 def write(path: Path, frames: np.ndarray, *drop: str, syntax: str = ExplicitVRLittleEndian, **tags: object) -> Path:
-    """An ultrasound file of ``frames``, (F, H, W[, C]); ``tags`` replace and ``drop`` removes elements."""
+    """Write an ultrasound file of ``frames``, (F, H, W[, C]); ``tags`` sets and ``drop`` removes DICOM elements."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.3.1")

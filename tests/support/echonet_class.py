@@ -1,4 +1,4 @@
-"""A stand-in for EchoNet-Dynamic's dataset class, written from the description of what it reads."""
+"""A stand-in for the dataset class of EchoNet-Dynamic, written from a description of its input files."""
 
 import math
 import os
@@ -21,14 +21,14 @@ class Item:
     small: int
     large: int
     lines: dict[int, int]
-    """Traced frame -> number of lines of its tracing."""
+    """Index of a traced frame -> number of lines in the tracing."""
 
 
 def items(root: Path, split: str) -> Iterator[Item]:
     """The recordings of ``split`` that the class keeps.
 
-    It reads FileList.csv by pandas without types, keeps names without suffix, adds .avi, requires every video, requires
-    the header of VolumeTracings.csv, and leaves out videos with fewer than two traced frames.
+    The class reads FileList.csv by pandas without types, keeps names without suffix, adds .avi, requires every video
+    and the header of VolumeTracings.csv, and leaves out videos with fewer than two traced frames.
     """
     with (root / "FileList.csv").open() as file:
         table = pd.read_csv(file)
@@ -55,7 +55,7 @@ def items(root: Path, split: str) -> Iterator[Item]:
 
 
 def video(path: Path) -> np.ndarray:
-    """Pixels, uint8 (3, F, H, W), as OpenCV decodes them; the number of frames is that of the container."""
+    """Pixels, uint8 (3, F, H, W), decoded by OpenCV; the number of frames is read from the container."""
     import cv2
 
     capture = cv2.VideoCapture(str(path))

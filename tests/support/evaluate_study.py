@@ -36,7 +36,7 @@ def beating(number: int, frames: int) -> np.ndarray:
 def write(
     root: Path, splits: list[str], first: int = 0, synthetic: bool = False, frames: int = 50, **more: Any
 ) -> Store:
-    """A store with a row for each of ``splits``; ``more`` are columns: functions of the row index, or None."""
+    """Write a store with a row for each of ``splits``; ``more``: column -> function of the row index, or None."""
     dataset = Dataset(kind="video", channels=1, height=H, width=W, synthetic=synthetic)
     columns = {"class_id": lambda k: IDS[k % 2], **more}
     with StoreWriter(root, dataset) as writer:
@@ -51,7 +51,7 @@ def write(
 
 
 def classifier(root: Path, **changes: Any) -> Path:
-    """A classifier artifact with random weights."""
+    """Write a classifier artifact with random weights."""
     torch.manual_seed(1)
     network = Classifier(2, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [2, 2], False).eval()
     with torch.no_grad():
@@ -74,7 +74,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
-    """The written record, and the printed summary."""
+    """Run ``stage=evaluate``; returns the written record and the printed summary."""
     fixed = ["stage=evaluate", f"real={folder}/real", f"artifact={folder}/classifier", f"dst={folder}/report"]
     fixed += [
         "notes=null",

@@ -1,4 +1,4 @@
-"""A raw study that needs no files, stores made of noise, and trees compared, for the tests of store and ingest."""
+"""For tests of store and ingest: a raw study without files, stores of random pixels, and contents of folders."""
 
 import errno
 import os
@@ -19,20 +19,20 @@ ENCODER = "0123456789abcdef" * 4
 
 
 def noise(frames: int = 5, height: int = 19, width: int = 23, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """uint8 (F, H, W, C), the hardest to compress."""
+    """Random pixels, uint8 (F, H, W, C), which no codec can compress well."""
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, channels), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Fake:
-    """``count`` noisy recordings, two to a patient; ``moods`` names what goes wrong with which (by index)."""
+    """A raw study of ``count`` noisy recordings, two for each patient. ``moods``: index of a recording -> defect."""
 
     count: int = 6
     frames: int = 12
     side: int = 20
     seed: int = 0
     seconds: float = 0.0
-    """How long reading takes."""
+    """Time to read one recording, in seconds."""
     moods: Mapping[str, str] = field(default_factory=dict)
     split: str | None = None
 
@@ -120,7 +120,7 @@ def video_store(root: Path, count: int = 3, channels: int = 1) -> Store:
 
 
 def posterior(frames: int = 7, channels: int = 4, height: int = 5, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std, (F, C, H, W), as float16 holds them."""
+    """Random mean and std of latents, float16 (F, C, H, W)."""
     rng = np.random.default_rng(frames)
     mean = rng.normal(size=(frames, channels, height, width)).astype(np.float16)
     return mean, np.abs(rng.normal(size=mean.shape)).astype(np.float16)
@@ -141,12 +141,12 @@ def latent_store(root: Path, count: int = 2) -> Store:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file below ``root`` and its bytes."""
+    """Relative path -> bytes, for every file below ``root``."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def flip(path: Path, at: int = -20) -> None:
-    """Change one bit of the byte ``at``."""
+    """Change one bit of the byte at index ``at`` of a file."""
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
@@ -157,7 +157,7 @@ def listing(folder: Path) -> list[str]:
 
 
 def reseal(root: Path) -> None:
-    """Make SHA256SUMS agree with whatever the files of the store are now."""
+    """Update SHA256SUMS to the present files of the store."""
 
     from echodream.store.checksums import file_sha256
 

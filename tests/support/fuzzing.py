@@ -1,4 +1,4 @@
-"""What the fuzz tests share: what counts as an answer, and a process of its own to ask decoders in."""
+"""Helpers of the fuzz tests: checks of error messages, and a separate process that runs decoders."""
 
 import os
 import resource
@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from echodream.errors import CONTROL_CHARACTERS, Rejected, UserError
 
 ROOM = 600 << 20
-"""Bytes that a decoder may use beyond what it had after its first, sound file."""
+"""Bytes of memory that a decoder may use in addition to its use after the first, valid file."""
 
 Answer = str | None
-"""What was said about a case, or None when it was sound."""
+"""Error message for a case, or None for a valid case."""
 
 
 def answer(call: Callable[[], object]) -> Answer:
-    """None when ``call`` returns, the sentence when it refuses; anything else that is raised is a defect."""
+    """None if ``call`` returns, the message if UserError or Rejected is raised; other exceptions are defects."""
     try:
         call()
     except (UserError, Rejected) as error:
@@ -32,14 +32,14 @@ def answer(call: Callable[[], object]) -> Answer:
 
 
 def check_sentence(said: Answer, folder: Path) -> None:
-    """One sentence: no line break or other control character, and not a page."""
+    """Check that an error message has no line break or other control character, and fewer than 500 characters."""
     if said is not None:
         assert not CONTROL_CHARACTERS.search(said), said
         assert 5 < len(said.replace(str(folder), "")) < 500, said
 
 
 def fuzz(cases: int, strategy: st.SearchStrategy[Any], ask: Callable[[Any], Answer], folder: Path) -> Counter[bool]:
-    """Ask about ``cases`` drawn cases; returns how many were sound (True) and refused (False)."""
+    """Call ``ask`` with ``cases`` random cases; returns the number of valid (True) and refused (False) cases."""
     tally: Counter[bool] = Counter()
 
     @settings(
@@ -63,7 +63,7 @@ def fuzz(cases: int, strategy: st.SearchStrategy[Any], ask: Callable[[Any], Answ
 
 
 class Decoder:
-    """Calls a function in another process: its crash is a failure, its memory is measured."""
+    """Calls a function in another process: a crash is a test failure, and the memory use is measured."""
 
     def __init__(self) -> None:
         self.pool = ProcessPoolExecutor(1, get_context("spawn"), _limit)
@@ -95,7 +95,7 @@ def _asked(function: Callable[..., object], arguments: tuple[object, ...]) -> tu
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes, head: int = 400) -> bytes:
-    """``whole`` with bits flipped, bytes exchanged, a piece removed, doubled or cut, often in the first ``head``."""
+    """``whole`` with random damage: changed, removed or repeated bytes, often among the first ``head`` bytes."""
     content = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         most = len(content) if draw(st.booleans()) else min(head, len(content))

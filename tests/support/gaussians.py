@@ -30,7 +30,7 @@ PROCESSES: dict[str, Process] = {
     "flow-uniform-shifted": RectifiedFlow("uniform", shift=3.0),
 }
 WAYS = [(name, sampler) for name, process in PROCESSES.items() for sampler in process.samplers]
-"""Every process with each of its registered samplers."""
+"""All pairs of a process and a sampler that is registered for the process."""
 
 
 def entry(name: str, sampler: str) -> Sampler:
@@ -46,7 +46,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def per_channel(values: Sequence[float], x: Tensor) -> Tensor:
-    """(C,) as float64 (1, C, 1, ...)."""
+    """Values of the channels, (C,), as float64 (1, C, 1, ...), to broadcast with images or videos."""
     return torch.tensor(values, dtype=torch.float64).view(1, -1, *[1] * (x.dim() - 2))
 
 
@@ -58,20 +58,20 @@ def cumulative(process: DDPM) -> np.ndarray:
         betas = np.linspace(process.beta_start, process.beta_end, n)
     elif process.schedule == "scaled_linear":
         betas = np.linspace(process.beta_start**0.5, process.beta_end**0.5, n) ** 2
-    elif process.schedule != "cosine":  # another entry of the registry
+    elif process.schedule != "cosine":  # any other registered schedule
         betas = np.asarray(NOISE_SCHEDULES[process.schedule](n, process.beta_start, process.beta_end))  # type: ignore[operator]
-    else:  # 2102.09672, equation 17
+    else:  # arXiv 2102.09672, equation 17
         curve = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
         betas = np.minimum(1 - np.array(curve[1:]) / np.array(curve[:-1]), 0.999)
     share = np.cumprod(1 - betas)
-    if process.zero_snr:  # 2305.08891, algorithm 1
+    if process.zero_snr:  # arXiv 2305.08891, algorithm 1
         root = np.sqrt(share)
         share = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     return share
 
 
 def rates(process: Process, time: float) -> tuple[float, float]:
-    """Factors of data and noise at the time that a network receives."""
+    """Factors (a, b) of x_t = a x_0 + b noise at ``time``, the timestep that the network receives."""
     if isinstance(process, DDPM):
         share = float(cumulative(process)[int(time)])
         return math.sqrt(share), math.sqrt(1 - share)
@@ -87,7 +87,7 @@ def as_predicted(process: Process, x_0: Tensor, noise: Tensor, signal: float, si
 
 
 def exact(process: Process, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Denoise:
-    """Optimal network for N(mean, std^2): E[x_0 | x_t] = mean + a std^2 (x_t - a mean) / (a^2 std^2 + b^2)."""
+    """Optimal network for x_0 ~ N(mean, std^2): E[x_0 | x_t] = mean + a std^2 (x_t - a mean) / (a^2 std^2 + b^2)."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         assert t.shape == x_t.shape[:1]
@@ -102,7 +102,7 @@ def exact(process: Process, mean: Sequence[float] = MEAN, std: Sequence[float] =
 
 
 def whitened(x: Tensor) -> Tensor:
-    """``x`` with exact mean 0 and std 1 in each channel: no sampling error with deterministic solvers."""
+    """``x`` scaled to exact mean 0 and std 1 in each channel, so that tests of moments have no sampling error."""
     dims = [0, *range(2, x.dim())]
     return (x - x.mean(dims, keepdim=True)) / x.std(dims, keepdim=True, unbiased=False)
 

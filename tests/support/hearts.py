@@ -46,7 +46,7 @@ def heart(
 
 
 def truth(frames: int, beat: float, start: float = 0.3) -> tuple[list[int], list[int]]:
-    """Frames of ED and ES of ``heart``."""
+    """Frame indices of ED and ES in ``heart`` with the same settings."""
     beats = np.arange(-1, int(frames / beat) + 3)
     found = [(beats + phase - start) * beat for phase in (0.0, SYSTOLE)]
     ed, es = ([int(np.floor(at + 0.5)) for at in kind if 0 <= at <= frames - 1] for kind in found)

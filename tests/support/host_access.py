@@ -1,4 +1,4 @@
-"""Detection of operations that wait for the device, on the meta device, which has no data to wait for."""
+"""Detects operations for which the CPU waits for the device, by tests on the meta device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def forbidden_host_access() -> Iterator[None]:
 
 @contextmanager
 def counted_host_access() -> Iterator[list[str]]:
-    """Names of the operations that wait for the device. Values that are read are 1, and conditions hold for no row."""
+    """Record the operations that wait for the device. A value that is read is 1, and a boolean mask selects no row."""
     found: list[str] = []
     with _Operations(found), _Functions(found):
         yield found
@@ -62,9 +62,9 @@ class _Operations(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """Finds what ``_Operations`` cannot see.
+    """Detects host access that ``_Operations`` cannot detect.
 
-    These are tensors created on the device from Python values, and indexing with a list.
+    This is creation of device tensors from Python values, and indexing with a list.
     """
 
     def __init__(self, found: list[str] | None) -> None:

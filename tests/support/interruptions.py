@@ -13,7 +13,7 @@ class Accident(Exception):
 
 
 def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call``, which raises ``Accident`` after ``count`` calls."""
+    """A wrapper of ``call`` that raises ``Accident`` after ``count`` calls."""
     left = [count]
 
     def wrapped(*args: Any, **more: Any) -> Any:
@@ -26,7 +26,7 @@ def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_until_killed(owner: Any, name: str, count: int, run: Callable[[], object]) -> None:
-    """Run in another process, which is killed when ``owner.name`` is called for the ``count``-th time."""
+    """Call ``run`` in a child process, which is killed at call number ``count`` of ``owner.name``."""
     child = os.fork()
     if child == 0:
         original, left = getattr(owner, name), [count]
@@ -48,7 +48,7 @@ def run_until_killed(owner: Any, name: str, count: int, run: Callable[[], object
 
 
 class StopTraining(Callback):
-    """An accident at the end of a batch."""
+    """Callback that raises an error at the end of the given batch."""
 
     def __init__(self, epoch: int, batch: int) -> None:
         self.when = (epoch, batch)

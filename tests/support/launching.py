@@ -1,4 +1,4 @@
-"""The steps of launch/, each run in this process: a study and its test cannot part."""
+"""Steps of the studies in launch/, run in the test process, so that tests use the same commands as users."""
 
 import importlib.util
 import sys
@@ -19,7 +19,7 @@ LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
 @dataclass(frozen=True)
 class Line:
-    """``python train.py model=vae ...``: the program without .py, and its overrides."""
+    """A command such as ``python train.py model=vae``: the program without .py, and the overrides."""
 
     program: str
     overrides: tuple[str, ...]
@@ -29,16 +29,16 @@ class Line:
 
     @property
     def what(self) -> str:
-        """Which model is trained, or which stage is carried out."""
+        """Name of the model that is trained, or of the stage that is run."""
         return self.value("model" if self.program == "train" else "stage") or ""
 
     def value(self, key: str) -> str | None:
-        """What the line says of ``key``, if anything."""
+        """Value of the override of ``key``, or None."""
         said = [override.partition("=")[2] for override in self.overrides if _key(override) == key]
         return said[-1] if said else None
 
     def run(self, *overrides: str) -> None:
-        """Carry it out in the working folder; ``overrides`` stand in place of those of the same keys."""
+        """Run the command in the working directory; ``overrides`` replace the overrides of the same keys."""
         replaced = {_key(override) for override in overrides}
         kept = [override for override in self.overrides if _key(override) not in replaced]
         GlobalHydra.instance().clear()
@@ -63,7 +63,7 @@ pipeline = _pipeline()
 
 
 def settings(study: str, **keys: str) -> dict[str, Any]:
-    """The yaml of ``study``, with ``keys`` of the command line in place of its own."""
+    """Settings in the yaml file of ``study``; ``keys`` replace values, as on the command line."""
     found: dict[str, Any] = yaml.safe_load((LAUNCH / "studies" / f"{study}.yaml").read_text())
     return {**found, **keys}
 

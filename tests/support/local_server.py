@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that stands for a service on the internet in tests."""
+"""A local HTTP server that replaces an internet service in tests."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """A response; ``content`` is sent as JSON unless it is bytes."""
+    """A response; ``content`` is sent as JSON, except bytes, which are sent unchanged."""
 
     content: Any = None
     status: int = 200
@@ -42,9 +42,9 @@ class Response:
 
 
 class LocalServer:
-    """Base class: ``respond`` answers a request. Requests that match a pattern of ``failures`` get its status.
+    """Base class: ``respond`` answers a request. ``failures``: pattern of a request -> HTTP status of the error.
 
-    ``errors``: tracebacks of ``respond``, whose requests get the status 501; a test has to find the list empty.
+    ``errors``: tracebacks of exceptions in ``respond``, answered with status 501; tests check that there are none.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class LocalServer:
         return Response({"error": "refused by the stand-in server"}, status)
 
     def describe(self, request: Request) -> str:
-        """Text that the patterns of ``failures`` are searched in."""
+        """Text of a request, in which the patterns of ``failures`` are searched."""
         return f"{request.method} {request.path}"
 
     def answer(self, request: Request) -> Response:
@@ -96,7 +96,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client that ends without closing its connections
+        if not isinstance(sys.exception(), ConnectionError):  # a client ended with open connections
             super().handle_error(request, client_address)
 
 

@@ -1,4 +1,4 @@
-"""Beating hearts in a sector, and hearts that are planted as implausible."""
+"""Simulated beating hearts in an ultrasound sector, and intentionally implausible hearts."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ IMPLAUSIBLE: dict[str, dict[str, Any]] = {
     "upside_down": {"upside_down": True},
     "no_sector": {"full": True},
 }
-"""Settings of hearts that are outside the range of ordinary ones."""
+"""Settings of implausible hearts, outside the range of normal simulated hearts."""
 FOUND_BY = {
     "frozen": "area swing",
     "fast": "heart rate",
@@ -24,7 +24,7 @@ FOUND_BY = {
     "upside_down": "sector overlap",
     "no_sector": "sector area",
 }
-"""Quantity of each implausible heart that has to be outside."""
+"""For each implausible heart, the measured quantity that must be out of range."""
 
 
 def heart(

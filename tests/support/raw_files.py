@@ -1,4 +1,4 @@
-"""Raw files as the studies ship them, made small."""
+"""Small raw files in the formats of the supported studies."""
 
 import gzip
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def moving(frames: int = 8, height: int = 48, width: int = 64) -> np.ndarray:
-    """Grey frames (F, H, W): a bright disc that wanders over a gradient."""
+    """Gray frames (F, H, W): a bright disc that moves over a gradient."""
     rows, columns = np.mgrid[:height, :width]
     stack = []
     for index in range(frames):
@@ -29,7 +29,7 @@ def write_video(
     pix_fmt: str = "yuv420p",
     times: Sequence[float] | None = None,
 ) -> Path:
-    """Grey (F, H, W) or RGB (F, H, W, 3) frames as a video file, with time stamps of their own if ``times`` is set."""
+    """Write gray (F, H, W) or RGB (F, H, W, 3) frames as a video file, with the time stamps ``times`` if given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
@@ -59,14 +59,14 @@ def write_nifti(path: Path, volume: np.ndarray, step: float = 1.0, axis: int = 2
 
 
 def cut(path: Path, share: float) -> Path:
-    """Cut a file short."""
+    """Truncate a file."""
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
 
 
 def cut_gzip(path: Path, size: int) -> Path:
-    """Cut what a gzip file holds, but leave the gzip itself whole."""
+    """Truncate the content of a gzip file; the gzip container stays valid."""
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:size]))
     return path
 

@@ -1,4 +1,4 @@
-"""Stores sampled by stage=image and stage=video, and helpers that check them."""
+"""Helpers that sample stores by stage=image and stage=video and check the samples."""
 
 import sys
 from collections.abc import Callable
@@ -25,7 +25,7 @@ CONDITIONS = ("class_id", "EF", "view")
 
 
 def study(folder: Path, conditions: tuple[str, ...] = ("class_id",), latents: bool = False, **more: Any) -> Path:
-    """Artifacts of both models; ``image`` samples a store with the first."""
+    """Write artifacts of an image model (lidm) and a video model (lvdm), and with ``latents`` a latent store."""
     folder.mkdir(exist_ok=True)
     artifact(folder / "lidm", model("lidm", conditions, **more), "lidm")
     artifact(folder / "lvdm", model("lvdm", ("reference", *conditions), **more), "lvdm")
@@ -61,7 +61,7 @@ def planted(patch: pytest.MonkeyPatch, mean: Callable[..., Tensor], std: float) 
 
 
 def same(left: Store, right: Store) -> None:
-    """Equal rows and latents, up to one unit of float16 in the last place (other kernels)."""
+    """Check equal rows and latents, up to one unit in the last place of float16 (kernels depend on the batch size)."""
     assert left.table.equals(right.table)
     for name in left.table["FileName"]:
         (a, b), (c, d) = left.latents(name), right.latents(name)
@@ -89,7 +89,7 @@ def refused(words: str, run: Callable[[], Any], folder: Path, final: str) -> Non
 
 
 def ready_study(folder: Path) -> Path:
-    """Models with class_id and EF, three images, and weak models that do not fit."""
+    """Models with class_id and EF, three images, and models with another process, encoder or statistics."""
     study(folder, ("class_id", "EF"), latents=True)
     image(folder, "n=3", "steps=1")
     artifact(folder / "flow", model("lidm", ("class_id", "EF"), process=RectifiedFlow()), "lidm")

@@ -1,4 +1,4 @@
-"""The study launch/studies/smoke.yaml: every step on few patients, run once for all tests that look at it."""
+"""The study launch/studies/smoke.yaml: every step on few patients, run once and shared by all tests."""
 
 import os
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from filelock import FileLock
 from tests.support.launching import Line, lines
 
 FOLDERS = ("raw", "data", "models", "samples", "reports")
-"""What lines make; runs/ holds logs, checkpoints and notes."""
+"""Output folders of the commands, except runs/, which has logs, checkpoints and notes."""
 
 
 @dataclass(frozen=True)
 class Smoke:
-    """The finished study below ``root``. ``made`` are the files that each line left new or changed."""
+    """The finished study below ``root``. ``made``: for each command, the files that were created or changed."""
 
     root: Path
     lines: list[Line]
@@ -23,18 +23,18 @@ class Smoke:
 
 
 def state(root: Path) -> dict[str, int]:
-    """When each file that a line made was written, by its path below ``root``."""
+    """Modification time of each output file, by path relative to ``root``."""
     found = (path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in found}
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """The bytes of all that lines made, by path below ``root``."""
+    """Bytes of each output file, by path relative to ``root``."""
     return {name: (root / name).read_bytes() for name in sorted(state(root))}
 
 
 def smoke_study(folder: Path) -> Smoke:
-    """The study in ``folder``, made by whichever test process comes first."""
+    """The study in ``folder``; the first test process that needs the study runs the steps."""
     asked, root = lines("smoke"), folder / "study"
     with FileLock(folder / "lock"):
         known = folder / "made"
@@ -50,7 +50,7 @@ def _make(root: Path, asked: list[Line]) -> list[str]:
     before, told = state(root), []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setenv("GIT_DIR", os.devnull)  # a commit during the tests is not another version of the code
+        patch.setenv("GIT_DIR", os.devnull)  # a commit during the tests must not change the code version
         for line in asked:
             line.run()
             after = state(root)

@@ -1,4 +1,4 @@
-"""Small stores whose frames say which they are: shared by the tests of what reads stores."""
+"""Small stores whose pixel values identify recording and frame, for tests of code that reads stores."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def study() -> list[Row]:
 
 
 def video_frames(number: int, frames: int, height: int = HEIGHT, width: int = WIDTH, channels: int = 1) -> np.ndarray:
-    """uint8 (F, H, W, C): a ramp, but the first pixel is the number of the frame and the next that of the recording."""
+    """uint8 (F, H, W, C): a ramp; the first pixel is the frame index, the second pixel the index of the recording."""
     ramp = np.arange(height * width * channels).reshape(height, width, channels) * 3 % 200
     pixels = (ramp[None] + 2 * np.arange(frames)[:, None, None, None]).astype(np.uint8)
     pixels[:, 0, 0], pixels[:, 0, 1] = np.arange(frames)[:, None], number
@@ -55,7 +55,7 @@ def video_frames(number: int, frames: int, height: int = HEIGHT, width: int = WI
 def make_video_store(
     root: Path, rows: Sequence[Row] | None = None, channels: int = 1, *, synthetic: bool = False
 ) -> Store:
-    """A video store with ``video_frames`` of each row; ``number`` is the row's position."""
+    """Write a video store with the frames ``video_frames`` for each row; ``number`` is the index of the row."""
     rows = study() if rows is None else rows
     with StoreWriter(root, Dataset(kind="video", channels=channels, synthetic=synthetic)) as writer:
         for number, entry in enumerate(rows):
@@ -67,7 +67,7 @@ def make_video_store(
 
 
 def posterior_mean(number: int, frames: int) -> np.ndarray:
-    """float16 (F, 4, H, W): channel 0 holds the number of the frame, channel 1 that of the recording."""
+    """float16 (F, 4, H, W): channel 0 is the frame index, channel 1 is the index of the recording."""
     mean = np.zeros((frames, 4, HEIGHT, WIDTH), np.float16)
     mean[:, 0], mean[:, 1] = np.arange(frames)[:, None, None], number
     mean[:, 2], mean[:, 3] = np.arange(HEIGHT)[:, None] / 8, np.arange(WIDTH) / 4
@@ -77,7 +77,7 @@ def posterior_mean(number: int, frames: int) -> np.ndarray:
 def make_latent_store(
     root: Path, rows: Sequence[Row] | None = None, std: float = 0.25, statistics: Statistics | None = STATISTICS
 ) -> Store:
-    """A latent store with ``posterior_mean`` of each row, and the same ``std`` everywhere."""
+    """Write a latent store with ``posterior_mean`` for each row, and the same ``std`` for all values."""
     rows = study() if rows is None else rows
     dataset = Dataset(kind="latent", channels=4, layout="F,C,H,W", fidelity="float16", encoder=ENCODER)
     with StoreWriter(root, dataset) as writer:

@@ -1,4 +1,4 @@
-"""Smallest diffusion models and latent stores, and configurations that train and sample them."""
+"""Smallest diffusion models and latent stores, and configurations for training and sampling."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ ENCODER = "cd" * 32
 STATISTICS = Statistics((1.0, -2.0, 0.5), (2.0, 0.5, 4.0))
 SPLITS = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST", "TRAIN", "TRAIN", "VAL")
 LENGTHS = (9, 12, 5, 10, 11, 8, 14, 6)
-"""One is shorter than a window."""
+"""Number of frames of each recording; one recording is shorter than a window."""
 NAMES = {0: "sick", 1: "well", 3: "other"}
 CLASSES = (0, 1, 3, 0, 1, 0, 1, 3)
 IMAGE_NET = {"video": False, "widths": [8], "layers": 1, "attention": ["cross"], "heads": 2, "groups": 4}
@@ -54,7 +54,7 @@ def latent_store(
     settings: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> Store:
-    """Recording k is patient k, its split by ``SPLITS``; it has class_id, class_name, EF, View, ED, ES."""
+    """Write a latent store: recording k is of patient k; columns are Split, class_id, class_name, EF, View, ED, ES."""
     dataset = Dataset(
         kind="latent",
         channels=C,
@@ -123,7 +123,7 @@ def model(
     width: int = 8,
     **metadata: Any,
 ) -> DiffusionModel:
-    """``lidm`` or ``lvdm`` with random parameters, none of them zero; clips of a lvdm have ``WINDOW`` frames."""
+    """A ``lidm`` or ``lvdm`` with random nonzero parameters; the clips of a ``lvdm`` have ``WINDOW`` frames."""
     torch.manual_seed(seed)
     conditioning = conditioner(conditions, width)
     frames = frames or (WINDOW if kind == "lvdm" else 1)
@@ -139,7 +139,7 @@ def model(
         process or DDPM(),
         ModelMetadata(C, H, W, frames, 25.0, STATISTICS, **{"encoder": ENCODER, **metadata}),
     )
-    for part, std in ((network, 0.15), (conditioning, 3.0)):  # conditions have a visible effect
+    for part, std in ((network, 0.15), (conditioning, 3.0)):  # large weights give conditions a visible effect
         for parameter in part.parameters():
             nn.init.normal_(parameter, std=std)
     return made.requires_grad_(False).eval()
@@ -170,7 +170,7 @@ def small_net(kind: str) -> list[str]:
 def train_cfg(folder: Path, kind: str, *overrides: str, net: bool = True) -> DictConfig:
     """``train.py model=<kind>`` on the store at ``folder``/latents, two epochs of three batches.
 
-    The network is the smallest one with ``net``.
+    With ``net``, the smallest network is configured.
     """
     fixed = [
         f"model={kind}",
@@ -217,9 +217,9 @@ def sample_cfg(folder: Path, stage: str, *overrides: str) -> DictConfig:
 
 
 class Gaussian:
-    """Replaces ``DiffusionModel.forward`` by the exact prediction for whitened Gaussian data of ``mean`` and ``std``.
+    """Replaces ``DiffusionModel.forward`` by the exact prediction for whitened Gaussian data with ``mean`` and ``std``.
 
-    ``mean(x_t, values, keep)`` is broadcast to x_t. ``rows`` has the batch size of each call.
+    ``mean(x_t, values, keep)`` is broadcast to x_t. ``rows`` records the batch size of each call.
     """
 
     def __init__(self, mean: Any, std: float) -> None:

@@ -1,4 +1,4 @@
-"""A study, samples of which some are copies, and networks in closed form: for the tests of the privacy filter."""
+"""A study, samples that include copies, and networks in closed form, for tests of the privacy filter."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -24,28 +24,28 @@ C, H, W = 3, 4, 6
 ENCODER = hashlib.sha256(b"").hexdigest()
 """Fingerprint of a network without weights."""
 GENERATOR = "ab" * 32
-"""Fingerprint of the model that the samples record."""
+"""Fingerprint of the generator, as recorded in the samples."""
 STATISTICS = Statistics((1.0, -2.0, 0.5), (2.0, 0.5, 4.0))
 MEAN, STD = (np.reshape(part, (C, 1, 1)) for part in (STATISTICS.mean, STATISTICS.std))
 TRAIN, TEST, VAL = 14, 5, 3
 TWICE = (0, 3, 15)
-"""Patients with a second recording."""
+"""Numbers of the patients with two recordings."""
 
 
 def pattern(*seed: int) -> np.ndarray:
-    """A frame in whitened units, (C, H, W); any two are all but orthogonal."""
+    """A random frame in whitened units, (C, H, W); different seeds give almost orthogonal frames."""
     return np.random.default_rng(seed).normal(size=(C, H, W))
 
 
 def recording(patient: int, number: int, frames: int) -> np.ndarray:
-    """float16 (F, C, H, W): what a patient, a recording and a frame have of their own."""
+    """float16 (F, C, H, W): the sum of a pattern of the patient, one of the recording, and one of each frame."""
     steady = pattern(1, patient) + 0.6 * pattern(2, patient, number)
     moving = np.stack([0.5 * pattern(3, patient, number, frame) for frame in range(frames)])
     return ((steady + moving) * STD + MEAN).astype(np.float16)
 
 
 def recordings() -> dict[str, tuple[int, str, np.ndarray]]:
-    """By FileName: the patient, the split and the frames. No number of frames is that of the next recording."""
+    """FileName -> (patient, split, frames). Consecutive patients have different numbers of frames."""
     found = {}
     for patient in range(TRAIN + TEST + VAL):
         split = "TRAIN" if patient < TRAIN else "TEST" if patient < TRAIN + TEST else "VAL"
@@ -55,7 +55,7 @@ def recordings() -> dict[str, tuple[int, str, np.ndarray]]:
 
 
 def study(root: Path, std: float = 0.0, marks: bool = False, **changes: Any) -> Store:
-    """The store of ``recordings``; their posteriors have the deviation ``std``. ``marks``: with ED and ES."""
+    """Write the store of ``recordings`` with the posterior std ``std``; ``marks`` adds the columns ED and ES."""
     rows = []
     for name, (patient, split, frames) in recordings().items():
         row = {"FileName": name, "Split": split, "PatientID": f"secret{patient:02}"}
@@ -64,7 +64,7 @@ def study(root: Path, std: float = 0.0, marks: bool = False, **changes: Any) -> 
 
 
 def samples(root: Path, frames: Mapping[str, np.ndarray], order: Sequence[str] | None = None, **changes: Any) -> Store:
-    """A store of samples of ``GENERATOR``: ``frames`` by name, (F, C, H, W), in the ``order`` of names."""
+    """Write a store of samples of ``GENERATOR``. ``frames``: name -> (F, C, H, W); ``order``: names in row order."""
     rows = [
         ({"FileName": name, "Split": "TRAIN", "PatientID": f"S{number:06}", "Seed": 7}, frames[name])
         for number, name in enumerate(order or frames)
@@ -73,7 +73,7 @@ def samples(root: Path, frames: Mapping[str, np.ndarray], order: Sequence[str] |
 
 
 def store(root: Path, rows: Sequence[tuple[Mapping[str, Any], np.ndarray]], std: float, **changes: Any) -> Store:
-    """Any store of latents."""
+    """Write a latent store. ``rows``: (columns, frames) of each recording; ``std``: posterior std."""
     facts = {"layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER, "height": H, "width": W, **changes}
     with StoreWriter(root, Dataset(kind="latent", channels=C, **facts)) as writer:
         for row, frames in rows:
@@ -85,7 +85,7 @@ def store(root: Path, rows: Sequence[tuple[Mapping[str, Any], np.ndarray]], std:
 
 
 def drawn(frames: int = 1) -> dict[str, np.ndarray]:
-    """Nine people who do not exist, and copies of three training frames, none of them a first or a last one."""
+    """Samples by name: nine new people, and copies of three training frames that are neither first nor last frames."""
     found = {}
     for number in range(9):
         found[f"new-{number}"] = np.concatenate([recording(100 + number, 0, frames)])
@@ -99,11 +99,11 @@ def drawn(frames: int = 1) -> dict[str, np.ndarray]:
 
 
 COPIES = {"copy-0": ("clip-02-0", 3), "copy-1": ("clip-03-1", 4), "copy-2": ("clip-13-0", 2)}
-"""What each copy begins from."""
+"""Name of a copied sample -> recording and frame index at which the copy starts."""
 
 
 class Pair(nn.Module):
-    """An autoencoder without weights: pixels are a tenth of the latents, the posterior has the deviation ``std``."""
+    """An autoencoder without weights: pixels = latents / 10; the posterior has the standard deviation ``std``."""
 
     std = 0.0
 
@@ -116,7 +116,7 @@ class Pair(nn.Module):
 
 
 class Flat(nn.Module):
-    """An identity network without weights: all numbers of a whitened frame, one after the other."""
+    """An identity network without weights: the embedding is the flattened whitened frame."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
@@ -125,7 +125,7 @@ class Flat(nn.Module):
 def plant(
     patch: pytest.MonkeyPatch, folder: Path, similarity: str = "cosine", encoder: str = ENCODER, on: str = "latents"
 ) -> None:
-    """Both networks in closed form, and the folders ``folder``/reid and vae that stand for them."""
+    """Replace identity network and autoencoder by networks in closed form; write an empty artifact ``folder``/reid."""
     sees = InputSpec(on, C, H, W, STATISTICS.mean, STATISTICS.std, encoder, similarity)
     if not (folder / "reid").exists():
         write_artifact(folder / "reid", Artifact("reid", "x", "ef" * 32, "0" * 64), "seed: 0\n", lambda _: None)
@@ -157,7 +157,7 @@ def cfg(folder: Path, *overrides: str) -> DictConfig:
 
 
 def unit(frames: np.ndarray, similarity: str = "cosine") -> np.ndarray:
-    """What the identity network and the similarity make of stored frames, (n, C, H, W): (n, D), float64."""
+    """Normalized embeddings, float64 (n, D), of stored frames, (n, C, H, W), as the stand-in identity network gives."""
     flat = ((frames.astype(np.float64) - MEAN) / STD).reshape(len(frames), -1)
     flat = flat - flat.mean(axis=1, keepdims=True) if similarity == "pearson" else flat
     return flat / np.linalg.norm(flat, axis=1, keepdims=True)

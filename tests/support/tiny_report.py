@@ -1,4 +1,4 @@
-"""A study in which every patient has a different texture, with all records that a report reads."""
+"""A study in which each patient has a different texture, with all records that ``stage=report`` reads."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def _row(name: str, patient: str, split: str, kind: int, **more: Any) -> dict[st
 
 
 def real_store(root: Path) -> Store:
-    """Ten patients with a recording each: six of TRAIN, four of TEST."""
+    """Write a store of ten patients with one recording each: six of TRAIN, four of TEST."""
     rows = [_row(f"rec{k:02}x", f"Doe-{k:03}q", "TRAIN" if k < 6 else "TEST", k % 2) for k in range(10)]
     with StoreWriter(
         root, Dataset(kind="video", channels=1, command="python sample.py stage=ingest data=phantom")
@@ -55,7 +55,7 @@ def real_store(root: Path) -> Store:
 
 
 def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, command: str = "", **told: Any) -> Store:
-    """The latents that passed the filter, and the videos decoded from them; ``told`` are filter settings."""
+    """Write the latents that passed the filter, and the decoded videos; ``told``: recorded settings of the filter."""
     rows = [_row(f"video-{k:06}", f"S{k:06}", "TRAIN", k % 2, PrivacyScore=0.5) for k in range(count)]
     settings: dict[str, Any] = {"decision": {"passed": passed}, **told}
     latent = Dataset(
@@ -89,7 +89,7 @@ def number(value: float, low: float, high: float) -> dict[str, float]:
 
 
 def decision(**changed: Any) -> dict[str, Any]:
-    """A decision of the filter."""
+    """A filter decision as in filter.json; ``changed`` replaces values."""
     rows = [
         {"transform": name, "controls": 120, "passes": passes, "rate": passes / 120, "bound": bound, "lower": 0.0}
         for name, passes, bound in (("flip", 0, 0.025), ("shift", 1, 0.039), ("weakest of all", 1, 0.039))
@@ -101,7 +101,7 @@ def decision(**changed: Any) -> dict[str, Any]:
 
 
 def records(reports: Path, **changed: Any) -> None:
-    """filter_video, audit, evaluation.json and utility.json; ``changed`` goes into the filter's decision."""
+    """Write filter_video, audit, evaluation.json and utility.json; ``changed``: values of the filter decision."""
     folder = reports / "filter_video"
     folder.mkdir(parents=True)
     controls = {"flip": {"kind": "pixels", "flip": True}, "shift": {"kind": "pixels", "shift": 0.04}}
@@ -170,7 +170,7 @@ def _csv(path: Path, rows: list[list[Any]]) -> None:
 
 
 def study(root: Path) -> Path:
-    """Everything that stage=report reads, below ``root``."""
+    """Write all inputs of stage=report below ``root``."""
     real_store(root / "data/phantom/videos")
     synthetic_stores(root / "samples/phantom")
     records(root / "reports/phantom")
@@ -178,7 +178,7 @@ def study(root: Path) -> Path:
 
 
 def run(root: Path, *overrides: str) -> Summary:
-    """``stage=report`` of the study below ``root``."""
+    """Run ``stage=report`` on the study below ``root``."""
     paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return engine.sample(compose("sample", ["stage=report", "data=phantom", "notes=null", *paths, *overrides]))

@@ -33,7 +33,7 @@ def moving_disc(frames: int, number: int, height: int = HEIGHT, width: int = WID
 def moving_disc_store(
     root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), channels: int = 1, **columns: Any
 ) -> Store:
-    """A video store of ``blob``; recording k is patient k, its split by ``SPLITS``."""
+    """Write a video store of ``moving_disc``; recording k is of patient k, with the split from ``SPLITS``."""
     with StoreWriter(root, Dataset(kind="video", channels=channels, height=HEIGHT, width=WIDTH)) as writer:
         for number, frames in enumerate(lengths):
             path = writer.scratch_path(f"r{number}")
@@ -58,7 +58,7 @@ def tiny_autoencoder(channels: int = 1, seed: int = 0) -> Any:
 
 
 def write_vae_artifact(root: Path, network: Any, model: str = "vae") -> Path:
-    """``network`` as training would leave it."""
+    """Write ``network`` as an artifact, as training does."""
     facts = Artifact(model, "blobs", fingerprint(network), "0" * 64)
     write_artifact(root, facts, "seed: 0\n", network.save_pretrained)
     return root
@@ -101,7 +101,7 @@ def sample_cfg(folder: Path, stage: str, *overrides: str) -> DictConfig:
 
 
 def activate_noise(network: Any, *, active: bool = True) -> DecoderNoise:
-    """The decoder noise of ``network``, with random weights of the last layer, which are 0 before training."""
+    """Give the decoder noise of ``network`` random weights in the last layer, which are 0 before training."""
     noise = decoder_noise(network)
     assert noise is not None
     with torch.no_grad():

@@ -23,7 +23,7 @@ def records(path: Path) -> Iterator[Any]:
         _, length, kind = struct.unpack("<IHB", content[place : place + HEAD])
         held += content[place + HEAD : place + HEAD + length]
         place += HEAD + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last fragment
             record = wandb_internal_pb2.Record()
             record.ParseFromString(held)
             held = b""
@@ -65,7 +65,7 @@ class Written:
 
 
 def offline_runs(folder: Path) -> list[Written]:
-    """The offline runs below ``folder``, the oldest first; waits until they are complete."""
+    """The offline runs below ``folder``, the oldest first; waits until all runs are complete."""
     found = []
     for path in sorted((folder / "wandb").glob("offline-run-*")):
         for _ in range(200):

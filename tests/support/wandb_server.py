@@ -1,6 +1,6 @@
 """A stand-in for the server of W&B: GraphQL, file stream and upload of files, as far as training runs use them.
 
-The queries are those that the program wandb-core of W&B 0.31 sends; they can be read in its binary file.
+The queries are those of the program wandb-core of W&B 0.31, whose binary file contains their text.
 """
 
 import base64
@@ -14,7 +14,7 @@ ENTITY = "lab"
 
 
 class Run:
-    """What the server knows of a run. ``history``: logged values by step; ``files``: uploaded files."""
+    """A run on the server. ``history``: logged values by step; ``files``: uploaded files."""
 
     def __init__(self, name: str, project: str) -> None:
         self.name, self.project = name, project
@@ -210,5 +210,5 @@ class WandbServer(LocalServer):
 
 
 def digest_of(content: bytes) -> str:
-    """MD5 in base64, as manifests of W&B have it."""
+    """MD5 in base64, the format of digests in W&B manifests."""
     return base64.b64encode(hashlib.md5(content).digest()).decode()
