@@ -66,8 +66,7 @@ class _MetricLearningLoss(IdentityLoss):
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):  # the weights of the loss would become bf16
-            return self.loss(features.float(), identity)
+        return self.loss(features, identity)
 
 
 class NTXentLoss(_MetricLearningLoss):

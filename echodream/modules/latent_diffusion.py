@@ -60,7 +60,7 @@ class LatentDiffusion(Trainable):
     artifact with equal settings: training starts with its weights, and uses its metadata and normalization statistics.
     """
 
-    bf16_precision: ClassVar[str] = "bf16-mixed"
+    auto_precision: ClassVar[str] = "bf16-mixed"
 
     def __init__(
         self,

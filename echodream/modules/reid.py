@@ -25,7 +25,7 @@ from echodream.weights import fingerprint
 class Reid(MetricLearning):
     """Metric learning from pairs of frames, each (B, C, H, W), and from augmented copies of frames."""
 
-    bf16_precision: ClassVar[str] = "bf16-mixed"
+    auto_precision: ClassVar[str] = "bf16-mixed"
 
     def __init__(
         self,
@@ -64,11 +64,12 @@ class Reid(MetricLearning):
         x, originals, identity, pairs = self._add_copies(batch)
         x = self._unwhiten(self.augmentation.augment_whitened(x))
         network: Any = self.encoder.network
-        targets = None
-        if self.head.needs_linear_code:
-            targets = network.linear_code(self.encoder.normalize(self._unwhiten(originals)))
         features = self.encoder(self.augmentation.augment_inputs(x, self.encoder.std))
-        loss = self.head(features, identity, pairs, network.pair_logits, targets)
+        with torch.autocast(x.device.type, enabled=False):  # losses, and their weights, are float32
+            targets = None
+            if self.head.needs_linear_code:
+                targets = network.linear_code(self.encoder.normalize(self._unwhiten(originals)))
+            loss = self.head(features.float(), identity, pairs, network.pair_logits, targets)
         return self.log_training_loss(loss, [*batch["name"], *batch["other_name"]], len(batch["x"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

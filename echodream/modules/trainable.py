@@ -49,7 +49,7 @@ class Trainable(pl.LightningModule):
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
     """Whether a backward pass may leave parameters without gradient (find_unused_parameters of DDP)."""
-    bf16_precision: ClassVar[str] = "32-true"
+    auto_precision: ClassVar[str] = "32-true"
     """Precision of a training with ``trainer.precision=auto`` on a device that computes in bf16."""
     columns: tuple[str, ...] = ()
     """Columns of FileList.csv that each batch has to contain."""

@@ -56,7 +56,7 @@ class VAE(Trainable):
     torch.compile. ``channels_last`` selects the channels-last memory format.
     """
 
-    bf16_precision: ClassVar[str] = "bf16-mixed"
+    auto_precision: ClassVar[str] = "bf16-mixed"
     metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
     """These metrics of moving pixels are NaN if no pixel moves."""
 
@@ -219,7 +219,8 @@ class VAE(Trainable):
         clips = batch["x"]
         mask = moving_pixels(clips).flatten(0, 1)
         x = clips.transpose(1, 2).flatten(0, 1)
-        reconstruction = reconstruct(self.network, x).float()
+        with torch.autocast(x.device.type, enabled=False):  # bf16 rounds black pixels to dark gray
+            reconstruction = reconstruct(self.network, x).float()
         bicubic = bicubic_round_trip(x, downsampling_factor(self.network))
         has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # with fewer pixels, metrics are too noisy
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):

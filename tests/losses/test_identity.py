@@ -102,18 +102,6 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_correct_class() -> None:
     assert found == pytest.approx(sum(terms) / N, rel=1e-4)
 
 
-def test_weights_of_the_loss_stay_float32_in_mixed_precision() -> None:
-    loss = ArcFaceLoss()
-    loss.configure(D, 3)
-    x = features().bfloat16()
-    expected = loss(x.float(), IDENTITY, PAIRS, none)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = loss(x, IDENTITY, PAIRS, none)
-    assert mixed.dtype == torch.float32
-    assert torch.equal(mixed, expected)
-    assert {parameter.dtype for parameter in loss.parameters()} == {torch.float32}
-
-
 def test_the_copy_code_loss_is_the_squared_distance_of_codes() -> None:
     """The squared distance of codes ignores the two constants that are appended to each code."""
     x, targets = features(), features().flip(0) + 0.5

@@ -311,6 +311,26 @@ def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:
         Reid(embedder_with_linear_code, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
 
 
+@pytest.mark.parametrize("head", ["published", "arcface", "code"])
+def test_losses_are_float32_in_mixed_precision(
+    tmp_path: Path, latents: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    step = Reid.training_step
+
+    def watched(own: Reid, *arguments: Any) -> Tensor:
+        loss = step(own, *arguments)
+        seen.extend([loss.dtype, *(parameter.dtype for parameter in own.head.parameters())])
+        return loss
+
+    monkeypatch.setattr(Reid, "training_step", watched)
+    given = ["head.features=8"] if head == "code" else []
+    engine.train(
+        train_cfg(tmp_path, latents, f"head={head}", "trainer.precision=bf16-mixed", "trainer.max_epochs=1", *given)
+    )
+    assert set(seen) == {torch.float32}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["published", "cosine", "arcface", "code"])
 def test_training_exports_an_artifact_that_separates_new_patients(tmp_path: Path, latents: Path, head: str) -> None:

@@ -145,8 +145,19 @@ def test_the_folder_keeps_the_static_share(tmp_path: Path) -> None:
         expected = decode(net)
     with noise_seeds(again, [5] * 5, range(5)):
         assert torch.equal(decode(again), expected)
-    with noise_seeds(network(), [5] * 5, range(5)):
-        assert not torch.equal(decode(network()), expected)
+    with noise_seeds(earlier := network(), [5] * 5, range(5)):
+        assert not torch.equal(decode(earlier), expected)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_gradients_through_a_static_share_are_finite(factor: float) -> None:
+    share = add_static_share(net := network())
+    share.factor.fill_(factor)
+    latents = LATENTS.clone().requires_grad_()
+    with noise_seeds(net, [5] * 5, range(5)):
+        net.decode(latents).sample.square().sum().backward()
+    assert latents.grad is not None
+    assert torch.isfinite(latents.grad).all()
 
 
 def test_a_correlation_above_one_is_refused() -> None:

@@ -64,4 +64,4 @@ def test_auto_is_bf16_on_a_cpu_that_has_it(
 
 def test_models_that_are_trained_in_bf16_by_default() -> None:
     kinds = (VAE, LatentDiffusion, Reid, ClipClassifier)
-    assert [kind.bf16_precision for kind in kinds] == [*["bf16-mixed"] * 3, "32-true"]
+    assert [kind.auto_precision for kind in kinds] == [*["bf16-mixed"] * 3, "32-true"]

@@ -1,6 +1,7 @@
 """Sampling: the exact denoiser of a Gaussian, guidance by hand, and results that do not depend on the batch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -266,6 +267,21 @@ def test_frames_share_as_much_noise_as_in_training(monkeypatch: pytest.MonkeyPat
     apart = ~torch.eye(WINDOW, dtype=torch.bool)
     assert products[:, apart].mean().item() == pytest.approx(0.7, abs=0.1)  # 1,440 numbers: standard error 0.03
     assert products[:, ~apart].mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_stochastic_sampler_adds_noise_with_the_correlation_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    sample = Process.sample
+
+    def watched(own: Process, *arguments: Any, shared_noise: float = 0.0, **keywords: Any) -> Tensor:
+        given.append(shared_noise)
+        return sample(own, *arguments, shared_noise=shared_noise, **keywords)
+
+    monkeypatch.setattr(Process, "sample", watched)
+    planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
+    made = model("lvdm", ("reference", "class_id"), shared_noise=0.7)
+    SamplingModule(made, replace(recipe(2), sampler="ddpm")).sample_latents([0], values_of(made, 1))
+    assert given == [0.7]
 
 
 def test_a_short_clip_is_one_window_of_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
