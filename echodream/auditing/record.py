@@ -94,7 +94,7 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
 
 
 def group_difference(measures: Sequence[Mapping[str, Any]]) -> str:
-    """Warning if training and new patients differ in a control of membership inference; empty if they do not."""
+    """Warning if an attack that cannot know who was in training separates training and new patients; else empty."""
     controls = {entry["name"]: entry["details"] for entry in measures if entry["details"].get("groups differ")}
     if not controls:
         return ""

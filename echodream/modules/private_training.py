@@ -27,7 +27,7 @@ class PrivateTraining:
         self.budget = plan_budget(self.settings, self.sampling_rate, steps)
 
     def private_optimizer_step(self, module: LatentDiffusion, batch: Mapping[str, Any]) -> None:
-        """Update ``module`` by one DP-SGD step. ``batch`` is a batch of ``PatientBatches``."""
+        """Update ``module`` by one DP-SGD step. ``batch``: an item of ``PatientBatches``."""
         assert self.budget is not None
         optimizer: Any = module.optimizers()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -41,7 +41,7 @@ def rejection_cost(
     """``RejectionCost`` of the threshold ``tau``; None without calibration patients.
 
     With several ``networks``, a score is the highest of the networks' scores by ``conformal.rank_scores``.
-    ``outlier_tau``: threshold of the outlier test, which is the last network; None: all networks have ``tau``.
+    ``outlier_tau``: threshold of the outlier test, which counts as the last network; None: ``tau`` for all networks.
     """
     if calibration is None:
         return None

@@ -95,7 +95,7 @@ def _check_initial_models(cfg: DictConfig, data: StoreData) -> None:
 
 
 def _training_checksums(artifact: Artifact, what: str) -> set[str]:
-    """Checksums of the training stores of ``artifact`` and its initial models. Raises ``UserError`` if unknown."""
+    """Checksums of the training stores of ``artifact`` and its initial models. Raises ``UserError`` if not recorded."""
     records = artifact.lineage()
     if not all(record["source"] for record in records):
         raise UserError(f"{what} does not record all its training patients: give a model that train.py trained")
