@@ -217,7 +217,7 @@ def _denoising_errors(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each batch of ``samples``: errors of ``model``, and of the control of each sample's ``fold``, (B, L) each.
 
-    Each patient has ``config.samples`` consecutive samples; k % ``config.samples`` is the number in this row.
+    Each patient has ``config.samples`` consecutive samples: sample k is number k % ``config.samples`` of its patient.
     """
     shared, snr = model.metadata.shared_noise if model.is_video else 0.0, model.process.log_snr(levels).exp()
     for numbers, batch, conditions, x in _batches(model, samples, np.arange(len(samples)), config.batch, progress):
