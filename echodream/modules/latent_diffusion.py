@@ -99,6 +99,17 @@ class LatentDiffusion(Trainable):
         """Replace the training steps of Lightning by the differentially private ``steps``."""
         self.private, self.automatic_optimization = steps, False
 
+    @property
+    def cpu_precision(self) -> str:
+        if self.model.is_video:
+            return "32-true"
+        metadata, strides = (
+            self.model.metadata,
+            [module.stride for module in self.model.modules() if isinstance(module, nn.Conv2d)],
+        )
+        halvings = sum(stride[0] > 1 for stride in strides)
+        return "bf16-mixed" if min(metadata.height, metadata.width) >= 2**halvings else "32-true"
+
     def configure_optimizers(self) -> Any:
         if self.private is not None:
             self.private.choose_noise_multiplier(int(self.trainer.estimated_stepping_batches))

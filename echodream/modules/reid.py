@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ from echodream.weights import fingerprint
 
 class Reid(MetricLearning):
     """Metric learning from pairs of frames, each (B, C, H, W), and from augmented copies of frames."""
-
-    auto_precision: ClassVar[str] = "bf16-mixed"
 
     def __init__(
         self,

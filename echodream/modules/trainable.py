@@ -50,11 +50,20 @@ class Trainable(pl.LightningModule):
     has_unused_parameters: bool = False
     """Whether a backward pass may leave parameters without gradient (find_unused_parameters of DDP)."""
     auto_precision: ClassVar[str] = "32-true"
-    """Precision of a training with ``trainer.precision=auto`` on a device that computes in bf16."""
+    """Precision of a training with ``trainer.precision=auto`` on a GPU that computes in bf16."""
     columns: tuple[str, ...] = ()
     """Columns of FileList.csv that each batch has to contain."""
     _unchecked_loss: tuple["_HostFlag", list[str]] | None = None
     """Whether the last training loss is finite, and the recordings of its batch; None after the check."""
+
+    @property
+    def cpu_precision(self) -> str:
+        """Precision of a training with ``trainer.precision=auto`` on a CPU that computes in bf16.
+
+        Called after ``configure_from_data``. In torch 2.13, weight gradients in bf16 on a CPU are not initialized for
+        convolutions with stride 2 of a single pixel, and for 3-D convolutions of few pixels.
+        """
+        return "32-true"
 
     @abstractmethod
     def configure_from_data(self, data: StoreData) -> None:

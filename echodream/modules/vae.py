@@ -88,8 +88,13 @@ class VAE(Trainable):
         if validation.true_or_false("model.compile", compile) and self.adversarial is not None:
             raise UserError("model.compile=true is not possible with loss.adversarial: give model.compile=false")
         compile_in_place([network.encoder, network.decoder], compile, "model.compile")
+        self._smallest_side = 0
         self._recordings: list[str] = []
         """Names of the recordings of the current batch, for error messages."""
+
+    @property
+    def cpu_precision(self) -> str:
+        return "bf16-mixed" if self._smallest_side >= MIN_BF16_SIDE else "32-true"
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """Build optimizers and schedules for autoencoder, discriminator and, if ``decoder_only``, decoder."""
@@ -180,6 +185,7 @@ class VAE(Trainable):
 
     def configure_from_data(self, data: StoreData) -> None:
         """Fit the scaling of the discriminator's input. Raises ``UserError`` for an unsuitable frame size."""
+        self._smallest_side = int(data.store.table[["FrameHeight", "FrameWidth"]].to_numpy().min())
         check_frame_size(data.store, self.network.config.in_channels, downsampling_factor(self.network))
         if self.adversarial is not None:
             samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
@@ -244,6 +250,8 @@ class VAE(Trainable):
         optimizer.step()
 
 
+MIN_BF16_SIDE = 64
+"""Smallest height and width of frames for training in bf16 on a CPU (``Trainable.cpu_precision``)."""
 NOISE_FACTORS = tuple(percent / 100 for percent in range(50, 151, 2))
 """Candidates for the scale of the decoder noise (``fit_noise_scale``)."""
 NOISE_CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -252,7 +252,7 @@ def _time_training(name: str, cfg: DictConfig, study: RandomStudy, steps: int) -
         settings: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 0, **limits}
         return make_trainer(
             choose_precision(
-                instantiate(OmegaConf.merge(cfg.trainer, settings)), module.auto_precision, module.auto_precision
+                instantiate(OmegaConf.merge(cfg.trainer, settings)), module.auto_precision, module.cpu_precision
             ),
             callbacks,
             unused_parameters=module.has_unused_parameters,

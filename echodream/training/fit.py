@@ -60,7 +60,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     source = Store(cfg.src).checksum
     privacy = privacy_settings(cfg)
     module, data = build_module_and_data(cfg)
-    trainer_settings = choose_precision(instantiate(cfg.trainer), module.auto_precision, module.auto_precision)
+    trainer_settings = choose_precision(instantiate(cfg.trainer), module.auto_precision, module.cpu_precision)
     cfg.trainer.precision = trainer_precision(trainer_settings)  # for training.yaml
     origin = str(data.store.dataset.settings.get("source", ""))
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)

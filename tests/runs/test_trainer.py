@@ -1,6 +1,7 @@
 """Selection of the trainer precision with ``precision=auto``."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,4 +65,16 @@ def test_auto_is_bf16_on_a_cpu_that_has_it(
 
 def test_models_that_are_trained_in_bf16_by_default() -> None:
     kinds = (VAE, LatentDiffusion, Reid, ClipClassifier)
-    assert [kind.auto_precision for kind in kinds] == [*["bf16-mixed"] * 3, "32-true"]
+    assert [kind.auto_precision for kind in kinds] == ["bf16-mixed", "bf16-mixed", "32-true", "32-true"]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, "bf16-mixed"), (4, "bf16-mixed"), (2, "32-true")])
+def test_small_images_are_trained_in_float32_on_a_cpu(side: int, expected: str) -> None:
+    """Here two convolutions halve the size; that of one pixel would have gradients that are not initialized."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, stride=2), torch.nn.Conv2d(1, 1, 3, stride=2))
+    model = torch.nn.Module()
+    model.network, model.is_video, model.metadata = network, False, SimpleNamespace(height=side, width=9)
+    training = SimpleNamespace(model=model)
+    assert LatentDiffusion.cpu_precision.fget(training) == expected  # type: ignore[attr-defined]
+    model.is_video = True
+    assert LatentDiffusion.cpu_precision.fget(training) == "32-true"  # type: ignore[attr-defined]

@@ -132,7 +132,7 @@ def audited(filtered: dict[str, Any]) -> dict[str, Any]:
 def test_the_audit_reads_pixels_and_leaves_the_generator_out(audited: dict[str, Any]) -> None:
     assert audited["not measured"]["membership inference"] == "the generator of these samples is not known"
     assert audited["source"] == Store("samples/phantom/private").checksum
-    assert "held-out patients, too" in audited["unknown"]
+    assert "If it was also trained on the held-out patients" in audited["unknown"]
     assert audited["unknown"] in audited["statement"]
     assert {"nearest in training (DCR)", "authenticity by latents"} <= {each["name"] for each in audited["measures"]}
     assert Path("reports/phantom/audit/nearest_pairs.png").is_file()

@@ -462,7 +462,7 @@ def test_a_generator_is_refused_without_filter_or_audit(
 
 def test_generator_with_a_membership_finding_is_refused_unless_accepted(study: Path) -> None:
     changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
-    with pytest.raises(UserError, match=r"AUC is 0.7 \[0.65, 0.75\].*or publish with accept_findings=true"):
+    with pytest.raises(UserError, match=r"AUC is 0.7 \[0.65, 0.75\].*or accept this finding with accept_findings=true"):
         run(study, "what=lidm")
     run(study, "what=lidm", "accept_findings=true")
     assert "**The audit has findings.**" in (study / "reports/phantom/hub/lidm/README.md").read_text()
