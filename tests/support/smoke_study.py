@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from echodream.runs import trainer
 from tests.support.launching import Line, lines
 
+USES_BF16_CPU = trainer._uses_bf16_cpu
+"""The function itself, which the fixture of all tests replaces."""
 FOLDERS = ("raw", "data", "models", "samples", "reports")
 """Output folders of the commands, except runs/, which has logs, checkpoints and notes."""
 
@@ -50,6 +53,7 @@ def _make(root: Path, asked: list[Line]) -> list[str]:
     before, told = state(root), []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr(trainer, "_uses_bf16_cpu", USES_BF16_CPU)  # the precision of commands in processes of their own
         patch.setenv("GIT_DIR", os.devnull)  # a commit during the tests must not change the code version
         for line in asked:
             line.run()
