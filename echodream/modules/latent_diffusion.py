@@ -103,12 +103,9 @@ class LatentDiffusion(Trainable):
     def cpu_precision(self) -> str:
         if self.model.is_video:
             return "32-true"
-        metadata, strides = (
-            self.model.metadata,
-            [module.stride for module in self.model.modules() if isinstance(module, nn.Conv2d)],
-        )
-        halvings = sum(stride[0] > 1 for stride in strides)
-        return "bf16-mixed" if min(metadata.height, metadata.width) >= 2**halvings else "32-true"
+        strided = [x for x in self.model.modules() if isinstance(x, nn.Conv2d) and x.stride[0] > 1]
+        side = min(self.model.metadata.height, self.model.metadata.width)
+        return "bf16-mixed" if side >= 2 ** len(strided) else "32-true"
 
     def configure_optimizers(self) -> Any:
         if self.private is not None:

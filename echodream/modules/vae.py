@@ -419,15 +419,6 @@ def fit_static_factor(network: "AutoencoderKL", clips: Sequence[Tensor]) -> None
     factor.fill_(max(value for value, each in zip(STATIC_FACTORS, distances, strict=True) if each <= limit))
 
 
-def decode_recording(network: "AutoencoderKL", latents: Tensor, seed: int, budget: int) -> Tensor:
-    """Decode the latents of a recording, (F, D, h, w), with decoder noise by ``seed``: float32 (F, C, H, W)."""
-    parts, numbers = [], iter(range(len(latents)))
-    for part in split_into_chunks(latents, budget):
-        with noise_seeds(network, [seed] * len(part), list(itertools.islice(numbers, len(part)))):
-            parts.append(network.decode(part).sample.float())
-    return torch.cat(parts)
-
-
 MAX_CPU_FRAMES = 16
 """Maximum number of frames per forward pass on a CPU. 64 frames exceed the cache, which is slower."""
 

@@ -30,9 +30,10 @@ def find_patient_name(real: Store, text: str, public_text: str = "") -> str | No
     table = real.table
     for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):
         is_number = name.replace(".", "").isdigit()
-        if len(name) < (6 if is_number else 4) or name in public_text or name not in text:
+        if len(name) < (6 if is_number else 4) or name not in text:
             continue
         no_decimal = r"(?<!\d\.)" if is_number else ""
-        if re.search(rf"{no_decimal}(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
+        whole_name = re.compile(rf"{no_decimal}(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
+        if whole_name.search(text) and not whole_name.search(public_text):
             return name
     return None

@@ -71,7 +71,9 @@ def build(context: PageContext) -> SectionContent | None:
 def _numbers_text(sources: Sources, key: str) -> str:
     """The number of recordings of a store, or the test metrics of an artifact."""
     kind, _, name = key.partition("/")
-    folder = sources.folders[kind] / name if kind in sources.folders else Path()
+    if kind not in sources.folders:
+        return ""
+    folder = sources.folders[kind] / name
     if (folder / DATASET).is_file():
         return format_count(len(Store(folder)), "recording")
     found: Mapping[str, Any] = (read_record(folder / METADATA_FILE) or {}).get("metrics") or {}
