@@ -97,6 +97,18 @@ def fit(module: VAE, items: Sequence[Any], *callbacks: Callback, **more: Any) ->
     return made
 
 
+def test_quality_is_measured_in_float32_in_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, logged = VAE(network(), {"l1": L1(1.0)}, sgd).eval(), list[tuple[str, float]]()
+    monkeypatch.setattr(module, "log", lambda name, value, **options: logged.append((name, float(value))))
+    with torch.no_grad():
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                module.validation_step({"x": batches(1)[0]["x"][:, :, None].repeat(1, 1, 2, 1, 1)}, 0)
+    half = len(logged) // 2
+    assert {"val/psnr", "val/ssim", "val/ssim_bicubic"} <= dict(logged).keys()
+    np.testing.assert_array_equal([value for _, value in logged[:half]], [value for _, value in logged[half:]])
+
+
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_a_step_of_both_optimizers_matches_a_manual_step(adaptive: bool) -> None:
     """Each optimizer step uses only the gradient of its own loss."""
