@@ -17,7 +17,7 @@ PACKAGE = ROOT / "echodream"
 
 LAYERS = layers((ROOT / "docs/architecture.md").read_text())[::-1]
 """Layers of packages: a package may import packages on earlier lines and on its own line."""
-MOST_LINES = 40_980
+MOST_LINES = 41_020
 """Maximum number of lines of Python in the package."""
 MODELS = {
     "process": "lidm",

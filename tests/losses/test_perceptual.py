@@ -5,7 +5,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from echodream.losses import perceptual
-from echodream.losses.perceptual import Lite0Loss, build_lite0_loss
+from echodream.losses.perceptual import Lite0EnergyScore, Lite0Loss, build_lite0_energy_score, build_lite0_loss
 from echodream.networks.extractors import lite0
 from echodream.networks.extractors.lite0 import load_lite0, normalize
 
@@ -39,6 +39,25 @@ def test_it_grows_with_blur_and_has_a_gradient_for_the_reconstruction_only() -> 
     assert not loss.state_dict()
 
 
+@needs_extra
+def test_energy_score_by_hand() -> None:
+    x, y, z = frames(0), frames(1), frames(2)
+    unit = [Lite0Loss(1.0, stages=1).activations(each)[0] for each in (x, y, z)]
+    xy, xz, yz = (float((unit[i] - unit[j]).norm(dim=1).mean()) for i, j in ((0, 1), (0, 2), (1, 2)))
+    expected = pytest.approx((xy + xz - yz) / 2, rel=1e-4)
+    assert Lite0EnergyScore(1.0, stages=1)(x, y, z).item() == expected
+
+
+@needs_extra
+def test_energy_score_is_smallest_for_speckle_like_that_of_the_frames() -> None:
+    """L1, in contrast, is smallest without speckle."""
+    score, noise = Lite0EnergyScore(1.0), torch.randn(3, 16, 1, 32, 32, generator=torch.Generator().manual_seed(0)) / 4
+    values = {amount: score(noise[0], amount * noise[1], amount * noise[2]).item() for amount in (0, 0.5, 1, 1.5)}
+    assert min(values, key=values.__getitem__) == 1
+    distances = {amount: (noise[0] - amount * noise[1]).abs().mean().item() for amount in (0, 0.5, 1)}
+    assert min(distances, key=distances.__getitem__) == 0
+
+
 def test_without_the_extra_it_is_off_with_a_message(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -46,6 +65,9 @@ def test_without_the_extra_it_is_off_with_a_message(
     caplog.set_level("INFO")
     assert build_lite0_loss(0.5) is None
     assert "install the extra" in caplog.text
+    caplog.clear()
+    assert build_lite0_energy_score(0.5) is None
+    assert "loss.lite0_energy is off" in caplog.text
     caplog.clear()
     assert build_lite0_loss(0.0) is None
     assert not caplog.text

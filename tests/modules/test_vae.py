@@ -22,6 +22,7 @@ from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, adaptive_adversarial_weight
+from echodream.losses.perceptual import Lite0EnergyScore
 from echodream.metrics.image_quality import mae, psnr, ssim
 from echodream.modules.vae import (
     VAE,
@@ -413,9 +414,22 @@ def test_with_decoder_only_the_encoder_is_fixed_from_the_start_of_the_discrimina
     assert decoder == pytest.approx([0.03] * 3 + [0.03 * 0.75, 0.03 * 0.25, 0])
 
 
-@pytest.mark.parametrize("maps", [0, 2])
-def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(maps: int) -> None:
-    """The first step with decoder_only by hand. With decoder noise, only the noise is trained, without L_KL."""
+class PixelEnergyScore(Lite0EnergyScore):
+    """The energy score of pixels instead of activations."""
+
+    def __init__(self) -> None:
+        LossTerm.__init__(self, 0.6)
+
+    def activations(self, frames: Tensor) -> list[Tensor]:
+        return [frames]
+
+
+@pytest.mark.parametrize(("maps", "versions"), [(0, 1), (2, 1), (2, 2)])
+def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(maps: int, versions: int) -> None:
+    """The first step with decoder_only by hand. With decoder noise, only the noise is trained, without L_KL.
+
+    With the energy score, two versions of each frame are decoded; the other losses are those of the first version.
+    """
     torch.manual_seed(2)
     judge = PatchAdversarial(
         C,
@@ -431,7 +445,8 @@ def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(ma
     net = network()
     if maps:
         activate_noise(add_decoder_noise(net, maps), active=False)
-    module = VAE(net, {"l1": L1(1), "kl": KL(1), "adversarial": judge}, sgd, clip=0)
+    losses = {"l1": L1(1), "kl": KL(1), "adversarial": judge, "score": PixelEnergyScore() if versions == 2 else None}
+    module = VAE(net, losses, sgd, clip=0)
     own, critic, batch = copy.deepcopy(net), copy.deepcopy(judge), batches(1)[0]
     fit(module, [batch])
 
@@ -446,11 +461,16 @@ def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(ma
         own.decoder.conv_out.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0]))
         noise = decoder_noise(own)
         assert noise is not None
-        y = own.decode(z).sample + noise.train()(features[0])
+        smooth = own.decode(z).sample
+        y = smooth.repeat_interleave(versions, 0) + noise.train()(features[0].repeat_interleave(versions, 0))
+        y, other = y[::versions], y[versions - 1 :: versions]
     else:
         y = own.decode(z).sample
     means = [nn.functional.avg_pool2d(nn.functional.pad(v, (1, 1, 1, 1), mode="reflect"), 3, 1) for v in (x, y)]
     loss = 0.3 * (x - y).abs().mean() + 0.7 * (means[0] - means[1]).abs().mean() + 0.5 * critic.generator_loss(y)
+    if versions == 2:
+        xy, xz, yz = ((a - b).square().sum(1).add(1e-6).sqrt().mean() for a, b in ((x, y), (x, other), (y, other)))
+        loss = loss + 0.6 * (xy + xz - yz) / 2
     trained = "decoder_noise" if maps else ("decoder.", "post_quant")
     parameters = {name: p for name, p in own.named_parameters() if name.startswith(trained)}
     gradients = torch.autograd.grad(loss, list(parameters.values()))
@@ -458,6 +478,12 @@ def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(ma
         assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
     for name, weight in own.named_parameters():
         assert name in parameters or torch.equal(module.network.state_dict()[name], weight), name
+
+
+def test_an_energy_score_without_decoder_noise_is_not_used_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    module = VAE(network(), {"l1": L1(1), "score": PixelEnergyScore()}, sgd)
+    assert "loss.lite0_energy is not used; no decoder noise is trained" in caplog.text
+    assert "train/lite0_energy" not in fit(module, batches(1)).logged_metrics
 
 
 def test_the_decoder_is_trained_with_latent_noise_before_the_discriminator_starts() -> None:
