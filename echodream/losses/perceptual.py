@@ -2,12 +2,13 @@
 
 import itertools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
+from echodream import validation
 from echodream.losses.autoencoder import LossTerm
 from echodream.networks.extractors import lite0
 
@@ -19,18 +20,19 @@ log = logging.getLogger(__name__)
 
 def build_lite0_loss(weight: float, stages: int = 3) -> "Lite0Loss | None":
     """Build ``Lite0Loss``; None if ``weight`` is 0, or if the extra ``features`` is not installed."""
-    return Lite0Loss(weight, stages) if _is_enabled("lite0", weight) else None
+    return Lite0Loss(weight, stages) if weight and _is_installed(Lite0Loss.key) else None
 
 
 def build_lite0_energy_score(weight: float, stages: int = 3) -> "Lite0EnergyScore | None":
     """Build ``Lite0EnergyScore``; None if ``weight`` is 0, or if the extra ``features`` is not installed."""
-    return Lite0EnergyScore(weight, stages) if _is_enabled("lite0_energy", weight) else None
+    return Lite0EnergyScore(weight, stages) if weight and _is_installed(Lite0EnergyScore.key) else None
 
 
-def _is_enabled(name: str, weight: float) -> bool:
-    if weight and not lite0.is_installed():
-        log.info("train: the perceptual loss loss.%s is off: %s", name, lite0.INSTALL_INSTRUCTION)
-    return bool(weight) and lite0.is_installed()
+def _is_installed(key: str) -> bool:
+    """Whether the extra ``features`` is installed; if not, log that the loss ``key`` is off."""
+    if not lite0.is_installed():
+        log.info("train: the perceptual loss %s is off: %s", key, lite0.INSTALL_INSTRUCTION)
+    return lite0.is_installed()
 
 
 class Lite0Loss(LossTerm):
@@ -40,9 +42,11 @@ class Lite0Loss(LossTerm):
     (1801.03924). Squared differences are summed over channels. The weights are frozen and not saved in checkpoints.
     """
 
+    key: ClassVar[str] = "loss.lite0"
+
     def __init__(self, weight: float, stages: int = 3) -> None:
         super().__init__(weight)
-        self.stages = stages
+        self.stages = validation.whole_number(f"{self.key}.stages", stages, 1, 5)
         self._frozen = [lite0.load_lite0()]  # checkpoints omit networks in a list
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
@@ -63,6 +67,8 @@ class Lite0EnergyScore(Lite0Loss):
     It is a proper scoring rule: its mean is smallest if versions are distributed like frames. A loss without the second
     part would be smallest for frames without speckle.
     """
+
+    key = "loss.lite0_energy"
 
     def forward(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """Score, scalar, of the frames ``x`` for the versions ``first`` and ``second``, (B, C, H, W) each."""

@@ -87,8 +87,8 @@ class VAE(Trainable):
             raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
         trains_noise = decoder_noise(network) is not None and self.adversarial and self.adversarial.decoder_only
         if self.energy_score is not None and not trains_noise:
-            reason = "no decoder noise is trained (vae.noise, loss.adversarial.decoder_only)"
-            log.warning("train: the loss loss.lite0_energy is not used; %s", reason)
+            remedy = "set vae.noise, loss.adversarial.weight and loss.adversarial.decoder_only=true"
+            log.warning("train: loss.lite0_energy is not used, because it trains the decoder noise only: %s", remedy)
         self.has_unused_parameters = self.adversarial is not None
         self.make_optimizer, self.make_schedule, self.clip = optimizer, schedule, clip
         if validation.true_or_false("model.channels_last", channels_last):
@@ -146,6 +146,7 @@ class VAE(Trainable):
         noise = decoder_noise(self.network)
         if noise is not None:
             noise.active.fill_(started)
+            noise.train()  # in eval mode, both versions of a frame would have equal noise
         with self.toggled_optimizer(generator):
             noisy = self.adversarial is not None and trained_batches >= self.adversarial.decoder_start
             with torch.set_grad_enabled(not (noisy and self.adversarial.decoder_only)):
@@ -155,8 +156,8 @@ class VAE(Trainable):
                 latents = self.adversarial.add_latent_noise(latents)
             noise_only = decoder_only and noise is not None
             versions = 2 if noise_only and self.energy_score is not None else 1
-            with noise_seeds(self.network, [0] * (versions * len(x))):  # in training, seeds have no effect
-                reconstruction, *second = self.network.decode(latents).sample.unflatten(0, (-1, versions)).unbind(1)
+            with noise_seeds(self.network, [0] * (versions * len(x))):  # only their number counts in training mode
+                reconstruction, *others = self.network.decode(latents).sample.unflatten(0, (-1, versions)).unbind(1)
             terms = {name: term for name, term in self.terms.items() if not noise_only or term.compares_pixels}
             losses = {name: term(x, reconstruction, posterior) for name, term in terms.items()}
             if adversarial is not None and adversarial.local_share:
@@ -164,8 +165,8 @@ class VAE(Trainable):
                 for name in (name for name, term in terms.items() if term.compares_pixels):
                     losses[name] = losses[name].lerp(terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
-            if second:
-                losses["lite0_energy"] = self.energy_score(x, reconstruction, *second)
+            if others:
+                losses["lite0_energy"] = self.energy_score(x, reconstruction, *others)
                 total = total + self.energy_score.weight * losses["lite0_energy"]
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)

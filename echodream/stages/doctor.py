@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "cluster": "launcher=slurm, launcher=local_jobs",
     "docs": "make docs",
-    "features": "extractors=[lite0], loss.lite0",
+    "features": "extractors=[lite0], loss.lite0, loss.lite0_energy",
     "libjpeg": "DICOM files in JPEG of 12 bits; GPL-3.0",
     "pipeline": "launch/run.py, which runs whole studies",
     "privacy": "trainer.privacy.epsilon=",

@@ -446,7 +446,7 @@ def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(ma
     if maps:
         activate_noise(add_decoder_noise(net, maps), active=False)
     losses = {"l1": L1(1), "kl": KL(1), "adversarial": judge, "score": PixelEnergyScore() if versions == 2 else None}
-    module = VAE(net, losses, sgd, clip=0)
+    module = VAE(net.eval(), losses, sgd, clip=0)  # loaded networks are in eval mode
     own, critic, batch = copy.deepcopy(net), copy.deepcopy(judge), batches(1)[0]
     fit(module, [batch])
 
@@ -482,7 +482,7 @@ def test_a_step_of_decoder_or_decoder_noise_with_latent_noise_and_local_means(ma
 
 def test_an_energy_score_without_decoder_noise_is_not_used_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     module = VAE(network(), {"l1": L1(1), "score": PixelEnergyScore()}, sgd)
-    assert "loss.lite0_energy is not used; no decoder noise is trained" in caplog.text
+    assert "loss.lite0_energy is not used, because it trains the decoder noise only" in caplog.text
     assert "train/lite0_energy" not in fit(module, batches(1)).logged_metrics
 
 

@@ -46,7 +46,9 @@ def load_lite0() -> "EfficientNetLite0":
     """Load the frozen network. Raises ``UserError`` without the extra ``features``, or for another weight file."""
     spec = find_spec(WEIGHTS_PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError(f"extractors=lite0 and loss.lite0 need EfficientNet-lite0: {INSTALL_INSTRUCTION}")
+        raise UserError(
+            f"extractors=lite0, loss.lite0 and loss.lite0_energy need EfficientNet-lite0: {INSTALL_INSTRUCTION}"
+        )
     path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     network = EfficientNetLite0()
     load_weights_file(network, str(path), INSTALL_INSTRUCTION, WEIGHTS_SHA256)
