@@ -76,10 +76,5 @@ class Lite0EnergyScore(Lite0Loss):
         def distance(left: Tensor, right: Tensor) -> Tensor:
             return (left - right).square().sum(dim=1).add(1e-6).sqrt().mean()  # the gradient of sqrt(0) is infinite
 
-        with torch.no_grad():
-            real = self.activations(x)
-        versions = [stage.chunk(2) for stage in self.activations(torch.cat([first, second]))]
-        scores = [
-            (distance(a, y) + distance(a, z) - distance(y, z)) / 2 for a, (y, z) in zip(real, versions, strict=True)
-        ]
-        return torch.stack(scores).mean()
+        stages = zip(self.activations(x), self.activations(first), self.activations(second), strict=True)
+        return torch.stack([distance(a, y) + distance(a, z) - distance(y, z) for a, y, z in stages]).mean() / 2
