@@ -216,7 +216,7 @@ Block = tuple[Path, list[str]]
 KINDS = {
     "yaml": re.compile(r"# mine/\S+\.yaml$"),
     "python": re.compile(r"(from|import) \w"),
-    "settings": re.compile(r"'?[a-z_.]+=\S+( [a-z_.]+=\S+)*$"),
+    "settings": re.compile(r"'?[a-z0-9_.]+=\S+( [a-z0-9_.]+=\S+)*$"),
     "output": re.compile(r"(\w+: |tested on \d|VAL stage=|privacy {2}|\{\"|D\(null\))"),
 }
 """Patterns of the first line of blocks without commands. "output" includes contents of files and equations."""
