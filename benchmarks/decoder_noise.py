@@ -1,4 +1,4 @@
-"""Variation between trainings of the decoder noise, with and without the energy score (``loss.lite0_energy``).
+"""Trainings of the decoder noise with several seeds, with and without the energy score (``loss.lite0_energy``).
 
     python benchmarks/decoder_noise.py [--root .] [--seeds 0 1 2] [--weights 0 0.3] [--epochs 6] [--out decoder_noise]
 
