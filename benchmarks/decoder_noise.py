@@ -1,11 +1,13 @@
 """Trainings of the decoder noise with several seeds, with and without the energy score (``loss.lite0_energy``).
 
-    python benchmarks/decoder_noise.py [--root .] [--seeds 0 1 2] [--weights 0 0.3] [--epochs 6] [--out decoder_noise]
+    python benchmarks/decoder_noise.py [--root .] [--seeds 0 1 2] [--weights 0 0.3] [--epochs 6]
+        [--recordings 156] [--out decoder_noise]
 
 ``--root`` is a folder in which ``make demo`` was run. For each weight of the energy score and each seed, the decoder
 noise of the demo's autoencoder is trained anew, while encoder and decoder stay as they are. The script prints the
 Frechet distance in EfficientNet-lite0 features and the log-spectral distance to key frames of further patients, of
-reconstructions of these frames and of the decoded images that passed the filter. A rerun repeats no training.
+reconstructions of these frames and of the decoded images that passed the filter, each with two frames of up to
+``--recordings`` recordings. A rerun repeats no training.
 """
 
 import argparse
@@ -51,7 +53,7 @@ def key_frames(recordings: RecordingSet, count: int) -> Tensor:
     return torch.cat(frames, dim=1).transpose(0, 1)
 
 
-def decode(autoencoder: "AutoencoderKL", store: Store, count: int) -> Tensor:
+def decode_images(autoencoder: "AutoencoderKL", store: Store, count: int) -> Tensor:
     """The first two frames of up to ``count`` sampled images, (N, C, H, W)."""
     frames = []
     for seed, name in enumerate(store.table["FileName"][:count]):
@@ -60,7 +62,7 @@ def decode(autoencoder: "AutoencoderKL", store: Store, count: int) -> Tensor:
     return torch.cat(frames)
 
 
-def distances(frames: Tensor, real: Tensor) -> str:
+def distance_cells(frames: Tensor, real: Tensor) -> str:
     """Frechet distance in lite0 features and log-spectral distance of ``frames`` to ``real``, as cells of a table."""
     sets = (frames, real)
     lite0 = Lite0()
@@ -77,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--weights", nargs="+", type=float, default=[0.0, 0.3])
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--frames", type=int, default=156)
+    parser.add_argument("--recordings", type=int, default=156)
     parser.add_argument("--out", default="decoder_noise")
     options = parser.parse_args()
     root, study = options.root, ["data=phantom", "experiment=demo"]
@@ -85,29 +87,29 @@ def main() -> None:
     copy_without_noise(root / "models/phantom/vae", root / start)
     further = load_recordings(str(root / "data/phantom_further/videos"), "further")
     further = RecordingSet(further.store, further.rows, further.cli_arg, only_key_frames=True)
-    real = key_frames(further, options.frames)
-    print(
-        "| weight | seed | reconstructions: lite0 | LSD | images: lite0 | LSD |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    real = key_frames(further, options.recordings)
+    print("| weight | seed | reconstructions: lite0 | LSD | images: lite0 | LSD |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for weight in options.weights:
         for seed in options.seeds:
             model = f"{options.out}/vae_{weight:g}_{seed}"
-            command = [
-                sys.executable,
-                str(CODE / "train.py"),
-                "model=vae",
-                *study,
+            command = [sys.executable, str(CODE / "train.py"), "model=vae", *study]
+            command += [
                 f"vae.weights={start}",
                 f"dst={model}",
+                "loss.adversarial.start=0",
+                "loss.adversarial.decoder_start=0",
+                f"seed={seed}",
             ]
-            command += ["loss.adversarial.start=0", "loss.adversarial.decoder_start=0", f"seed={seed}"]
             command += [f"trainer.{name}={options.epochs}" for name in ("max_epochs", "check_val_every_n_epoch")]
             command += [f"loss.lite0_energy.weight={weight:g}"]
             subprocess.run(command, cwd=root, check=True, stdout=sys.stderr)
             autoencoder = load_frozen_autoencoder(root / model)
             reconstructions = RecordingSet(further.store, further.rows, further.cli_arg, None, True, autoencoder)
-            decoded = decode(autoencoder, Store(root / "samples/phantom/private", kind="latent"), options.frames)
-            cells = [distances(each, real) for each in (key_frames(reconstructions, options.frames), decoded)]
+            decoded = decode_images(
+                autoencoder, Store(root / "samples/phantom/private", kind="latent"), options.recordings
+            )
+            cells = [distance_cells(each, real) for each in (key_frames(reconstructions, options.recordings), decoded)]
             print(f"| {weight:g} | {seed} | {' | '.join(cells)} |", flush=True)
 
 

@@ -64,8 +64,8 @@ class Lite0EnergyScore(Lite0Loss):
     """Energy score (Gneiting and Raftery 2007) of two random versions of a frame, in the activations of ``Lite0Loss``.
 
     The score is E|x - y| - E|y - z| / 2 for a frame x and versions y and z, with Euclidean distances at each location.
-    It is a proper scoring rule: its mean is smallest if versions are distributed like frames. A loss without the second
-    part would be smallest for frames without speckle.
+    It is a proper scoring rule: its mean is smallest if versions have the distribution of frames. Without the
+    second term, the score would be smallest for frames without speckle.
     """
 
     key = "loss.lite0_energy"

@@ -15,7 +15,7 @@ from echodream.networks.autoencoder import build_autoencoder
 def relative_error(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor]) -> float:
     """Norm of the difference of all gradients of ``loss`` in bf16 and in float32, divided by the norm in float32.
 
-    Freed memory has NaN before each backward pass, so that gradients that are not initialized are noticed.
+    Before each backward pass, freed memory is filled with NaN, so that uninitialized gradients are noticed.
     """
     gradients = []
     for enabled in (False, True):

@@ -11,7 +11,7 @@ from echodream.runs import trainer
 from tests.support.launching import Line, lines
 
 USES_BF16_CPU = trainer._uses_bf16_cpu
-"""The function itself, which the fixture of all tests replaces."""
+"""The original function; a fixture replaces it in all tests."""
 FOLDERS = ("raw", "data", "models", "samples", "reports")
 """Output folders of the commands, except runs/, which has logs, checkpoints and notes."""
 
